@@ -1,0 +1,13 @@
+"""The course's constants: dates and file paths, taken from the settings and absolute."""
+
+from dagster_essentials.settings import SETTINGS
+
+START_DATE = SETTINGS.start_date
+END_DATE = SETTINGS.end_date
+DATE_FORMAT = "%Y-%m-%d"
+
+# A brace in the folder's name is not a place to fill in.
+_DATA = str(SETTINGS.data_dir).replace("{", "{{").replace("}", "}}")
+
+TAXI_ZONES_FILE_PATH = str(SETTINGS.data_dir / "raw" / "taxi_zones.csv")
+TAXI_TRIPS_TEMPLATE_FILE_PATH = f"{_DATA}/raw/taxi_trips_{{}}.parquet"

@@ -1,0 +1,365 @@
+"""The trips and the zones: the files as the source has them, and the tables they become.
+
+Assets here do the reading, writing and reporting. Which columns there are is decided in `columns.py`, what is checked
+in `checks.py`, how a file is fetched in `source.py`, and how the database is shared in `resources.py`.
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+from dagster_duckdb import DuckDBResource
+
+from dagster_essentials import source
+from dagster_essentials.assets import constants
+from dagster_essentials.checks import MonthCounts, count_month, evaluate_month, trip_check_specs
+from dagster_essentials.columns import COLUMNS, COURSE_COLUMNS, Layout, LayoutError, Selection, read_layout, select_columns
+from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.recording import (
+    Recorded,
+    fail_run,
+    failures_in_run,
+    months_are_recorded,
+    record_failure,
+    record_month,
+)
+from dagster_essentials.resources import DatabaseBusyError, DatabaseUnusableError
+from dagster_essentials.settings import SETTINGS
+from dagster_essentials.source import Fetched, SourceError
+from dagster_essentials.zones import ZonesError, read_zones
+
+DATABASE_POOL = "duckdb"
+"""One slot in the committed instance: DuckDB lets one process write, so more runs would only wait inside."""
+
+DOWNLOADS_AT_ONCE = 4
+"""Enough to fill a line while one download ends and the next begins, and few enough not to be throttled."""
+
+_TABLES = SETTINGS.database.stem
+
+
+def trips_url(month: str) -> str:
+    """Where the source has `month` (``YYYY-MM``)."""
+    return f"{SETTINGS.trips_url}/yellow_tripdata_{month}.parquet"
+
+
+def _reason(key: str, problem: object) -> str:
+    """Why the month of the partition `key` failed, as it stands in logs and errors."""
+    month = key[:7]
+    if isinstance(problem, OSError):
+        problem = _not_written(problem, _trips_path(month))
+    return f"{month} ({source.shown(trips_url(month))}): {problem}"
+
+
+def _not_written(error: OSError, path: Path) -> str:
+    return (
+        f"{error.filename or path} could not be written ({error.strerror}). What was there before is unchanged. Make room, "
+        "or give this user the right to write there, and materialize again."
+    )
+
+
+def _trips_path(month: str) -> Path:
+    return Path(constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format(month))
+
+
+@dg.asset(
+    partitions_def=monthly_partition,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name="raw_files",
+    kinds={"parquet"},
+    description="A month of yellow taxi trips, as the NYC Taxi & Limousine Commission publishes it.",
+)
+def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
+    """Bring the file of each month of the run here; what has not changed at the source is not transferred again."""
+    months = context.partition_keys
+    reasons: dict[str, str] = {}
+    pool = ThreadPoolExecutor(max_workers=min(DOWNLOADS_AT_ONCE, len(months)))
+    try:
+        futures = {pool.submit(_fetch_month, key[:7]): key for key in months}
+        for number, future in enumerate(as_completed(futures), start=1):
+            key = futures[future]
+            try:
+                fetched, transferred, rows, seconds = future.result()
+            except (SourceError, LayoutError, OSError) as error:
+                reasons[key] = _reason(key, error)
+                record_failure(context, key, reasons[key])
+                continue
+            context.log.info(
+                f"{key[:7]} ({number} of {len(months)}): {rows:,} trips, {fetched.bytes / 1e6:.1f} MB, "
+                + (f"fetched in {seconds:.1f} s" if transferred else "unchanged at the source, nothing transferred")
+            )
+            record_month(
+                context,
+                key,
+                data_version=fetched.sha256,
+                metadata={
+                    "dagster/partition_row_count": rows,
+                    "dagster/uri": fetched.url,
+                    "path": dg.MetadataValue.path(str(_trips_path(key[:7]))),
+                    "bytes": fetched.bytes,
+                    "bytes_transferred": fetched.bytes if transferred else 0,
+                    "etag": fetched.etag or "none",
+                    "last_modified": fetched.last_modified or "unknown",
+                    "seconds": round(seconds, 3),
+                },
+            )
+    finally:
+        pool.shutdown(cancel_futures=True)
+    # One bad month must not keep the good ones out of the table: when they are loaded in this run, taxi_trips fails it.
+    if reasons and not (len(reasons) < len(months) and _is_selected(context, taxi_trips.key)):
+        fail_run(reasons, months)
+    yield from months_are_recorded(context)
+
+
+def _is_selected(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> bool:
+    return asset_key in context.job_def.asset_layer.executable_asset_keys
+
+
+def _fetch_month(month: str) -> tuple[Fetched, bool, int, float]:
+    started = time.monotonic()
+    path = _trips_path(month)
+    fetched, transferred = source.fetch(trips_url(month), path, validate=_check_trips)
+    return fetched, transferred, read_layout(path).rows, time.monotonic() - started
+
+
+def _check_trips(path: Path) -> None:
+    try:
+        layout = read_layout(path)
+    except duckdb.Error:
+        raise SourceError(
+            f"what came is not a whole parquet file, and was thrown away. {_beginning(path)} Open the address in a browser "
+            "to see what the source says, and materialize again."
+        ) from None
+    if layout.rows == 0:
+        raise SourceError("the file has no rows, and was thrown away. Materialize again when the source has a better one.")
+    select_columns(layout)
+
+
+def _beginning(path: Path) -> str:
+    with open(path, "rb") as file:
+        start = file.read(60)
+    if not start:
+        return "It is empty."
+    if start.startswith(b"PAR1"):
+        return f"It begins like one, but its end is missing: {path.stat().st_size:,} bytes came."
+    return f"It begins with {start.decode('utf-8', 'replace').strip()!r}."
+
+
+@dataclass(frozen=True)
+class LoadedMonth:
+    """A month as it was loaded: the file's layout, how it became rows, and what was counted in them."""
+
+    layout: Layout
+    selection: Selection
+    counts: MonthCounts
+
+
+class LoadError(Exception):
+    """A month could not be loaded, and is as it was. The message says why and what to do."""
+
+
+def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make `trips`, or give one that the course's code made the columns it lacks."""
+    columns = ", ".join(f"{column.name} {column.type}" for column in COLUMNS)
+    connection.execute(f"CREATE TABLE IF NOT EXISTS trips ({columns})")
+    present = {name for name, *_ in connection.execute("DESCRIBE trips").fetchall()}
+    if lacking := [column.name for column in COURSE_COLUMNS if column.name not in present]:
+        raise LoadError(
+            f"the table trips in {SETTINGS.database} has no column {', '.join(lacking)}, so it was made by something else "
+            "(the course's lessons before the eighth make one like it). Nothing was changed in it. Rename or drop it, "
+            "and materialize again."
+        )
+    for column in COLUMNS:
+        if column.name not in present:
+            connection.execute(f"ALTER TABLE trips ADD COLUMN {column.name} {column.type}")
+
+
+def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> LoadedMonth:
+    """Put the rows of the file `path` in the place of those that `trips` has for `month` (``YYYY-MM``).
+
+    All of it or nothing: it is one transaction, and rows that are not as many as the file's footer says are not kept.
+
+    Raises:
+        LoadError, LayoutError, duckdb.Error: it could not be done; the month is as it was.
+    """
+    if not path.is_file():
+        raise LoadError(f"there is no file {path}. Materialize taxi_trips_file for this month first.")
+    layout = read_layout(path)
+    selection = select_columns(layout)
+    columns = ", ".join(column.name for column in COLUMNS)
+    connection.execute("BEGIN")
+    try:
+        _prepare_table(connection)
+        connection.execute("DELETE FROM trips WHERE partition_date = $month", {"month": month})
+        connection.execute(
+            f"INSERT INTO trips ({columns}) SELECT {', '.join(selection.expressions)} FROM read_parquet($file)",
+            {"month": month, "file": str(path)},
+        )
+        counts = count_month(connection, month)
+        if counts.rows != layout.rows:
+            raise LoadError(
+                f"the file has {layout.rows:,} rows, and {counts.rows:,} came into the table, so none were kept. "
+                f"Delete {path} and materialize taxi_trips_file and taxi_trips again."
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        # After some errors, a full disk among them, DuckDB has rolled back by itself, and says so.
+        with suppress(duckdb.Error):
+            connection.execute("ROLLBACK")
+        raise
+    return LoadedMonth(layout, selection, counts)
+
+
+def _why_not_loaded(error: Exception, path: Path) -> str:
+    if not isinstance(error, duckdb.Error):
+        return str(error)
+    if isinstance(error, duckdb.IOException) and ("write" in str(error) or "space" in str(error)):
+        advice = f"Make room on the disk of {SETTINGS.database}, and materialize again."
+    else:
+        advice = f"If {path} is damaged, delete it, and materialize taxi_trips_file and taxi_trips again."
+    return f"loading {path} failed, and the month is as it was: {str(error).partition(chr(10))[0]} {advice}"
+
+
+def _column_lineage() -> dg.TableColumnLineage:
+    return dg.TableColumnLineage(
+        {
+            column.name: [dg.TableColumnDep(taxi_trips_file.key, column.source)]
+            for column in COLUMNS
+            if column.source is not None
+        }
+    )
+
+
+@dg.asset(
+    deps=[taxi_trips_file],
+    partitions_def=monthly_partition,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    group_name="ingested",
+    kinds={"duckdb", "table"},
+    pool=DATABASE_POOL,
+    check_specs=trip_check_specs("taxi_trips"),
+    description="The table trips: one row a trip, all months, none dropped.",
+    metadata={
+        "dagster/table_name": f"{_TABLES}.main.trips",
+        "dagster/column_schema": dg.TableSchema(
+            [dg.TableColumn(column.name, column.type.lower(), column.description) for column in COLUMNS]
+        ),
+        "dagster/column_lineage": _column_lineage(),
+    },
+)
+def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> Recorded:
+    """Load each month of the run into `trips`, a transaction each, and count what is odd in it."""
+    months = context.partition_keys
+    reasons = failures_in_run(context, taxi_trips_file.key)
+    for number, key in enumerate(months, start=1):
+        if key in reasons:
+            continue
+        month = key[:7]
+        started = time.monotonic()
+        try:
+            with database.get_connection() as connection:
+                waited = time.monotonic() - started
+                loaded = load_month(connection, month, _trips_path(month))
+        except (DatabaseBusyError, DatabaseUnusableError) as error:
+            # As true for the months to come, and each of them would wait as long.
+            reasons.update({left: _reason(left, error) for left in months[number - 1 :] if left not in reasons})
+            break
+        except (LoadError, LayoutError, duckdb.Error) as error:
+            reasons[key] = _reason(key, _why_not_loaded(error, _trips_path(month)))
+            record_failure(context, key, reasons[key])
+            continue
+        seconds = time.monotonic() - started - waited
+        rows = loaded.counts.rows
+        context.log.info(f"{month} ({number} of {len(months)}): {rows:,} trips loaded in {seconds:.1f} s")
+        record_month(
+            context,
+            key,
+            data_version=source.content_version(_trips_path(month)),
+            metadata={
+                "dagster/partition_row_count": rows,
+                "seconds": round(seconds, 3),
+                "seconds_waited": round(waited, 3),
+                "columns_without_values": ", ".join(loaded.selection.absent) or "none",
+            },
+        )
+        for evaluation in evaluate_month(
+            context.asset_key, key, loaded.counts, loaded.layout.rows, loaded.selection.unknown
+        ):
+            context.log_event(evaluation)
+    if reasons:
+        fail_run(reasons, months)
+    yield from months_are_recorded(context)
+
+
+@dg.asset(
+    group_name="raw_files",
+    kinds={"csv"},
+    description="The taxi zones, with their boroughs and outlines, as published.",
+)
+def taxi_zones_file(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+    """Bring the zones CSV here, unless the one that is here is still the source's."""
+    path = Path(constants.TAXI_ZONES_FILE_PATH)
+    url = source.shown(SETTINGS.zones_url)
+    try:
+        fetched, transferred = source.fetch(SETTINGS.zones_url, path, validate=read_zones)
+    except (SourceError, ZonesError) as error:
+        raise dg.Failure(f"taxi zones ({url}): {error}", allow_retries=False) from error
+    except OSError as error:
+        raise dg.Failure(f"taxi zones ({url}): {_not_written(error, path)}", allow_retries=False) from error
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(fetched.sha256),
+        metadata={
+            "dagster/uri": fetched.url,
+            "path": dg.MetadataValue.path(str(path)),
+            "bytes": fetched.bytes,
+            "bytes_transferred": fetched.bytes if transferred else 0,
+        },
+    )
+
+
+@dg.asset(
+    deps=[taxi_zones_file],
+    group_name="ingested",
+    kinds={"duckdb", "table"},
+    pool=DATABASE_POOL,
+    description="The table zones: one row a zone, so that a join with it never multiplies trips.",
+    metadata={
+        "dagster/table_name": f"{_TABLES}.main.zones",
+        "dagster/column_schema": dg.TableSchema(
+            [
+                dg.TableColumn("zone_id", "integer", "What pickup_zone_id and dropoff_zone_id of trips refer to"),
+                dg.TableColumn("zone", "varchar", "Name of the zone"),
+                dg.TableColumn("borough", "varchar", "Borough, or EWR for Newark Airport"),
+                dg.TableColumn("geometry", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude"),
+            ]
+        ),
+    },
+)
+def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult:
+    """Replace the table `zones` by the zones of the file, in one transaction."""
+    path = Path(constants.TAXI_ZONES_FILE_PATH)
+    try:
+        zones = read_zones(path)
+    except FileNotFoundError as error:
+        raise dg.Failure(f"{path} is not there. Materialize taxi_zones_file first.", allow_retries=False) from error
+    except ZonesError as error:
+        raise dg.Failure(f"{path}: {error}", allow_retries=False) from error
+    with database.get_connection() as connection:
+        connection.execute("BEGIN")
+        connection.execute(
+            "CREATE OR REPLACE TABLE zones (zone_id INTEGER, zone VARCHAR, borough VARCHAR, geometry VARCHAR)"
+        )
+        connection.execute(
+            "INSERT INTO zones SELECT unnest($ids), unnest($zones), unnest($boroughs), unnest($geometries)",
+            {
+                "ids": [zone.zone_id for zone in zones],
+                "zones": [zone.zone for zone in zones],
+                "boroughs": [zone.borough for zone in zones],
+                "geometries": [zone.geometry for zone in zones],
+            },
+        )
+        connection.execute("COMMIT")
+    return dg.MaterializeResult(metadata={"dagster/row_count": len(zones)})

@@ -1,0 +1,53 @@
+"""Files that appear under their name only when they are whole, and leave nothing behind."""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give an empty temporary file beside `path`; it takes the place of `path` when the block ends without an error.
+
+    Runs may overlap: each has a temporary file of its own, and the last to finish wins. What a killed process left
+    is removed by the next one that writes the same `path`; a lock that dies with its process tells which ones those are.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    temporary, held = _locked_temporary(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        held.close()
+
+
+def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        held = open(temporary, "xb")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if temporary.exists():
+            return temporary, held
+        held.close()  # Between the two lines above, another run took it for a leftover.
+
+
+def _remove_leftovers(path: Path) -> None:
+    prefix, suffix = f".{path.name}.", ".partial"
+    for entry in path.parent.iterdir():
+        if not (entry.name.startswith(prefix) and entry.name.endswith(suffix)):
+            continue
+        try:
+            with open(entry, "rb") as leftover:
+                fcntl.flock(leftover, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                entry.unlink(missing_ok=True)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # Another run is writing it, or has just finished.

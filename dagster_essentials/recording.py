@@ -1,0 +1,71 @@
+"""What Dagster is told of a month, at the moment in which it becomes true.
+
+A run over a range would by itself record all its months at its end, with one data version for all of them, or none of
+them if one fails. So each month is logged as soon as it stands, and the asset's own result is marked as one that has
+been logged already. The mark and the tags are Dagster's own, used for observable sources and for its data versions;
+the tests in `test_dagster_facts.py` tell when a release changes them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+
+Recorded = Iterator[dg.MaterializeResult | dg.Output]
+"""What an asset function returns whose months are recorded here."""
+
+
+def record_month(context: dg.AssetExecutionContext, partition: str, data_version: str, metadata: Mapping[str, Any]) -> None:
+    """Record that the running asset has been materialized for the month `partition`."""
+    context.log_event(
+        dg.AssetMaterialization(
+            context.asset_key,
+            partition=partition,
+            metadata=metadata,
+            tags={DATA_VERSION_TAG: data_version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"},
+        )
+    )
+
+
+def months_are_recorded(context: dg.AssetExecutionContext) -> Recorded:
+    """What an asset yields at its end, when its months, and their checks, were all logged."""
+    yield dg.MaterializeResult(metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+    # Each selected check has an output of its own, which Dagster expects beside the evaluations.
+    results = {context.assets_def.get_output_name_for_asset_key(context.asset_key)}
+    for name in sorted(context.op_execution_context.selected_output_names - results):
+        yield dg.Output(None, output_name=name)
+
+
+FAILED = "failed"
+
+
+def record_failure(context: dg.AssetExecutionContext, partition: str, reason: str) -> None:
+    """Log why the running asset could not be materialized for the month `partition`, in the log and on the month's page."""
+    context.log.error(reason)
+    context.log_event(dg.AssetObservation(context.asset_key, partition=partition, metadata={FAILED: reason}))
+
+
+def failures_in_run(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> dict[str, str]:
+    """The months for which the asset `asset_key` failed earlier in this run, with the reasons."""
+    failures = {}
+    for record in context.instance.get_records_for_run(
+        context.run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION
+    ).records:
+        observation = record.asset_observation
+        if observation is not None and observation.asset_key == asset_key and FAILED in observation.metadata:
+            failures[str(observation.partition)] = str(observation.metadata[FAILED].value)
+    return failures
+
+
+def fail_run(reasons: Mapping[str, str], months: Sequence[str]) -> None:
+    """Fail the running step, naming each bad month and why.
+
+    Raises:
+        dagster.Failure: always.
+    """
+    good = len(months) - len(reasons)
+    summary = f"{len(reasons)} of {len(months)} months failed" + (f"; the other {good} are done" if good else "")
+    raise dg.Failure("\n".join([f"{summary}:", *(reasons[key] for key in sorted(reasons))]), allow_retries=False)

@@ -1,0 +1,198 @@
+"""Sample months: a folder that looks like the TLC's, made on the spot, for trying things out, tests and benchmarks.
+
+    python -m dagster_essentials.sample FOLDER --start 2023-01 --end 2023-03 --rows 10000
+
+writes ``FOLDER/trip-data/yellow_tripdata_YYYY-MM.parquet`` for each month from start to end, both included, and
+``FOLDER/taxi_zones.csv``. Each month has the columns and types of the published file of that month, and the glitches
+of real months at their measured rates. The same arguments give the same rows on every machine and DuckDB version.
+The trips are invented; nothing in this module knows how they are loaded.
+"""
+
+import argparse
+import calendar
+import csv
+import datetime
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import duckdb
+
+from dagster_essentials.files import replacing
+
+FIRST_MONTH, LAST_MONTH = "2011-01", "2026-12"
+"""The months with the modern columns. Before 2011 the files have coordinates instead of zones."""
+
+# Where these columns are DOUBLE in the published files, first month and last; everywhere else they are typed null
+# (physical INT32, every value null).
+DOUBLE_IN = {
+    "improvement_surcharge": [("2011-01", "2014-07"), ("2014-09", LAST_MONTH)],
+    "congestion_surcharge": [
+        *((month, month) for month in ("2011-01", "2012-12", "2013-05", "2014-01", "2018-01", "2018-06")),
+        ("2011-03", "2011-03"),
+        ("2018-09", "2018-09"),
+        ("2018-11", "2018-11"),
+        ("2019-01", LAST_MONTH),
+    ],
+    "airport_fee": [("2011-01", "2011-01"), ("2018-01", "2018-01"), ("2020-08", "2020-09"), ("2020-11", LAST_MONTH)],
+}
+
+# Measured shares, in trips per 100,000, of the year they were measured in; other years take the one before.
+NEGATIVE_TOTAL = {2011: 200, 2024: 1_800, 2026: 500}
+ZERO_DISTANCE = {2011: 900, 2024: 1_900, 2026: 3_200}
+FLEX_FARE = {2011: 0, 2024: 9_900, 2026: 26_000}
+OUTSIDE_MONTH = {2011: 70, 2021: 470, 2022: 70}
+# 50 exact duplicates among the 84.6 M trips of 2019.
+DUPLICATE_EVERY = 1_690_000
+# 973 trips of November 2019 ended before they began: about one in ten that began in the last hour of summer time.
+BACKWARDS_IN_LAST_SUMMER_HOUR = 10_000
+
+# Four decimal digits a draw would show in three million trips; 32 bits do not.
+DRAWS = (
+    "moment jitter duration distance outlier pickup_zone dropoff_zone vendor payment rate passengers fare extras tip"
+    " toll glitch"
+).split()
+
+
+def months_between(start: str, end: str) -> Iterator[str]:
+    """The months from `start` to `end`, both included, all as ``YYYY-MM``."""
+    first, last = (int(month[:4]) * 12 + int(month[5:7]) - 1 for month in (start, end))
+    for index in range(first, last + 1):
+        yield f"{index // 12:04}-{index % 12 + 1:02}"
+
+
+def write_month(folder: Path, month: str, rows: int) -> Path:
+    """Write the month `month` (``YYYY-MM``, 2011-01 to 2026-12) with `rows` trips into `folder`; return its path."""
+    if not FIRST_MONTH <= month <= LAST_MONTH:
+        raise ValueError(f"Sample months go from {FIRST_MONTH} to {LAST_MONTH}; {month} is not one of them.")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"yellow_tripdata_{month}.parquet"
+    with replacing(path) as temporary, duckdb.connect() as connection:
+        for macro in MACROS:
+            connection.execute(macro)
+        connection.sql(_trips_query(month, rows)).write_parquet(
+            str(temporary), compression="zstd", row_group_size=1_048_576
+        )
+    return path
+
+
+# A 32-bit integer hash in BIGINT arithmetic: DuckDB's own hash() and random() give other values in other versions.
+MACROS = [
+    "CREATE MACRO scramble(x) AS (xor(x >> 16, x) * 73244475) & 4294967295",
+    "CREATE MACRO draw(i, salt) AS scramble(scramble((i * 2654435761 + salt::BIGINT * 40503) & 4294967295)) / 4294967296.0",
+    "CREATE MACRO cents(amount) AS round(amount, 2)",
+]
+
+
+def _trips_query(month: str, rows: int) -> str:
+    year, number = int(month[:4]), int(month[5:7])
+    start = datetime.datetime(year, number, 1)
+    seconds = calendar.monthrange(year, number)[1] * 86_400
+    # The clocks go back on the first Sunday of November: what began from one to two o'clock may end before it began.
+    sunday = datetime.datetime(year, 11, 1 + (6 - datetime.date(year, 11, 1).weekday()) % 7, 1)
+    salt = year * 12 + number
+    draws = ",\n".join(f"draw(j, {salt * 100 + k}) AS {name}" for k, name in enumerate(DRAWS))
+    id_type = "INTEGER" if month >= "2023-02" else "BIGINT"
+    count_type = "DOUBLE" if "2018-07" <= month <= "2023-01" else "BIGINT"
+    airport_fee = "Airport_fee" if month >= "2023-02" else "airport_fee"
+
+    def share(shares: Mapping[int, int]) -> float:
+        return shares[max(since for since in shares if since <= year)] / 100_000
+
+    def fee(column: str, expression: str) -> str:
+        has_values = any(first <= month <= last for first, last in DOUBLE_IN[column])
+        return f"({expression})::DOUBLE" if has_values else "NULL::INTEGER"
+
+    return f"""
+WITH drawn AS (
+    -- j is i but for the duplicates, which repeat the trip before them to the last column.
+    SELECT if(i % {DUPLICATE_EVERY} = {DUPLICATE_EVERY // 2}, i - 1, i) AS j, {draws}
+    FROM (SELECT range AS i FROM range({rows}))
+), moved AS (
+    SELECT *,
+        CASE
+            WHEN draw(j, {salt * 100 + 90}) < {share(OUTSIDE_MONTH)}
+                THEN make_timestamp(2001 + floor(glitch * 88)::BIGINT, 1 + floor(moment * 12)::BIGINT, 1, 12, 0, 0)
+            -- Files are almost in the order of the pickups.
+            ELSE TIMESTAMP '{start}' + to_seconds(least(floor(j / {rows} * {seconds} + jitter * 7200), {seconds} - 1))
+        END AS pickup,
+        CASE
+            WHEN outlier < 1e-6 THEN 328522.0
+            WHEN draw(j, {salt * 100 + 91}) < {share(ZERO_DISTANCE)} THEN 0.0
+            ELSE cents(0.3 + 2.2 * -ln(1 - distance * 0.9999) + if(outlier > 0.95, 12.0, 0.0))
+        END AS miles,
+        draw(j, {salt * 100 + 92}) < {share(FLEX_FARE)} AS flex,
+        if(draw(j, {salt * 100 + 93}) < {share(NEGATIVE_TOTAL)}, -1, 1) AS sign,
+        CASE
+            WHEN vendor < 0.01 AND {year} >= 2025 THEN 7
+            WHEN vendor < 0.0102 AND {year} >= 2020 THEN 6
+            WHEN vendor < 0.27 THEN 1
+            ELSE 2
+        END AS vendor_id
+    FROM drawn
+), ridden AS (
+    SELECT *,
+        CASE
+            WHEN vendor_id = 7 THEN 0
+            WHEN pickup >= TIMESTAMP '{sunday}' AND pickup < TIMESTAMP '{sunday}' + INTERVAL 1 HOUR
+                AND glitch * 100000 < {BACKWARDS_IN_LAST_SUMMER_HOUR} THEN -1800
+            ELSE 60 + floor(duration * 600 + least(miles, 60.0) * 210)
+        END AS trip_seconds,
+        cents(sign * (3.0 + floor(least(miles, 400.0) * 3.5) * 0.7 + floor(fare * 8) * 0.7)) AS fare_amount,
+        sign * [0.0, 0.5, 1.0, 2.5, 3.5][1 + (extras * 4)::INTEGER] AS extra,
+        sign * if(extras < 0.99, 0.5, 0.0) AS mta_tax,
+        if(payment < 0.7, cents(sign * floor(tip * 32) * 0.25), 0.0) AS tip_amount,
+        if(toll < 0.07, sign * 6.55, 0.0) AS tolls_amount,
+        {fee("improvement_surcharge", f"sign * {'1.0' if year >= 2023 else '0.3' if year >= 2015 else '0.0'}")}
+            AS improvement_surcharge,
+        {fee("congestion_surcharge", "if(flex, NULL, if(fare < 0.92, sign * 2.5, 0.0))" if year >= 2019 else "NULL")}
+            AS congestion_surcharge,
+        {fee("airport_fee", "if(flex, NULL, if(toll > 0.92, sign * 1.75, 0.0))" if year >= 2021 else "NULL")}
+            AS {airport_fee},
+        {"if(fare < 0.7, sign * 0.75, 0.0)" if year >= 2025 else "0.0"} AS cbd_congestion_fee,
+        {"if(flex, ['HV0003', 'HV0005'][1 + (tip > 0.4)::INTEGER], 'A')"} AS request_source
+    FROM moved
+)
+SELECT
+    vendor_id::{id_type} AS VendorID,
+    pickup AS tpep_pickup_datetime,
+    pickup + to_seconds(trip_seconds) AS tpep_dropoff_datetime,
+    if(flex, NULL, [1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4, 5, 6, 0][1 + (passengers * 13)::INTEGER])::{count_type}
+        AS passenger_count,
+    miles AS trip_distance,
+    if(flex, NULL, CASE WHEN rate < 0.94 THEN 1 WHEN rate < 0.98 THEN 2 WHEN rate < 0.985 THEN 3 WHEN rate < 0.987 THEN 4
+        WHEN rate < 0.995 THEN 5 ELSE 99 END)::{count_type} AS RatecodeID,
+    if(flex, NULL, if(rate < 0.005, 'Y', 'N')) AS store_and_fwd_flag,
+    {_zone("pickup_zone")}::{id_type} AS PULocationID,
+    {_zone("dropoff_zone")}::{id_type} AS DOLocationID,
+    if(flex, 0, CASE WHEN payment < 0.75 THEN 1 WHEN payment < 0.97 THEN 2 WHEN payment < 0.985 THEN 3 ELSE 4 END)::BIGINT
+        AS payment_type,
+    fare_amount, extra::DOUBLE AS extra, mta_tax::DOUBLE AS mta_tax, tip_amount, tolls_amount::DOUBLE AS tolls_amount,
+    improvement_surcharge,
+    cents(fare_amount + extra + mta_tax + tip_amount + tolls_amount + coalesce(improvement_surcharge, 0)
+        + coalesce(congestion_surcharge, 0) + coalesce({airport_fee}, 0) + cbd_congestion_fee) AS total_amount,
+    congestion_surcharge,
+    {airport_fee}
+    {", cbd_congestion_fee" if month >= "2025-01" else ""}
+    {", request_source" if month >= "2026-06" else ""}
+FROM ridden
+"""
+
+
+def _zone(draw: str) -> str:
+    """Zones 1 to 265, the low ones more often, as a few zones of Manhattan are in the real months."""
+    return f"(1 + floor(265 * {draw} * {draw}))"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dagster_essentials.sample", description="Write sample months.")
+    parser.add_argument("folder", type=Path, help="where to write trip-data/ and taxi_zones.csv")
+    parser.add_argument("--start", default="2023-01", help="first month, YYYY-MM (2023-01)")
+    parser.add_argument("--end", default="2023-03", help="last month, included, YYYY-MM (2023-03)")
+    parser.add_argument("--rows", type=int, default=10_000, help="trips in each month (10000)")
+    arguments = parser.parse_args()
+    for month in months_between(arguments.start, arguments.end):
+        write_month(arguments.folder / "trip-data", month, arguments.rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""When jobs run by themselves, and for which months.
+
+What is due is decided by `due_months`, by plain values; the schedule only asks Dagster and the source for them.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from dagster_essentials import source
+from dagster_essentials.assets.trips import taxi_trips, trips_url
+from dagster_essentials.jobs import trip_update_job
+from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.source import SourceError
+
+MONTHS_LOOKED_BACK = 12
+"""How far a first tick looks for a published month. The longest delay on record is 83 days after a month's end."""
+
+SINCE_TAG = "taxi/since"
+"""On each run of the schedule: the first month that it is in charge of (``YYYY-MM-DD``).
+
+From there on it asks for every month until it is loaded, also for one whose run failed or that was published after a
+newer one. Going by the newest loaded month alone, such a month would count as an old gap and stay missing for ever.
+"""
+
+
+@dataclass(frozen=True)
+class Due:
+    """The months to load now, oldest first; the first month that the schedule is in charge of; what a person should know."""
+
+    months: Sequence[str]
+    since: str | None
+    reason: str
+
+
+def due_months(
+    partitions: Sequence[str], loaded: Collection[str], since: str | None, is_published: Callable[[str], bool]
+) -> Due:
+    """Which of the `partitions` are due (all months as ``YYYY-MM-DD``, oldest first).
+
+    It is every published month from `since` on that is not loaded. At first, when `since` is None, that is the one after
+    the newest loaded month; with nothing loaded at all, it is the newest published month. Older gaps are left alone: who
+    wants history launches a backfill.
+    """
+    if not partitions:
+        return Due([], since, "No month is due: the first month of the settings is not a partition yet.")
+    if since is None and not loaded:
+        recent = partitions[-MONTHS_LOOKED_BACK:]
+        for month in reversed(recent):
+            if is_published(month):
+                return Due([month], month, f"Nothing is loaded yet: starting with {month[:7]}, the newest published month.")
+        return Due([], None, f"Nothing is loaded yet, and no month from {recent[0][:7]} to {recent[-1][:7]} is published.")
+    if since is None:
+        newest = max(loaded)
+        since = next((month for month in partitions if month > newest), None)
+    missing = [month for month in partitions if since is not None and month >= since and month not in loaded]
+    if not missing:
+        return Due([], since, f"Every month up to {partitions[-1][:7]} is loaded, and no later one is a partition yet.")
+    published = [month for month in missing if is_published(month)]
+    waiting = ", ".join(month[:7] for month in missing if month not in published)
+    return Due(published, since, f"Not published yet: {waiting}. The next tick asks again." if waiting else "")
+
+
+@dg.schedule(
+    name="trip_update_job_schedule",
+    job=trip_update_job,
+    cron_schedule="0 0 5 * *",
+    description="Loads, on the 5th, every month that the TLC has published since the newest one that is loaded.",
+)
+def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+    """One run for each month that is due, with its partition key."""
+    troubles: list[str] = []
+
+    def is_published(month: str) -> bool:
+        if troubles:
+            return False
+        try:
+            return source.is_published(trips_url(month[:7]))
+        except SourceError as error:
+            troubles.append(f"Could not ask the source about {month[:7]} ({source.shown(trips_url(month[:7]))}): {error}")
+            return False
+
+    due = due_months(
+        partitions=monthly_partition.get_partition_keys(current_time=context.scheduled_execution_time),
+        loaded=context.instance.get_materialized_partitions(taxi_trips.key),
+        since=_since(context.instance),
+        is_published=is_published,
+    )
+    reason = " ".join([*troubles, due.reason]) if not troubles or due.months else troubles[0]
+    if not due.months:
+        return dg.SkipReason(reason)
+    if reason:
+        context.log.info(reason)
+    tags = {SINCE_TAG: due.since} if due.since else {}
+    return [dg.RunRequest(run_key=month, partition_key=month, tags=tags) for month in due.months]
+
+
+def _since(instance: dg.DagsterInstance) -> str | None:
+    """What the schedule's first run was tagged with."""
+    first = instance.get_run_records(
+        dg.RunsFilter(tags={"dagster/schedule_name": "trip_update_job_schedule"}), limit=1, ascending=True
+    )
+    return first[0].dagster_run.tags.get(SINCE_TAG) if first else None

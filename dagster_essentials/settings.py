@@ -1,0 +1,115 @@
+"""What can be set from outside: environment variables, read once and checked when the code location loads.
+
+Nothing else in the package reads the environment, and nothing here touches files or the network.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from urllib.parse import urlsplit
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+"""Relative paths in settings start here, so that every process finds the same files, whatever folder it started in."""
+
+TLC_TRIP_DATA = "https://d37ci6vzurychx.cloudfront.net/trip-data"
+COURSE_ZONES = (
+    "https://community-engineering-artifacts.s3.us-west-2.amazonaws.com/dagster-university/data/taxi_zones.csv"
+)
+
+
+class SettingError(ValueError):
+    """A setting that cannot be used: names the variable, its value and what would be right."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one code location; the README's table says what each is for."""
+
+    database: Path
+    data_dir: Path
+    trips_url: str
+    zones_url: str
+    start_date: str
+    end_date: str | None
+    publication_lag_months: int
+    database_memory_limit: str
+    database_threads: int | None
+    database_wait_seconds: int
+
+
+def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the settings from `environ`; an empty value counts as not set.
+
+    Raises:
+        SettingError: a value is malformed, or the end lies before the start.
+    """
+
+    def value(name: str, default: str) -> str:
+        return environ.get(name, "").strip() or default
+
+    start = _first_of_month("TAXI_START_DATE", value("TAXI_START_DATE", "2023-01-01"))
+    end = _first_of_month("TAXI_END_DATE", text) if (text := value("TAXI_END_DATE", "")) else None
+    if end is not None and end <= start:
+        raise SettingError(
+            f"TAXI_END_DATE={end} leaves no month: it is exclusive and has to lie after TAXI_START_DATE={start}."
+        )
+    memory_limit = value("DUCKDB_MEMORY_LIMIT", "512MB")
+    if not re.fullmatch(r"\d+(\.\d+)?\s*([KMGT]i?B)", memory_limit):
+        raise SettingError(f"DUCKDB_MEMORY_LIMIT={memory_limit} is not a size such as 512MB or 4GB.")
+    threads = value("DUCKDB_THREADS", "")
+    return Settings(
+        database=_path(value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
+        data_dir=_path(value("TAXI_DATA_DIR", "data")),
+        trips_url=_location("TAXI_TRIPS_URL", value("TAXI_TRIPS_URL", TLC_TRIP_DATA)).rstrip("/"),
+        zones_url=_location("TAXI_ZONES_URL", value("TAXI_ZONES_URL", COURSE_ZONES)),
+        start_date=start.isoformat(),
+        end_date=end.isoformat() if end else None,
+        publication_lag_months=_whole_number(
+            "TAXI_PUBLICATION_LAG_MONTHS", value("TAXI_PUBLICATION_LAG_MONTHS", "2"), at_least=0
+        ),
+        database_memory_limit=memory_limit,
+        database_threads=_whole_number("DUCKDB_THREADS", threads, at_least=1) if threads else None,
+        # A month of three million trips holds the database for about two seconds: ten minutes are hundreds of turns,
+        # and still end before a person gives up on a run that waits for a forgotten notebook.
+        database_wait_seconds=_whole_number("DUCKDB_WAIT_SECONDS", value("DUCKDB_WAIT_SECONDS", "600"), at_least=0),
+    )
+
+
+def _first_of_month(name: str, text: str) -> date:
+    try:
+        if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            raise ValueError
+        day = date.fromisoformat(text)
+    except ValueError:
+        raise SettingError(f"{name}={text} is not a date. Write it as YYYY-MM-DD, for example 2023-01-01.") from None
+    if day.day != 1:
+        raise SettingError(
+            f"{name}={text} is not the first day of a month, and a month is loaded whole. Write {day.replace(day=1)}."
+        )
+    return day
+
+
+def _whole_number(name: str, text: str, at_least: int) -> int:
+    if not re.fullmatch(r"-?\d+", text) or int(text) < at_least:
+        raise SettingError(f"{name}={text} is not a whole number from {at_least} up.")
+    return int(text)
+
+
+def _path(text: str) -> Path:
+    return PROJECT_ROOT / Path(text).expanduser()
+
+
+def _location(name: str, text: str) -> str:
+    """A URL with a scheme this project can read, or the absolute path of a local file or folder."""
+    scheme = urlsplit(text).scheme
+    if scheme in ("http", "https", "file"):
+        return text
+    if "://" in text:
+        raise SettingError(f"{name}={text} starts with {scheme}://. It can be http://, https://, file:// or a local path.")
+    return str(_path(text))
+
+
+SETTINGS = read_settings()

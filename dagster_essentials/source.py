@@ -1,0 +1,311 @@
+"""Where the files come from: asks whether one is published, and brings it here, whole or not at all.
+
+Works for ``http(s)://`` addresses, ``file://`` addresses and local paths alike. What makes a file a good one is the
+caller's business, through the `validate` of `fetch`; what is in it is none of this module's.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from email.utils import formatdate
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import url2pathname
+
+import requests
+
+from dagster_essentials.files import replacing
+
+ATTEMPTS = 5
+"""How often a request is made before a passing trouble counts as lasting: with the pauses below, over 7.5 seconds."""
+PAUSE_SECONDS = 0.5
+"""The pause after the first failure; each further one is twice as long."""
+LONGEST_PAUSE_SECONDS = 30.0
+"""How long a source that answers with Retry-After can hold up a run, each time."""
+TIMEOUT_SECONDS = (10.0, 20.0)
+"""To connect, and between two pieces of an answer: the TLC's CDN sends a month of 50 MB in a few seconds."""
+CHUNK_BYTES = 1 << 20
+
+
+class SourceError(Exception):
+    """A file could not be had from the source. The message says what happened and what to do; who asked knows for what."""
+
+
+class NotPublishedError(SourceError):
+    """The source does not have the file (yet): it answered 403 or 404, or the local file is not there."""
+
+
+class _PassingTroubleError(Exception):
+    """Something that may be gone at the next attempt."""
+
+    def __init__(self, what: str, retry_after_seconds: float = 0.0):
+        super().__init__(what)
+        self.retry_after_seconds = retry_after_seconds
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file as it came from its source.
+
+    Attributes:
+        url: the address, without any credentials.
+        etag, last_modified: as the source sent them, or None.
+        bytes: the size of the file.
+        mtime_ns: when the file was put here, in nanoseconds; with `bytes` it tells whether it is still the same.
+        sha256: of the content, in hexadecimal digits.
+    """
+
+    url: str
+    etag: str | None
+    last_modified: str | None
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+class _Headers(Protocol):
+    def get(self, name: str, /) -> str | None: ...
+
+
+def shown(url: str) -> str:
+    """`url` as it can stand in a log: without user name, password and query."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https"):
+        return url
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def is_published(url: str, attempts: int = 2, pause: Callable[[float], None] = time.sleep) -> bool:
+    """Whether the source has the file at `url`, without fetching it.
+
+    Few `attempts`, because a schedule asks, which has a minute for all its months.
+
+    Raises:
+        SourceError: the source gave no clear answer.
+    """
+    local = _local_path(url)
+    if local is not None:
+        return local.is_file()
+
+    def ask() -> bool:
+        with _request("HEAD", url, {}) as response:
+            if response.status_code in (403, 404):
+                return False
+            _raise_for_status(response)
+            return True
+
+    return _with_attempts(ask, attempts, pause)
+
+
+def fetch(
+    url: str, path: Path, validate: Callable[[Path], object], pause: Callable[[float], None] = time.sleep
+) -> tuple[Fetched, bool]:
+    """Bring the file at `url` to `path`, unless it is there already and the source has no other one.
+
+    `validate` gets the path of the complete temporary file and raises an error for one that must not count;
+    only then does the file take the place of an earlier one.
+
+    Returns:
+        What is known of the file, and whether it was transferred.
+
+    Raises:
+        NotPublishedError: the source does not have it.
+        SourceError: it could not be had, or is not what it should be. An earlier file stands unchanged.
+        OSError: the file could not be written here.
+    """
+    known = _known(url, path)
+
+    def transfer() -> tuple[Fetched, bool]:
+        with _opened(url, known) as opened:
+            if opened is None:
+                assert known is not None
+                return known, False
+            headers, chunks = opened
+            with replacing(path) as temporary:
+                digest = hashlib.sha256()
+                size = 0
+                with open(temporary, "wb") as file:
+                    for chunk in chunks:
+                        file.write(chunk)
+                        digest.update(chunk)
+                        size += len(chunk)
+                _check_length(headers, size)
+                validate(temporary)
+                fetched = Fetched(
+                    url=shown(url),
+                    etag=headers.get("ETag"),
+                    last_modified=headers.get("Last-Modified"),
+                    bytes=size,
+                    mtime_ns=temporary.stat().st_mtime_ns,
+                    sha256=digest.hexdigest(),
+                )
+        _remember(path, fetched)
+        return fetched, True
+
+    return _with_attempts(transfer, ATTEMPTS, pause)
+
+
+_T = TypeVar("_T")
+
+
+def _with_attempts(attempt: Callable[[], _T], attempts: int, pause: Callable[[float], None]) -> _T:
+    trouble: _PassingTroubleError | None = None
+    for number in range(attempts):
+        if trouble is not None:
+            pause(max(PAUSE_SECONDS * 2 ** (number - 1), min(trouble.retry_after_seconds, LONGEST_PAUSE_SECONDS)))
+        try:
+            return attempt()
+        except _PassingTroubleError as error:
+            trouble = error
+    raise SourceError(
+        f"{trouble}, {attempts} times in a row. Look whether the address can be reached from this machine, and "
+        "materialize again."
+    )
+
+
+@contextmanager
+def _request(method: str, url: str, headers: dict[str, str]) -> Iterator[requests.Response]:
+    try:
+        # Asked for as it is: a length that can be compared, and no decompression of what a source might send.
+        headers = {"Accept-Encoding": "identity", **headers}
+        with requests.request(
+            method, url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, allow_redirects=True
+        ) as response:
+            yield response
+    except requests.exceptions.Timeout as error:
+        raise _PassingTroubleError(f"no answer for {TIMEOUT_SECONDS[1]:.0f} seconds") from error
+    except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
+        raise _PassingTroubleError(f"the connection failed ({_innermost(error)})") from error
+    except requests.exceptions.RequestException as error:
+        raise SourceError(f"cannot be requested ({_innermost(error)}). Look at the address.") from error
+
+
+def _innermost(error: BaseException) -> str:
+    """The cause at the bottom, which is the one a person understands, for example "Connection refused"."""
+    while (cause := getattr(error, "reason", None) or error.__cause__ or error.__context__) is not None:
+        if not isinstance(cause, BaseException):
+            break
+        error = cause
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(text)
+
+
+def _raise_for_status(response: requests.Response) -> None:
+    status = response.status_code
+    if status == 429 or status >= 500:
+        retry_after = response.headers.get("Retry-After", "")
+        raise _PassingTroubleError(f"the source answered {status} {response.reason}", _seconds(retry_after))
+    if status not in (200, 304):
+        raise SourceError(f"the source answered {status} {response.reason}. Look at the address in the settings.")
+
+
+def _seconds(retry_after: str) -> float:
+    return float(retry_after) if retry_after.isdigit() else 0.0
+
+
+_Opened = tuple[_Headers, Iterator[bytes]]
+
+
+@contextmanager
+def _opened(url: str, known: Fetched | None) -> Iterator[_Opened | None]:
+    """The file's headers and content, or None when the source has the one that is `known`."""
+    local = _local_path(url)
+    if local is not None:
+        yield from _opened_local(local, known)
+        return
+    conditions = {}
+    if known is not None and known.etag:
+        conditions["If-None-Match"] = known.etag
+    if known is not None and known.last_modified:
+        conditions["If-Modified-Since"] = known.last_modified
+    with _request("GET", url, conditions) as response:
+        if response.status_code in (403, 404):
+            raise NotPublishedError(
+                f"not published (the source answered {response.status_code}). The TLC publishes a month about two months "
+                "after its end: materialize it again then. For an earlier month, look at the address."
+            )
+        _raise_for_status(response)
+        if response.status_code == 304:
+            if known is None:
+                raise SourceError("the source answered 304 Not Modified to a plain request. Look at the address.")
+            yield None
+        else:
+            yield response.headers, response.iter_content(CHUNK_BYTES)
+
+
+def _opened_local(path: Path, known: Fetched | None) -> Iterator[_Opened | None]:
+    try:
+        file: BinaryIO = open(path, "rb")
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotPublishedError("not there. Put the file into that folder, or point the setting to where it is.") from None
+    except OSError as error:
+        raise SourceError(f"cannot be read ({error.strerror}).") from error
+    with file:
+        stat = os.fstat(file.fileno())
+        # A local file has no ETag; size and time of its last change say the same.
+        headers = {
+            "ETag": f"{stat.st_size:x}-{stat.st_mtime_ns:x}",
+            "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
+            "Content-Length": str(stat.st_size),
+        }
+        if known is not None and known.etag == headers["ETag"]:
+            yield None
+        else:
+            yield headers, iter(lambda: file.read(CHUNK_BYTES), b"")
+
+
+def _check_length(headers: _Headers, size: int) -> None:
+    expected = headers.get("Content-Length") or ""
+    if expected.isdigit() and int(expected) != size:
+        raise _PassingTroubleError(f"the transfer broke off after {size:,} of {int(expected):,} bytes")
+
+
+def _local_path(url: str) -> Path | None:
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https"):
+        return None
+    return Path(url2pathname(parts.path) if parts.scheme == "file" else url)
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f".{path.name}.source.json")
+
+
+def _known(url: str, path: Path) -> Fetched | None:
+    """What was noted of the file at `path`, if it came from `url`."""
+    noted = _noted(path)
+    return noted if noted is not None and noted.url == shown(url) else None
+
+
+def _noted(path: Path) -> Fetched | None:
+    """What was noted of the file at `path`, if it is still that file."""
+    try:
+        noted = Fetched(**json.loads(_note(path).read_text()))
+        stat = path.stat()
+    except (OSError, ValueError, TypeError):
+        return None
+    return noted if (noted.bytes, noted.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else None
+
+
+def content_version(path: Path) -> str:
+    """The SHA-256 of the file at `path`, in hexadecimal digits; read from the note beside it while that fits."""
+    known = _noted(path)
+    if known is not None:
+        return known.sha256
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _remember(path: Path, fetched: Fetched) -> None:
+    # If the process dies before this, or two runs cross, the note does not fit the file and the next run transfers it.
+    with replacing(_note(path)) as temporary:
+        temporary.write_text(json.dumps(asdict(fetched), indent=1))
+
