@@ -21,7 +21,6 @@ os.environ["TAXI_DATA_DIR"] = tempfile.mkdtemp(prefix="no-data-")
 os.environ["DUCKDB_DATABASE"] = f"{os.environ['TAXI_DATA_DIR']}/no.duckdb"
 os.environ["TAXI_START_DATE"] = "2011-01-01"
 
-from dagster_essentials import defs  # noqa: E402
 from dagster_essentials.assets import constants, trips  # noqa: E402
 from dagster_essentials.resources import TurnTakingDuckDBResource  # noqa: E402
 from dagster_essentials_tests.source_server import SourceServer  # noqa: E402
@@ -168,5 +167,3 @@ def failure_text(result: dg.ExecuteInProcessResult) -> str:
         if event.is_step_failure
     )
 
-
-__all__ = ["defs"]
