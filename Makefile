@@ -1,23 +1,26 @@
-# The commands of this project. Each is a short recipe of ordinary commands; the ones that need the virtual environment
+# The commands of this project. Each is a short recipe of ordinary commands; those that need the virtual environment
 # make it, or bring it up to date, by themselves.
 
 PYTHON ?= python3
-# The folder of the project, also when make is started elsewhere (make -C): .env builds DAGSTER_HOME from it.
-export PWD := $(CURDIR)
 BIN := $(CURDIR)/.venv/bin
-SAMPLE := $(CURDIR)/data/sample
+# The project's folder, also when make was started in another one: .env makes DAGSTER_HOME from it.
+export PWD := $(CURDIR)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup run dev test check bench
+.PHONY: setup run dev test test-duckdb-2 check bench
 
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Three sample months, end to end, in a database and a Dagster instance of their own: invented trips stay out of the real
-# table. No network is used.
+# Three sample months from the file to the table, without network. They have a data folder, a database and a Dagster
+# instance of their own: invented trips stay out of the real table, and out of its history.
+SAMPLE := $(CURDIR)/data/sample
+MATERIALIZE := $(BIN)/dagster asset materialize -m dagster_essentials \
+	--config-json '{"loggers": {"console": {"config": {"log_level": "INFO"}}}}'
 run: export DAGSTER_HOME := $(SAMPLE)/.dagster
 run: export DUCKDB_DATABASE := $(SAMPLE)/staging/data.duckdb
 run: export TAXI_DATA_DIR := $(SAMPLE)
@@ -26,10 +29,29 @@ run: export TAXI_ZONES_URL := $(SAMPLE)/source/taxi_zones.csv
 run: export TAXI_START_DATE := 2023-01-01
 run: export TAXI_END_DATE := 2023-04-01
 run: .venv/.ready
-	mkdir -p $(SAMPLE)/.dagster && cp .dagster/dagster.yaml $(SAMPLE)/.dagster/
-	$(BIN)/python -m dagster_essentials.sample $(SAMPLE)/source --start 2023-01 --end 2023-03
-	cd $(SAMPLE) && $(BIN)/dagster asset materialize -m dagster_essentials.definitions --select 'taxi_zones_file, taxi_zones'
-	cd $(SAMPLE) && $(BIN)/dagster asset materialize -m dagster_essentials.definitions --select 'taxi_trips_file, taxi_trips' --partition-range 2023-01-01...2023-03-01
+	$(BIN)/python -m dagster_essentials.sample '$(SAMPLE)/source' --start 2023-01 --end 2023-03 --rows 100000
+	mkdir -p '$(SAMPLE)/.dagster' && cp .dagster/dagster.yaml '$(SAMPLE)/.dagster'
+	cd '$(SAMPLE)' && $(MATERIALIZE) --select taxi_zones_file,taxi_zones
+	cd '$(SAMPLE)' && $(MATERIALIZE) --select taxi_trips_file,taxi_trips --partition-range 2023-01-01...2023-03-01
+	$(BIN)/python -m dagster_essentials.show
 
 dev: .venv/.ready
 	$(BIN)/dagster dev
+
+test: .venv/.ready
+	$(BIN)/python -m pytest
+
+# The tests of everything that DuckDB does, with the next major version in the place of the pinned one.
+test-duckdb-2: .venv/duckdb-2
+	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(BIN)/python -m pytest -m duckdb
+
+.venv/duckdb-2: .venv/.ready
+	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==2.0.0'
+
+check: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/.ready
+	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS))

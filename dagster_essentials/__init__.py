@@ -3,15 +3,17 @@
 `defs` is all of it.
 """
 
-import warnings
+from typing import Any
 
-import dagster as dg
 
-with warnings.catch_warnings():
-    # Backfill policies, partitioned checks and a job's partitions_def each announce, at every start, that they may change.
-    # The release is pinned, and test_dagster_facts.py tells what has changed when it is raised.
-    for category in (dg.BetaWarning, dg.PreviewWarning, DeprecationWarning):
-        warnings.simplefilter("ignore", category)
-    from dagster_essentials.definitions import defs
+def __getattr__(name: str) -> Any:
+    # On demand: the daemon and the webserver import `dagster_essentials.launcher`, and need no assets for that.
+    if name == "defs":
+        from dagster_essentials.definitions import defs
 
-__all__ = ["defs"]
+        return defs
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return ["defs"]

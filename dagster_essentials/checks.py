@@ -7,6 +7,7 @@ on the rows as they will stand in the table.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -127,7 +128,9 @@ def evaluate_month(
 ) -> list[dg.AssetCheckEvaluation]:
     """The results of all checks for one month."""
 
-    def evaluation(name: str, passed: bool, metadata: Mapping[str, object], error: bool = False):
+    def evaluation(
+        name: str, passed: bool, metadata: Mapping[str, Any], error: bool = False
+    ) -> dg.AssetCheckEvaluation:
         return dg.AssetCheckEvaluation(
             asset_key=asset_key,
             check_name=name,

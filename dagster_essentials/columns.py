@@ -37,7 +37,9 @@ class Column:
 COLUMNS: Sequence[Column] = (
     Column("vendor_id", "INTEGER", "VendorID", True, "Who recorded it: 1 Creative Mobile, 2 Curb, 6 Myle, 7 Helix"),
     Column("pickup_zone_id", "INTEGER", "PULocationID", True, "Zone of the pickup; 264 unknown, 265 outside the city"),
-    Column("dropoff_zone_id", "INTEGER", "DOLocationID", True, "Zone of the drop-off; 264 unknown, 265 outside the city"),
+    Column(
+        "dropoff_zone_id", "INTEGER", "DOLocationID", True, "Zone of the drop-off; 264 unknown, 265 outside the city"
+    ),
     Column(
         "rate_code_id",
         "DOUBLE",
@@ -63,7 +65,9 @@ COLUMNS: Sequence[Column] = (
     Column("mta_tax", "DOUBLE", "mta_tax", True, "US dollars, tax of the Metropolitan Transportation Authority"),
     Column("tip_amount", "DOUBLE", "tip_amount", True, "US dollars, card tips only"),
     Column("tolls_amount", "DOUBLE", "tolls_amount", True, "US dollars, all tolls of the trip"),
-    Column("improvement_surcharge", "DOUBLE", "improvement_surcharge", False, "US dollars, at the flag drop; since 2015"),
+    Column(
+        "improvement_surcharge", "DOUBLE", "improvement_surcharge", False, "US dollars, at the flag drop; since 2015"
+    ),
     Column("congestion_surcharge", "DOUBLE", "congestion_surcharge", False, "US dollars, state surcharge; since 2019"),
     Column("airport_fee", "DOUBLE", "airport_fee", False, "US dollars, pickups at LaGuardia and JFK"),
     Column("cbd_congestion_fee", "DOUBLE", "cbd_congestion_fee", False, "US dollars, congestion zone; since 2025"),
@@ -142,7 +146,7 @@ def select_columns(layout: Layout) -> Selection:
     Raises:
         LayoutError: a required column is missing, or the type of one cannot become the table's.
     """
-    found = {name.lower(): name for name in reversed(layout.types)}
+    found = {name.lower(): name for name in reversed(list(layout.types))}
     expressions, absent = [], []
     for column in COLUMNS:
         if column.source is None:

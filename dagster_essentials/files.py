@@ -1,7 +1,6 @@
 """Files that appear under their name only when they are whole, and leave nothing behind."""
 
 import fcntl
-import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary, held = _locked_temporary(path)
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
         held.close()
@@ -33,7 +32,7 @@ def replacing(path: Path) -> Iterator[Path]:
 def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        held = open(temporary, "xb")
+        held = open(temporary, "xb")  # noqa: SIM115 - the caller closes it
         fcntl.flock(held, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, held

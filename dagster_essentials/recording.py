@@ -13,12 +13,13 @@ import dagster as dg
 from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
-
-Recorded = Iterator[dg.MaterializeResult | dg.Output]
+Recorded = Iterator[dg.MaterializeResult[Any] | dg.Output[Any]]
 """What an asset function returns whose months are recorded here."""
 
 
-def record_month(context: dg.AssetExecutionContext, partition: str, data_version: str, metadata: Mapping[str, Any]) -> None:
+def record_month(
+    context: dg.AssetExecutionContext, partition: str, data_version: str, metadata: Mapping[str, Any]
+) -> None:
     """Record that the running asset has been materialized for the month `partition`."""
     context.log_event(
         dg.AssetMaterialization(
@@ -52,7 +53,7 @@ def failures_in_run(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -
     """The months for which the asset `asset_key` failed earlier in this run, with the reasons."""
     failures = {}
     for record in context.instance.get_records_for_run(
-        context.run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION
+        context.run.run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION
     ).records:
         observation = record.asset_observation
         if observation is not None and observation.asset_key == asset_key and FAILED in observation.metadata:

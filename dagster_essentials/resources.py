@@ -42,7 +42,7 @@ class TurnTakingDuckDBResource(DuckDBResource):
     wait_seconds: float = Field(default=600, description="How long to wait for a database that is in use, in seconds")
 
     @contextmanager
-    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:  # type: ignore[override]
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """Wait for the database, then hold it, alone, for the length of the block.
 
         Raises:

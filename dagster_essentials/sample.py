@@ -46,11 +46,11 @@ DUPLICATE_EVERY = 1_690_000
 # 973 trips of November 2019 ended before they began: about one in ten that began in the last hour of summer time.
 BACKWARDS_IN_LAST_SUMMER_HOUR = 10_000
 
-# Four decimal digits a draw would show in three million trips; 32 bits do not.
+# One random number between 0 and 1 for each trip and each of these.
 DRAWS = (
-    "moment jitter duration distance outlier pickup_zone dropoff_zone vendor payment rate passengers fare extras tip"
-    " toll glitch"
-).split()
+    *("moment", "jitter", "duration", "distance", "outlier", "pickup_zone", "dropoff_zone", "vendor", "payment"),
+    *("rate", "passengers", "fare", "extras", "tip", "toll", "glitch"),
+)
 
 
 def months_between(start: str, end: str) -> Iterator[str]:
@@ -67,6 +67,7 @@ def write_month(folder: Path, month: str, rows: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"yellow_tripdata_{month}.parquet"
     with replacing(path) as temporary, duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar = false")
         for macro in MACROS:
             connection.execute(macro)
         connection.sql(_trips_query(month, rows)).write_parquet(
@@ -183,6 +184,37 @@ def _zone(draw: str) -> str:
     return f"(1 + floor(265 * {draw} * {draw}))"
 
 
+# Where the boroughs lie on the sample's map, a square of 17 by 16 zones: first row, last row, first column, last column.
+_BOROUGHS = {
+    "Manhattan": range(0, 69),
+    "Bronx": range(69, 112),
+    "Queens": range(112, 181),
+    "Brooklyn": range(181, 242),
+    "Staten Island": range(242, 262),
+    "EWR": range(262, 263),
+}
+
+
+def write_zones(path: Path) -> Path:
+    """Write a zones CSV with the published file's columns and its quirk: 263 rows, 260 ids; return its path.
+
+    The zones are squares on a grid where New York is, as many in each borough as there are.
+    """
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["OBJECTID", "Shape_Leng", "the_geom", "Shape_Area", "zone", "LocationID", "borough"])
+        for number in range(1, 264):
+            # As published: 56 stands twice and 103 three times, in the places of 57, 104 and 105.
+            zone_id = {57: 56, 104: 103, 105: 103}.get(number, number)
+            west, south = -74.2 + 0.03 * (number % 17), 40.5 + 0.03 * (number // 17)
+            corners = [(0.0, 0.0), (0.0, 0.03), (0.03, 0.03), (0.03, 0.0), (0.0, 0.0)]
+            outline = ", ".join(f"{west + x:.6f} {south + y:.6f}" for x, y in corners)
+            geometry = f"MULTIPOLYGON ((({outline})))"
+            borough = next(name for name, numbers in _BOROUGHS.items() if (number - 37) % 263 in numbers)
+            rows.writerow([number, 0.12, geometry, 0.0009, f"Zone {zone_id}", zone_id, borough])
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dagster_essentials.sample", description="Write sample months.")
     parser.add_argument("folder", type=Path, help="where to write trip-data/ and taxi_zones.csv")
@@ -191,7 +223,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000, help="trips in each month (10000)")
     arguments = parser.parse_args()
     for month in months_between(arguments.start, arguments.end):
-        write_month(arguments.folder / "trip-data", month, arguments.rows)
+        path = write_month(arguments.folder / "trip-data", month, arguments.rows)
+        print(f"{path}: {arguments.rows:,} trips, {path.stat().st_size / 1e6:.1f} MB")
+    print(f"{write_zones(arguments.folder / 'taxi_zones.csv')}: 263 rows, 260 zones")
 
 
 if __name__ == "__main__":

@@ -49,8 +49,12 @@ def due_months(
         recent = partitions[-MONTHS_LOOKED_BACK:]
         for month in reversed(recent):
             if is_published(month):
-                return Due([month], month, f"Nothing is loaded yet: starting with {month[:7]}, the newest published month.")
-        return Due([], None, f"Nothing is loaded yet, and no month from {recent[0][:7]} to {recent[-1][:7]} is published.")
+                return Due(
+                    [month], month, f"Nothing is loaded yet: starting with {month[:7]}, the newest published month."
+                )
+        return Due(
+            [], None, f"Nothing is loaded yet, and no month from {recent[0][:7]} to {recent[-1][:7]} is published."
+        )
     if since is None:
         newest = max(loaded)
         since = next((month for month in partitions if month > newest), None)
@@ -78,7 +82,9 @@ def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason
         try:
             return source.is_published(trips_url(month[:7]))
         except SourceError as error:
-            troubles.append(f"Could not ask the source about {month[:7]} ({source.shown(trips_url(month[:7]))}): {error}")
+            troubles.append(
+                f"Could not ask the source about {month[:7]} ({source.shown(trips_url(month[:7]))}): {error}"
+            )
             return False
 
     due = due_months(

@@ -108,7 +108,9 @@ def _location(name: str, text: str) -> str:
     if scheme in ("http", "https", "file"):
         return text
     if "://" in text:
-        raise SettingError(f"{name}={text} starts with {scheme}://. It can be http://, https://, file:// or a local path.")
+        raise SettingError(
+            f"{name}={text} starts with {scheme}://. It can be http://, https://, file:// or a local path."
+        )
     return str(_path(text))
 
 

@@ -240,9 +240,11 @@ def _opened(url: str, known: Fetched | None) -> Iterator[_Opened | None]:
 
 def _opened_local(path: Path, known: Fetched | None) -> Iterator[_Opened | None]:
     try:
-        file: BinaryIO = open(path, "rb")
+        file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed below, by the with
     except (FileNotFoundError, NotADirectoryError):
-        raise NotPublishedError("not there. Put the file into that folder, or point the setting to where it is.") from None
+        raise NotPublishedError(
+            "not there. Put the file into that folder, or point the setting to where it is."
+        ) from None
     except OSError as error:
         raise SourceError(f"cannot be read ({error.strerror}).") from error
     with file:
@@ -308,4 +310,3 @@ def _remember(path: Path, fetched: Fetched) -> None:
     # If the process dies before this, or two runs cross, the note does not fit the file and the next run transfers it.
     with replacing(_note(path)) as temporary:
         temporary.write_text(json.dumps(asdict(fetched), indent=1))
-

@@ -43,7 +43,9 @@ def read_zones(path: Path) -> list[Zone]:
             lacking = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
             if lacking:
                 found = ", ".join(rows.fieldnames or ())[:80] or "nothing"
-                raise ZonesError(f"not the zones CSV: no column {', '.join(lacking)}. It begins with {found!r}. {_ADVICE}")
+                raise ZonesError(
+                    f"not the zones CSV: no column {', '.join(lacking)}. It begins with {found!r}. {_ADVICE}"
+                )
             for row in rows:
                 zone = _zone(row, rows.line_num)
                 first = zones.get(zone.zone_id)
@@ -61,7 +63,9 @@ _ADVICE = "Look what TAXI_ZONES_URL points to, and materialize again."
 def _zone(row: dict[str, str | None], line: int) -> Zone:
     text = {name: (row[name] or "").strip() for name in COLUMNS}
     if not text["LocationID"].isdigit():
-        raise ZonesError(f"line {line} of the zones CSV has the LocationID {text['LocationID']!r}, not a number. {_ADVICE}")
+        raise ZonesError(
+            f"line {line} of the zones CSV has the LocationID {text['LocationID']!r}, not a number. {_ADVICE}"
+        )
     geometry = text["the_geom"]
     if not (geometry.startswith(_START + "((") and geometry.endswith("))" + _END)):
         found = repr(geometry[:40]) if geometry else "nothing"
@@ -73,6 +77,4 @@ def _zone(row: dict[str, str | None], line: int) -> Zone:
 
 
 def _merged(first: Zone, second: Zone) -> Zone:
-    return replace(
-        first, geometry=first.geometry.removesuffix(_END) + ", " + second.geometry.removeprefix(_START)
-    )
+    return replace(first, geometry=first.geometry.removesuffix(_END) + ", " + second.geometry.removeprefix(_START))

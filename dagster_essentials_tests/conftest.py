@@ -21,8 +21,9 @@ os.environ["TAXI_DATA_DIR"] = tempfile.mkdtemp(prefix="no-data-")
 os.environ["DUCKDB_DATABASE"] = f"{os.environ['TAXI_DATA_DIR']}/no.duckdb"
 os.environ["TAXI_START_DATE"] = "2011-01-01"
 
-from dagster_essentials.assets import constants, trips  # noqa: E402
+from dagster_essentials.assets import constants  # noqa: E402
 from dagster_essentials.resources import TurnTakingDuckDBResource  # noqa: E402
+from dagster_essentials.settings import SETTINGS  # noqa: E402
 from dagster_essentials_tests.source_server import SourceServer  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +62,7 @@ class Project:
             return {}
         if not self.query("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips'"):
             return {}
-        return dict(self.query("SELECT partition_date, count(*) FROM trips GROUP BY ALL"))  # type: ignore[arg-type]
+        return dict(self.query("SELECT partition_date, count(*) FROM trips GROUP BY ALL"))
 
     def leftovers(self) -> list[Path]:
         """Temporary files in the data folder."""
@@ -109,10 +110,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source_server: Sour
     """A project that reads from `source_server`, also for what the test runs in its own process."""
     project = Project(tmp_path, source_server.trips_url, source_server.zones_url)
     monkeypatch.setattr(
-        trips,
-        "SETTINGS",
+        "dagster_essentials.assets.trips.SETTINGS",
         replace(
-            trips.SETTINGS,
+            SETTINGS,
             trips_url=project.trips_url,
             zones_url=project.zones_url,
             data_dir=project.folder,
@@ -166,4 +166,3 @@ def failure_text(result: dg.ExecuteInProcessResult) -> str:
         for event in result.all_events
         if event.is_step_failure
     )
-

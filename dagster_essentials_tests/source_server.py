@@ -1,11 +1,16 @@
 """A source on this machine: serves sample months over HTTP, and misbehaves on demand."""
 
+import socket
+import struct
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
+
+LAST_MODIFIED = "Mon, 20 Mar 2023 12:00:00 GMT"
 
 
 class SourceServer:
@@ -14,12 +19,16 @@ class SourceServer:
     Attributes:
         files: content by path, for example ``/trip-data/yellow_tripdata_2023-01.parquet``.
         answers: for a path, what to do instead; each request takes the next one, the last one stays.
+        validators: which of ETag and Last-Modified are sent, and understood in a request.
+        modified: the Last-Modified of a path; of all others it is `LAST_MODIFIED`.
         requests: every request so far: method, path and the number of bytes of the body that was sent.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, list[Answer]] = {}
+        self.validators: tuple[str, ...] = ("ETag", "Last-Modified")
+        self.modified: dict[str, str] = {}
         self.requests: list[tuple[str, str, int]] = []
         self.stopping = threading.Event()
         owner = self
@@ -28,19 +37,18 @@ class SourceServer:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                owner._answer(self, body=True)
+                owner._answer(self)
 
             def do_HEAD(self) -> None:
-                owner._answer(self, body=False)
+                owner._answer(self)
 
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
 
     def __enter__(self) -> "SourceServer":
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -66,36 +74,75 @@ class SourceServer:
         self.files[path] = content
         return path
 
+    def requested(self, path: str) -> int:
+        """How many requests there were for `path`."""
+        return sum(requested == path for _, requested, _ in self.requests)
+
     def bytes_sent(self, path: str) -> int:
         return sum(size for _, requested, size in self.requests if requested == path)
 
-    def _answer(self, handler: BaseHTTPRequestHandler, body: bool) -> None:
-        answers = self.answers.get(handler.path)
-        if answers:
-            answer = answers.pop(0) if len(answers) > 1 else answers[0]
-            self.requests.append((handler.command, handler.path, 0))
-            answer(handler)
-            return
+    def published(self, handler: BaseHTTPRequestHandler) -> None:
+        """The answer of a source that behaves: what `files` has, or 403 as the TLC's."""
         content = self.files.get(handler.path)
         if content is None:
             self.requests.append((handler.command, handler.path, 0))
             status(403, b"<Error><Code>AccessDenied</Code></Error>")(handler)
             return
-        etag = f'"{hash(content) & 0xFFFFFFFFFF:x}"'
-        if handler.headers.get("If-None-Match") == etag:
-            self.requests.append((handler.command, handler.path, 0))
-            handler.send_response(304)
-            handler.send_header("ETag", etag)
-            handler.end_headers()
-            return
-        self.requests.append((handler.command, handler.path, len(content) if body else 0))
-        handler.send_response(200)
-        handler.send_header("ETag", etag)
-        handler.send_header("Last-Modified", "Mon, 20 Mar 2023 12:00:00 GMT")
-        handler.send_header("Content-Length", str(len(content)))
+        known = {
+            "ETag": f'"{hash(content) & 0xFFFFFFFFFF:x}"',
+            "Last-Modified": self.modified.get(handler.path, LAST_MODIFIED),
+        }
+        known = {name: value for name, value in known.items() if name in self.validators}
+        # As RFC 9110 has it: the date counts only for a request that gives no ETag.
+        asked = {
+            "ETag": handler.headers.get("If-None-Match"),
+            "Last-Modified": handler.headers.get("If-Modified-Since"),
+        }
+        compared = next((name for name in known if asked[name] is not None), None)
+        unchanged = compared is not None and asked[compared] == known[compared]
+        body = b"" if unchanged or handler.command == "HEAD" else content
+        self.requests.append((handler.command, handler.path, len(body)))
+        handler.send_response(304 if unchanged else 200)
+        for name, value in known.items():
+            handler.send_header(name, value)
+        if not unchanged:
+            handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        if body:
-            handler.wfile.write(content)
+        handler.wfile.write(body)
+
+    def stalled(self, content: bytes, after: int | None = None) -> Answer:
+        """Promise all of `content`, send `after` bytes of it, and nothing more; not even the headers if it is None."""
+
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            if after is not None:
+                handler.send_response(200)
+                handler.send_header("Content-Length", str(len(content)))
+                handler.end_headers()
+                handler.wfile.write(content[:after])
+                handler.wfile.flush()
+            self.stopping.wait()
+            handler.close_connection = True
+
+        return answer
+
+    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        answers = self.answers.get(handler.path)
+        if not answers:
+            self.published(handler)
+            return
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if answer != self.published:
+            self.requests.append((handler.command, handler.path, 0))
+        answer(handler)
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # A client that gives up is what many tests are about.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def status(code: int, body: bytes = b"", **headers: str) -> Answer:
@@ -123,9 +170,6 @@ def cut_off(content: bytes, after: int, reset: bool = False) -> Answer:
         handler.wfile.write(content[:after])
         handler.wfile.flush()
         if reset:
-            import socket
-            import struct
-
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         handler.close_connection = True
         handler.connection.close()

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -17,7 +18,15 @@ from dagster_duckdb import DuckDBResource
 from dagster_essentials import source
 from dagster_essentials.assets import constants
 from dagster_essentials.checks import MonthCounts, count_month, evaluate_month, trip_check_specs
-from dagster_essentials.columns import COLUMNS, COURSE_COLUMNS, Layout, LayoutError, Selection, read_layout, select_columns
+from dagster_essentials.columns import (
+    COLUMNS,
+    COURSE_COLUMNS,
+    Layout,
+    LayoutError,
+    Selection,
+    read_layout,
+    select_columns,
+)
 from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.recording import (
     Recorded,
@@ -134,7 +143,9 @@ def _check_trips(path: Path) -> None:
             "to see what the source says, and materialize again."
         ) from None
     if layout.rows == 0:
-        raise SourceError("the file has no rows, and was thrown away. Materialize again when the source has a better one.")
+        raise SourceError(
+            "the file has no rows, and was thrown away. Materialize again when the source has a better one."
+        )
     select_columns(layout)
 
 
@@ -299,7 +310,7 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
     kinds={"csv"},
     description="The taxi zones, with their boroughs and outlines, as published.",
 )
-def taxi_zones_file(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+def taxi_zones_file(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
     """Bring the zones CSV here, unless the one that is here is still the source's."""
     path = Path(constants.TAXI_ZONES_FILE_PATH)
     url = source.shown(SETTINGS.zones_url)
@@ -338,7 +349,7 @@ def taxi_zones_file(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         ),
     },
 )
-def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult:
+def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult[Any]:
     """Replace the table `zones` by the zones of the file, in one transaction."""
     path = Path(constants.TAXI_ZONES_FILE_PATH)
     try:

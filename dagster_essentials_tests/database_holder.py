@@ -1,0 +1,82 @@
+"""Another process that has the database open: what a run meets when somebody looks into the warehouse meanwhile."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+NOTEBOOK = "import duckdb; connection = duckdb.connect(path)"
+"""Somebody's own connection, which knows nothing of this project."""
+READER = "import duckdb; connection = duckdb.connect(path, read_only=True)"
+"""The same, but for reading only."""
+RUN = """
+from dagster_essentials.resources import TurnTakingDuckDBResource
+turn = TurnTakingDuckDBResource(database=path, wait_seconds=10).get_connection()
+connection = turn.__enter__()
+"""
+"""A run under another Dagster instance."""
+LOCK_ONLY = """
+from filelock import FileLock
+lock = FileLock(path + ".lock")
+lock.acquire(timeout=10)
+"""
+"""A run that has its turn, and has not opened the database yet."""
+
+
+class Holder:
+    """A process that holds a database until it is released or killed."""
+
+    def __init__(self, process: "subprocess.Popen[str]"):
+        self._process = process
+        self.pid = process.pid
+
+    def release(self) -> None:
+        """Let go of the database, as a person does who closes a notebook; returns when it is free."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=30)
+
+    def kill(self) -> None:
+        """End the process without a chance to tidy up."""
+        self._process.kill()
+        self._process.wait(timeout=30)
+
+
+@contextmanager
+def held(database: Path, how: str = NOTEBOOK) -> Iterator[Holder]:
+    """Hold the database at `database` in another process, for the length of the block or until it is released."""
+    script = f"import sys\npath = sys.argv[1]\n{how}\nprint('held', flush=True)\nsys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        holder = Holder(process)
+        try:
+            yield holder
+        finally:
+            holder.release()
+
+
+@contextmanager
+def releasing_when_waited_for(holder: Holder) -> Iterator[list[str]]:
+    """Release the database when somebody says to be waiting for it; gives what was said."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting for it" in record.getMessage():
+                said.append(record.getMessage())
+                holder.release()
+
+    listener = Listener()
+    logger = dg.get_dagster_logger()
+    logger.addHandler(listener)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(listener)

@@ -1,0 +1,250 @@
+"""The three ways in which people use it, with real `dagster` processes in a fresh copy of the project."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials_tests.conftest import ROOT
+from dagster_essentials_tests.dagster_dev import JOB, Dev, copy_of_project
+from dagster_essentials_tests.source_server import SourceServer, status
+
+MONTHS = {f"2023-{number:02}": 1_000 + number for number in range(1, 7)}
+"""The sample months, each with a number of trips of its own."""
+DAY_5 = 1690934400 + 3 * 86_400  # 2023-08-05 00:00 UTC
+KEYS = [f"{month}-01" for month in MONTHS]
+
+
+@pytest.fixture(scope="module")
+def source() -> Iterator[SourceServer]:
+    with SourceServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory, source: SourceServer) -> Iterator[Dev]:
+    root = copy_of_project(ROOT, tmp_path_factory.mktemp("clone"))
+    samples = tmp_path_factory.mktemp("samples")
+    for month, rows in MONTHS.items():
+        source.put_month(month, write_month(samples, month, rows).read_bytes())
+    source.files["/taxi_zones.csv"] = write_zones(samples / "taxi_zones.csv").read_bytes()
+    dev = Dev(
+        root,
+        {"TAXI_TRIPS_URL": source.trips_url, "TAXI_ZONES_URL": source.zones_url, "TAXI_END_DATE": "2023-07-01"},
+    )
+    dev.start()
+    yield dev
+    dev.stop()
+
+
+@pytest.fixture(autouse=True)
+def published(source: SourceServer) -> Iterator[None]:
+    """Each test finds all months published, whatever the one before did."""
+    yield
+    source.answers.clear()
+
+
+def _backfill(dev: Dev, *options: str, months: list[str]) -> None:
+    before = {run.run_id for run in dev.runs()}
+    result = dev.dagster("job", "backfill", "-j", "trip_update_job", *options, "--noprompt")
+    assert result.returncode == 0, result.stdout
+    runs = [run for run in dev.ended_runs(len(before) + len(months)) if run.run_id not in before]
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+    assert sorted(run.tags["dagster/partition"][:7] for run in runs) == months
+    assert {month: dev.rows()[month] for month in months} == {month: MONTHS[month] for month in months}
+
+
+# The tests below follow one another as the weeks of a project do: two months first, then the 5th of a month, then the rest.
+
+
+def test_a_backfill_of_two_partitions_from_the_command_line(dev: Dev) -> None:
+    _backfill(dev, "--partitions", "2023-01-01,2023-03-01", months=["2023-01", "2023-03"])
+
+
+TICK = """
+mutation Tick($selector: ScheduleSelector!, $timestamp: Float!) {
+  scheduleDryRun(selectorData: $selector, timestamp: $timestamp) {
+    ... on DryRunInstigationTick { evaluationResult {
+      skipReason error { message } runRequests { runKey tags { key value } }
+    } }
+  }
+}
+"""
+LAUNCH_RUN = """
+mutation Launch($params: ExecutionParams!) {
+  launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
+}
+"""
+
+
+def _launch_run(dev: Dev, tags: list[dict[str, str]]) -> None:
+    launched = dev.graphql(
+        LAUNCH_RUN,
+        params={
+            "selector": {**JOB, "jobName": "trip_update_job"},
+            "runConfigData": {},
+            "executionMetadata": {"tags": tags},
+        },
+    )["launchRun"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+
+
+def test_a_tick_on_the_5th_asks_for_runs_that_succeed(dev: Dev) -> None:
+    loaded = dev.rows()
+    selector = {**JOB, "scheduleName": "trip_update_job_schedule"}
+    result = dev.graphql(TICK, selector=selector, timestamp=DAY_5)["scheduleDryRun"]["evaluationResult"]
+    assert result["error"] is None
+    # In August, with a lag of two months, the months to May are partitions. The gap in February is not the schedule's.
+    assert loaded.keys() == {"2023-01", "2023-03"}
+    assert [request["runKey"] for request in result["runRequests"]] == ["2023-04-01", "2023-05-01"]
+    for request in result["runRequests"]:
+        _launch_run(dev, [*request["tags"], {"key": "test", "value": "tick"}])
+    runs = dev.ended_runs(2, test="tick")
+    assert {(run.tags["dagster/partition"], run.status) for run in runs} == {
+        ("2023-04-01", dg.DagsterRunStatus.SUCCESS),
+        ("2023-05-01", dg.DagsterRunStatus.SUCCESS),
+    }
+    assert dev.rows() == loaded | {month: MONTHS[month] for month in ("2023-04", "2023-05")}
+    again = dev.graphql(TICK, selector=selector, timestamp=DAY_5)["scheduleDryRun"]["evaluationResult"]
+    assert again["skipReason"] == "Every month up to 2023-05 is loaded, and no later one is a partition yet."
+
+
+def test_a_backfill_from_a_month_to_a_month_from_the_command_line(dev: Dev) -> None:
+    _backfill(dev, "--from", "2023-01-01", "--to", "2023-02-01", months=["2023-01", "2023-02"])
+
+
+def test_a_backfill_of_all_months_from_the_command_line(dev: Dev) -> None:
+    _backfill(dev, "--all", "yes", months=list(MONTHS))
+    assert dev.rows() == MONTHS
+
+
+LAUNCH = """
+mutation Launch($params: LaunchBackfillParams!) {
+  launchPartitionBackfill(backfillParams: $params) {
+    __typename
+    ... on LaunchBackfillSuccess { backfillId }
+    ... on PythonError { message }
+  }
+}
+"""
+BACKFILL = """
+query Backfill($id: String!) {
+  partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status numPartitions } }
+}
+"""
+
+
+def _launch_backfill(dev: Dev, **params: object) -> str:
+    launched = dev.graphql(LAUNCH, params=params)["launchPartitionBackfill"]
+    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    return str(launched["backfillId"])
+
+
+def _backfill_ended(dev: Dev, backfill: str) -> str:
+    ended = ("COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED")
+
+    def state() -> str:
+        found = dev.graphql(BACKFILL, id=backfill)["partitionBackfillOrError"]["status"]
+        return str(found) if found in ended else ""
+
+    return str(dev.wait_for(state, f"backfill {backfill} to end"))
+
+
+def test_an_asset_backfill_from_the_ui_is_one_run_that_records_each_month_once(dev: Dev) -> None:
+    files, trips = dev.materialized("taxi_trips_file"), dev.materialized("taxi_trips")
+    backfill = _launch_backfill(
+        dev,
+        assetSelection=[{"path": ["taxi_trips_file"]}, {"path": ["taxi_trips"]}],
+        partitionNames=KEYS,
+    )
+    assert _backfill_ended(dev, backfill) == "COMPLETED_SUCCESS"
+    (run,) = dev.runs(**{"dagster/backfill": backfill})
+    assert run.status == dg.DagsterRunStatus.SUCCESS
+    assert dev.materialized("taxi_trips_file") == sorted(files + KEYS)
+    assert dev.materialized("taxi_trips") == sorted(trips + KEYS)
+    assert dev.rows() == MONTHS
+
+
+def test_a_job_backfill_from_the_ui_loads_its_months(dev: Dev) -> None:
+    backfill = _launch_backfill(
+        dev,
+        selector={"repositorySelector": JOB, "partitionSetName": "trip_update_job_partition_set"},
+        partitionNames=KEYS[:3],
+    )
+    assert _backfill_ended(dev, backfill) in ("COMPLETED", "COMPLETED_SUCCESS")
+    runs = dev.ended_runs(1, **{"dagster/backfill": backfill})
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+    assert dev.rows() == MONTHS
+
+
+def test_a_range_from_the_command_line_is_loaded_in_one_run(dev: Dev) -> None:
+    result = dev.dagster(
+        *("asset", "materialize", "-m", "dagster_essentials", "--select", "taxi_trips_file,taxi_trips"),
+        *("--partition-range", "2023-02-01...2023-04-01"),
+    )
+    assert result.returncode == 0, result.stdout
+    assert dev.rows() == MONTHS
+
+
+def test_a_bad_month_of_a_backfill_is_failed_in_the_ui_and_the_others_are_good(dev: Dev, source: SourceServer) -> None:
+    source.answers["/trip-data/yellow_tripdata_2023-04.parquet"] = [status(403, b"<Error/>")]
+    backfill = _launch_backfill(
+        dev,
+        assetSelection=[{"path": ["taxi_trips_file"]}, {"path": ["taxi_trips"]}],
+        partitionNames=KEYS,
+    )
+    assert _backfill_ended(dev, backfill) == "COMPLETED_FAILED"
+    answer = dev.graphql(
+        """{ assetNodes(assetKeys: [{path: ["taxi_trips_file"]}, {path: ["taxi_trips"]}]) { assetPartitionStatuses {
+        ... on TimePartitionStatuses { ranges { status startKey endKey } } } } }"""
+    )
+    for node in answer["assetNodes"]:
+        states = {
+            (entry["status"], entry["startKey"], entry["endKey"]) for entry in node["assetPartitionStatuses"]["ranges"]
+        }
+        assert states == {
+            ("MATERIALIZED", "2023-01-01", "2023-03-01"),
+            ("FAILED", "2023-04-01", "2023-04-01"),
+            ("MATERIALIZED", "2023-05-01", "2023-06-01"),
+        }
+    assert dev.rows() == MONTHS
+
+
+def _worker(dev: Dev, run: dg.DagsterRun) -> int:
+    """The number of the process that executes `run`."""
+    with dev.instance() as instance:
+        (start,) = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_START).records
+    event = start.event_log_entry.dagster_event
+    assert event is not None
+    assert event.pid is not None
+    return event.pid
+
+
+@pytest.mark.parametrize("killed", ["worker", "everything"])
+def test_a_run_whose_process_was_killed_is_ended_and_tried_again(dev: Dev, source: SourceServer, killed: str) -> None:
+    path = "/trip-data/yellow_tripdata_2023-02.parquet"
+    # A new version, so that there is something to transfer, and a source that stalls in the middle of it.
+    (dev.root / "data/raw/taxi_trips_2023-02.parquet").unlink()
+    source.answers[path] = [lambda _: (source.stopping.wait(60), None)[1]]
+    requested = len(source.requests)
+    _launch_run(dev, [{"key": "dagster/partition", "value": "2023-02-01"}, {"key": "test", "value": killed}])
+    dev.wait_for(lambda: path in [path for _, path, _ in source.requests[requested:]], "the download to begin")
+    (first,) = dev.runs(test=killed)
+    worker = _worker(dev, first)
+    if killed == "everything":
+        dev.stop(signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
+    source.answers.clear()
+    if killed == "everything":
+        dev.start()
+    runs = dev.ended_runs(2, test=killed)
+    assert {run.run_id: run.status for run in runs} == {
+        first.run_id: dg.DagsterRunStatus.FAILURE,
+        next(run.run_id for run in runs if run.parent_run_id == first.run_id): dg.DagsterRunStatus.SUCCESS,
+    }
+    assert dev.rows() == MONTHS
+    assert not list(Path(dev.root, "data/raw").glob(".*.partial"))
