@@ -3,6 +3,8 @@
 The one mapping for every modern layout (2011 on). It decides by names and types alone: the rows are never read here.
 """
 
+import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,13 +121,18 @@ class Selection:
     absent: Sequence[str]
 
 
+def literal_path(path: Path) -> str:
+    """`path` for DuckDB's readers, which take ``*``, ``?`` and ``[`` for patterns: of this file and no other."""
+    return glob.escape(str(path))
+
+
 def read_layout(path: Path) -> Layout:
     """Read the footer of the parquet file at `path`.
 
     Raises:
         duckdb.Error: it is not a whole parquet file.
     """
-    file = {"file": str(path)}
+    file = {"file": literal_path(path)}
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.execute("SET enable_progress_bar = false")
         rows = connection.execute("SELECT num_rows FROM parquet_file_metadata($file)", file).fetchall()[0][0]
@@ -162,7 +169,7 @@ def select_columns(layout: Layout) -> Selection:
         if name is None or type_ == "NULL":
             absent.append(column.name)
             expressions.append(f"NULL::{column.type}")
-        elif type_.partition("(")[0] not in _ACCEPTED[column.type]:
+        elif re.sub(r"\(\d+,\d+\)$", "", type_) not in _ACCEPTED[column.type]:
             raise LayoutError(
                 f"column {name} is {type_}, and becomes {column.name}. Expected: {column.type}, or what can "
                 f"become one without loss. {_WHAT_TO_DO}"

@@ -12,6 +12,7 @@ import argparse
 import calendar
 import csv
 import datetime
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -70,8 +71,11 @@ def write_month(folder: Path, month: str, rows: int) -> Path:
         connection.execute("SET enable_progress_bar = false")
         for macro in MACROS:
             connection.execute(macro)
-        connection.sql(_trips_query(month, rows)).write_parquet(
-            str(temporary), compression="zstd", row_group_size=1_048_576
+        target = str(temporary).replace("'", "''")
+        # Into the file that is held for it: by itself DuckDB would write another one and put it in its place.
+        connection.execute(
+            f"COPY ({_trips_query(month, rows)}) TO '{target}' "
+            "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 1048576, USE_TMP_FILE false)"
         )
     return path
 
@@ -149,7 +153,7 @@ WITH drawn AS (
             AS congestion_surcharge,
         {fee("airport_fee", "if(flex, NULL, if(toll > 0.92, sign * 1.75, 0.0))" if year >= 2021 else "NULL")}
             AS {airport_fee},
-        {"if(fare < 0.7, sign * 0.75, 0.0)" if year >= 2025 else "0.0"} AS cbd_congestion_fee,
+        ({"if(fare < 0.7, sign * 0.75, 0.0)" if year >= 2025 else "0.0"})::DOUBLE AS cbd_congestion_fee,
         {"if(flex, ['HV0003', 'HV0005'][1 + (tip > 0.4)::INTEGER], 'A')"} AS request_source
     FROM moved
 )
@@ -184,7 +188,7 @@ def _zone(draw: str) -> str:
     return f"(1 + floor(265 * {draw} * {draw}))"
 
 
-# Where the boroughs lie on the sample's map, a square of 17 by 16 zones: first row, last row, first column, last column.
+# How many of the 263 rows each borough has, as published, one after the other.
 _BOROUGHS = {
     "Manhattan": range(0, 69),
     "Bronx": range(69, 112),
@@ -215,13 +219,23 @@ def write_zones(path: Path) -> Path:
     return path
 
 
+def _month(text: str) -> str:
+    if not (re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", text) and FIRST_MONTH <= text <= LAST_MONTH):
+        raise argparse.ArgumentTypeError(f"{text} is not a month from {FIRST_MONTH} to {LAST_MONTH}, written YYYY-MM")
+    return text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dagster_essentials.sample", description="Write sample months.")
     parser.add_argument("folder", type=Path, help="where to write trip-data/ and taxi_zones.csv")
-    parser.add_argument("--start", default="2023-01", help="first month, YYYY-MM (2023-01)")
-    parser.add_argument("--end", default="2023-03", help="last month, included, YYYY-MM (2023-03)")
+    parser.add_argument("--start", type=_month, default="2023-01", help="first month, YYYY-MM (2023-01)")
+    parser.add_argument("--end", type=_month, default="2023-03", help="last month, included, YYYY-MM (2023-03)")
     parser.add_argument("--rows", type=int, default=10_000, help="trips in each month (10000)")
     arguments = parser.parse_args()
+    if arguments.end < arguments.start:
+        parser.error(f"--end {arguments.end} lies before --start {arguments.start}")
+    if arguments.rows < 1:
+        parser.error(f"--rows {arguments.rows}: a month has at least one trip")
     for month in months_between(arguments.start, arguments.end):
         path = write_month(arguments.folder / "trip-data", month, arguments.rows)
         print(f"{path}: {arguments.rows:,} trips, {path.stat().st_size / 1e6:.1f} MB")

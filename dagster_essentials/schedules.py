@@ -60,7 +60,7 @@ def due_months(
         since = next((month for month in partitions if month > newest), None)
     missing = [month for month in partitions if since is not None and month >= since and month not in loaded]
     if not missing:
-        return Due([], since, f"Every month up to {partitions[-1][:7]} is loaded, and no later one is a partition yet.")
+        return Due([], since, f"Nothing to load: the newest month so far, {partitions[-1][:7]}, is loaded already.")
     published = [month for month in missing if is_published(month)]
     waiting = ", ".join(month[:7] for month in missing if month not in published)
     return Due(published, since, f"Not published yet: {waiting}. The next tick asks again." if waiting else "")
@@ -103,8 +103,8 @@ def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason
 
 
 def _since(instance: dg.DagsterInstance) -> str | None:
-    """What the schedule's first run was tagged with."""
-    first = instance.get_run_records(
-        dg.RunsFilter(tags={"dagster/schedule_name": "trip_update_job_schedule"}), limit=1, ascending=True
+    """What the schedule's first tagged run says. The course's schedule has the same name, and leaves runs without a tag."""
+    records = instance.get_run_records(
+        dg.RunsFilter(tags={"dagster/schedule_name": "trip_update_job_schedule"}), ascending=True
     )
-    return first[0].dagster_run.tags.get(SINCE_TAG) if first else None
+    return next((tags[SINCE_TAG] for record in records if SINCE_TAG in (tags := record.dagster_run.tags)), None)

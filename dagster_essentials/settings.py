@@ -57,12 +57,12 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
             f"TAXI_END_DATE={end} leaves no month: it is exclusive and has to lie after TAXI_START_DATE={start}."
         )
     memory_limit = value("DUCKDB_MEMORY_LIMIT", "512MB")
-    if not re.fullmatch(r"\d+(\.\d+)?\s*([KMGT]i?B)", memory_limit):
+    if not re.fullmatch(r"(?!0)\d+(\.\d+)?\s*[KMGT]i?B", memory_limit, re.IGNORECASE):
         raise SettingError(f"DUCKDB_MEMORY_LIMIT={memory_limit} is not a size such as 512MB or 4GB.")
     threads = value("DUCKDB_THREADS", "")
     return Settings(
-        database=_path(value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
-        data_dir=_path(value("TAXI_DATA_DIR", "data")),
+        database=_path("DUCKDB_DATABASE", value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
+        data_dir=_path("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data")),
         trips_url=_location("TAXI_TRIPS_URL", value("TAXI_TRIPS_URL", TLC_TRIP_DATA)).rstrip("/"),
         zones_url=_location("TAXI_ZONES_URL", value("TAXI_ZONES_URL", COURSE_ZONES)),
         start_date=start.isoformat(),
@@ -98,20 +98,26 @@ def _whole_number(name: str, text: str, at_least: int) -> int:
     return int(text)
 
 
-def _path(text: str) -> Path:
-    return PROJECT_ROOT / Path(text).expanduser()
+def _path(name: str, text: str) -> Path:
+    try:
+        return PROJECT_ROOT / Path(text).expanduser()
+    except RuntimeError as error:
+        raise SettingError(f"{name}={text} is not a path: {error}") from None
 
 
 def _location(name: str, text: str) -> str:
     """A URL with a scheme this project can read, or the absolute path of a local file or folder."""
-    scheme = urlsplit(text).scheme
-    if scheme in ("http", "https", "file"):
-        return text
-    if "://" in text:
-        raise SettingError(
-            f"{name}={text} starts with {scheme}://. It can be http://, https://, file:// or a local path."
-        )
-    return str(_path(text))
+    if "://" not in text:
+        return str(_path(name, text))
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise SettingError(f"{name}={text} is not a URL: {error}.") from None
+    if parts.scheme not in ("http", "https", "file"):
+        raise SettingError(f"{name}={text} can start with http://, https:// or file://, or be a local path.")
+    if not (parts.path.startswith("/") if parts.scheme == "file" else parts.hostname):
+        raise SettingError(f"{name}={text} has no {'absolute path' if parts.scheme == 'file' else 'host'}.")
+    return text
 
 
 SETTINGS = read_settings()

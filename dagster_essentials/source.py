@@ -7,6 +7,7 @@ caller's business, through the `validate` of `fetch`; what is in it is none of t
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,7 +91,12 @@ def is_published(url: str, attempts: int = 2, pause: Callable[[float], None] = t
     """
     local = _local_path(url)
     if local is not None:
-        return local.is_file()
+        try:
+            return stat.S_ISREG(local.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise SourceError(f"cannot be read ({error.strerror}).") from error
 
     def ask() -> bool:
         with _request("HEAD", url, {}) as response:
@@ -248,12 +254,12 @@ def _opened_local(path: Path, known: Fetched | None) -> Iterator[_Opened | None]
     except OSError as error:
         raise SourceError(f"cannot be read ({error.strerror}).") from error
     with file:
-        stat = os.fstat(file.fileno())
+        found = os.fstat(file.fileno())
         # A local file has no ETag; size and time of its last change say the same.
         headers = {
-            "ETag": f"{stat.st_size:x}-{stat.st_mtime_ns:x}",
-            "Last-Modified": formatdate(stat.st_mtime, usegmt=True),
-            "Content-Length": str(stat.st_size),
+            "ETag": f"{found.st_size:x}-{found.st_mtime_ns:x}",
+            "Last-Modified": formatdate(found.st_mtime, usegmt=True),
+            "Content-Length": str(found.st_size),
         }
         if known is not None and known.etag == headers["ETag"]:
             yield None
@@ -288,10 +294,10 @@ def _noted(path: Path) -> Fetched | None:
     """What was noted of the file at `path`, if it is still that file."""
     try:
         noted = Fetched(**json.loads(_note(path).read_text()))
-        stat = path.stat()
+        found = path.stat()
     except (OSError, ValueError, TypeError):
         return None
-    return noted if (noted.bytes, noted.mtime_ns) == (stat.st_size, stat.st_mtime_ns) else None
+    return noted if (noted.bytes, noted.mtime_ns) == (found.st_size, found.st_mtime_ns) else None
 
 
 def content_version(path: Path) -> str:

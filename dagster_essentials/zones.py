@@ -62,7 +62,7 @@ _ADVICE = "Look what TAXI_ZONES_URL points to, and materialize again."
 
 def _zone(row: dict[str, str | None], line: int) -> Zone:
     text = {name: (row[name] or "").strip() for name in COLUMNS}
-    if not text["LocationID"].isdigit():
+    if not text["LocationID"].isdecimal():
         raise ZonesError(
             f"line {line} of the zones CSV has the LocationID {text['LocationID']!r}, not a number. {_ADVICE}"
         )

@@ -31,6 +31,26 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 REAL_MONTHS = ("2019-01", "2019-02", "2019-03", "2020-04", "2025-02")
 
 
+# What takes longest, last.
+SLOW = ("test_real_months", "test_commands", "test_dagster_dev")
+# What DuckDB does here.
+DUCKDB = ("test_columns", "test_sample", "test_bad_input", "test_database", "test_real_months")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else -1)
+    for item in items:
+        if item.path.stem in DUCKDB:
+            item.add_marker(pytest.mark.duckdb)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where everything is there that tests need, a skipped test is a failed one."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @dataclass
 class Project:
     """A data folder, a database and a Dagster instance of its own, under `folder`, reading from `trips_url`."""

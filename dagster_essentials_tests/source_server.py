@@ -110,18 +110,20 @@ class SourceServer:
         handler.end_headers()
         handler.wfile.write(body)
 
-    def stalled(self, content: bytes, after: int | None = None) -> Answer:
-        """Promise all of `content`, send `after` bytes of it, and nothing more; not even the headers if it is None."""
+    def stalled(self, content: bytes, after: int | None = None, seconds: float = 10) -> Answer:
+        """Send `after` bytes of `content` (not even the headers if it is None), and nothing more for `seconds`."""
 
         def answer(handler: BaseHTTPRequestHandler) -> None:
-            if after is not None:
-                handler.send_response(200)
-                handler.send_header("Content-Length", str(len(content)))
-                handler.end_headers()
-                handler.wfile.write(content[:after])
-                handler.wfile.flush()
-            self.stopping.wait()
-            handler.close_connection = True
+            if after is None and self.stopping.wait(seconds):
+                return
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(content)))
+            handler.end_headers()
+            handler.wfile.write(content[: after or 0])
+            handler.wfile.flush()
+            if after is not None and self.stopping.wait(seconds):
+                return
+            handler.wfile.write(content[after or 0 :])
 
         return answer
 

@@ -110,7 +110,7 @@ def test_a_tick_on_the_5th_asks_for_runs_that_succeed(dev: Dev) -> None:
     }
     assert dev.rows() == loaded | {month: MONTHS[month] for month in ("2023-04", "2023-05")}
     again = dev.graphql(TICK, selector=selector, timestamp=DAY_5)["scheduleDryRun"]["evaluationResult"]
-    assert again["skipReason"] == "Every month up to 2023-05 is loaded, and no later one is a partition yet."
+    assert again["skipReason"] == "Nothing to load: the newest month so far, 2023-05, is loaded already."
 
 
 def test_a_backfill_from_a_month_to_a_month_from_the_command_line(dev: Dev) -> None:

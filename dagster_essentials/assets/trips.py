@@ -24,6 +24,7 @@ from dagster_essentials.columns import (
     Layout,
     LayoutError,
     Selection,
+    literal_path,
     read_layout,
     select_columns,
 )
@@ -207,7 +208,7 @@ def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) ->
         connection.execute("DELETE FROM trips WHERE partition_date = $month", {"month": month})
         connection.execute(
             f"INSERT INTO trips ({columns}) SELECT {', '.join(selection.expressions)} FROM read_parquet($file)",
-            {"month": month, "file": str(path)},
+            {"month": month, "file": literal_path(path)},
         )
         counts = count_month(connection, month)
         if counts.rows != layout.rows:

@@ -1,0 +1,125 @@
+"""What this project takes from Dagster without its documentation promising it: a failure here reads "Dagster changed"."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dagster_essentials.recording import Recorded, months_are_recorded, record_month
+
+pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+
+MONTHS = dg.MonthlyPartitionsDefinition("2023-01-01", end_date="2023-04-01")
+KEYS = ["2023-01-01", "2023-02-01", "2023-03-01"]
+RANGE = {"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[-1]}
+
+
+def _events(instance: dg.DagsterInstance, key: str) -> list[tuple[str, str]]:
+    records = instance.fetch_materializations(dg.AssetKey(key), limit=100, ascending=True).records
+    return [
+        (str(record.partition_key), (materialization.tags or {}).get("dagster/data_version", ""))
+        for record in records
+        if (materialization := record.asset_materialization) is not None
+    ]
+
+
+@pytest.mark.parametrize("last", [KEYS[0], KEYS[-1]])
+def test_a_month_that_was_logged_is_not_recorded_a_second_time(last: str) -> None:
+    @dg.asset(
+        partitions_def=MONTHS,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[dg.AssetCheckSpec("fine", asset="logged", partitions_def=MONTHS)],
+    )
+    def logged(context: dg.AssetExecutionContext) -> Recorded:
+        for key in context.partition_keys:
+            record_month(context, key, f"version of {key}", {})
+        yield from months_are_recorded(context)
+
+    @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[logged])
+    def below(context: dg.AssetExecutionContext) -> None:
+        """Runs after `logged`, whose result counts as one."""
+
+    keys = KEYS[: KEYS.index(last) + 1]
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [logged, below], instance=instance, tags={**RANGE, "dagster/asset_partition_range_end": last}
+        )
+        assert result.success
+        assert _events(instance, "logged") == [(key, f"version of {key}") for key in keys]
+        assert [key for key, _ in _events(instance, "below")] == keys
+
+
+def test_without_logging_a_range_has_one_data_version_and_a_failed_one_has_no_month() -> None:
+    broken = False
+
+    @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run())
+    def plain(context: dg.AssetExecutionContext) -> None:
+        if broken:
+            raise ValueError
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize([plain], instance=instance, tags=RANGE).success
+        assert len({version for _, version in _events(instance, "plain")}) == 1
+        before = len(_events(instance, "plain"))
+        broken = True
+        assert not dg.materialize([plain], instance=instance, tags=RANGE, raise_on_error=False).success
+        assert len(_events(instance, "plain")) == before
+
+
+def test_an_end_date_is_not_moved_by_the_offset() -> None:
+    months = dg.MonthlyPartitionsDefinition("2023-01-01", end_date="2023-04-01", end_offset=-2)
+    assert months.get_partition_keys() == KEYS
+
+
+def test_a_job_has_partitions_only_when_it_is_told_so() -> None:
+    with pytest.warns(DeprecationWarning, match="partitions_def"):
+        told = dg.define_asset_job("told", partitions_def=MONTHS)
+    assert told.partitions_def == MONTHS
+    assert dg.define_asset_job("untold").partitions_def is None
+
+
+def test_a_schedule_of_a_partitioned_job_passes_no_partition_by_itself() -> None:
+    @dg.asset(partitions_def=MONTHS)
+    def monthly() -> None: ...
+
+    schedule = dg.ScheduleDefinition(job=dg.define_asset_job("monthly_job"), cron_schedule="0 0 5 * *")
+    defs = dg.Definitions(assets=[monthly], schedules=[schedule])
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_schedule_context(instance=instance, repository_def=defs.get_repository_def())
+        (request,) = schedule.evaluate_tick(context).run_requests or []
+    assert request.partition_key is None
+
+
+def test_the_env_file_beats_the_shell_and_takes_the_folder_from_it(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("DAGSTER_HOME=${PWD}/.dagster\n")
+    (tmp_path / ".dagster").mkdir()
+    (tmp_path / "jobs.py").write_text("import dagster as dg\n@dg.asset\ndef one() -> None: ...\n")
+    result = subprocess.run(
+        [str(Path(sys.executable).parent / "dagster"), "asset", "materialize", "-f", "jobs.py", "--select", "one"],
+        cwd=tmp_path,
+        env={"PWD": str(tmp_path), "DAGSTER_HOME": "/nowhere", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    with dg.DagsterInstance.from_config(str(tmp_path / ".dagster")) as instance:
+        assert instance.get_runs_count() == 1
+
+
+def test_the_workspace_and_pyproject_name_the_same_module_and_location() -> None:
+    root = Path(__file__).resolve().parent.parent
+    # `tomllib` is not in Python 3.10, and Dagster brings a reader of its own.
+    import tomlkit
+    import yaml
+
+    block = json.loads(json.dumps(tomlkit.parse((root / "pyproject.toml").read_text())["tool"]["dagster"]))
+    (entry,) = yaml.safe_load((root / "workspace.yaml").read_text())["load_from"]
+    assert block == {
+        "module_name": entry["python_module"]["module_name"],
+        "code_location_name": entry["python_module"]["location_name"],
+    }
