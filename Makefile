@@ -2,7 +2,7 @@
 # make it, or bring it up to date, by themselves.
 
 PYTHON ?= python3
-BIN := $(CURDIR)/.venv/bin
+BIN := "$(CURDIR)/.venv/bin"
 # The project's folder, also when make was started in another one: .env makes DAGSTER_HOME from it.
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

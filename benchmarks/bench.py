@@ -208,7 +208,11 @@ def cli_backfill(url: str, rows: int) -> tuple[float, int]:
                 failed = sum(run.status != dg.DagsterRunStatus.SUCCESS for run in _ended(instance))
             seconds = time.monotonic() - started
         finally:
-            os.killpg(dev.pid, signal.SIGTERM)
+            dev.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                dev.wait(timeout=30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(dev.pid, signal.SIGKILL)
             dev.wait()
     if not failed:
         assert not project.months_differ(rows), project.months_differ(rows)

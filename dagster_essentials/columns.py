@@ -121,6 +121,10 @@ class Selection:
     absent: Sequence[str]
 
 
+FILE = "read_parquet($file, hive_partitioning = false)"
+"""The rows of a month's file, bound as `$file`: without columns that DuckDB would make from a folder named ``env=prod``."""
+
+
 def literal_path(path: Path) -> str:
     """`path` for DuckDB's readers, which take ``*``, ``?`` and ``[`` for patterns: of this file and no other."""
     return glob.escape(str(path))
@@ -143,7 +147,7 @@ def read_layout(path: Path) -> Layout:
                 "SELECT name FROM parquet_schema($file) WHERE logical_type LIKE 'NullType%'", file
             ).fetchall()
         }
-        described = connection.execute("DESCRIBE SELECT * FROM read_parquet($file)", file).fetchall()
+        described = connection.execute(f"DESCRIBE SELECT * FROM {FILE}", file).fetchall()
     return Layout(rows, {name: "NULL" if name in nulls else type_.strip('"') for name, type_, *_ in described})
 
 

@@ -1,11 +1,14 @@
 """Files that appear under their name only when they are whole, and leave nothing behind."""
 
 import fcntl
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+_SUFFIX = ".partial"
 
 
 @contextmanager
@@ -29,9 +32,26 @@ def replacing(path: Path) -> Iterator[Path]:
         held.close()
 
 
+@contextmanager
+def second_name(path: Path) -> Iterator[Path]:
+    """Give another name to the file that `path` is now: whatever takes its place meanwhile, the block has one file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    name = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    os.link(path, name)
+    try:
+        with open(name, "rb") as held:
+            fcntl.flock(held, fcntl.LOCK_SH)
+            yield name
+    finally:
+        name.unlink(missing_ok=True)
+
+
 def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
         held = open(temporary, "xb")  # noqa: SIM115 - the caller closes it
         fcntl.flock(held, fcntl.LOCK_EX)
         if temporary.exists():
@@ -40,9 +60,9 @@ def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def _remove_leftovers(path: Path) -> None:
-    prefix, suffix = f".{path.name}.", ".partial"
+    prefix = f".{path.name}."
     for entry in path.parent.iterdir():
-        if not (entry.name.startswith(prefix) and entry.name.endswith(suffix)):
+        if not (entry.name.startswith(prefix) and entry.name.endswith(_SUFFIX)):
             continue
         try:
             with open(entry, "rb") as leftover:

@@ -10,7 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.data_version import DATA_VERSION_IS_USER_PROVIDED_TAG, DATA_VERSION_TAG
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 Recorded = Iterator[dg.MaterializeResult[Any] | dg.Output[Any]]
@@ -18,15 +25,35 @@ Recorded = Iterator[dg.MaterializeResult[Any] | dg.Output[Any]]
 
 
 def record_month(
-    context: dg.AssetExecutionContext, partition: str, data_version: str, metadata: Mapping[str, Any]
+    context: dg.AssetExecutionContext,
+    partition: str,
+    data_version: str,
+    metadata: Mapping[str, Any],
+    inputs: Sequence[dg.AssetKey] = (),
 ) -> None:
-    """Record that the running asset has been materialized for the month `partition`."""
+    """Record that the running asset has been materialized for the month `partition`.
+
+    `inputs` are the assets whose same month it was made from: the UI calls it stale when one of them has another version.
+    """
+    provenance = {}
+    for key in inputs:
+        record = context.instance.get_latest_data_version_record(key, partition_key=partition)
+        version = extract_data_version_from_entry(record.event_log_entry) if record else None
+        if record and version:
+            provenance[get_input_data_version_tag(key)] = version.value
+            provenance[get_input_event_pointer_tag(key)] = str(record.storage_id)
     context.log_event(
         dg.AssetMaterialization(
             context.asset_key,
             partition=partition,
             metadata=metadata,
-            tags={DATA_VERSION_TAG: data_version, DATA_VERSION_IS_USER_PROVIDED_TAG: "true"},
+            tags={
+                DATA_VERSION_TAG: data_version,
+                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                # What Dagster itself writes for an asset without a version of its code.
+                CODE_VERSION_TAG: context.run.run_id,
+                **provenance,
+            },
         )
     )
 

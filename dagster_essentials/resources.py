@@ -89,7 +89,7 @@ class TurnTakingDuckDBResource(DuckDBResource):
                 connection = duckdb.connect(str(path), config=config)
             except (duckdb.IOException, duckdb.SerializationException) as error:
                 # The one error here that passes: another process has the file open.
-                if "lock" not in str(error).lower():
+                if "Could not set lock" not in str(error):
                     raise DatabaseUnusableError(
                         f"{path} cannot be opened as a DuckDB database ({_first_line(error)}). Nothing was changed in it. "
                         "If it is something else, move it away; if it is damaged, restore it from a copy, or move it "

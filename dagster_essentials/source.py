@@ -81,6 +81,11 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+def _credentials(url: str) -> str:
+    """What stands before the host in `url`; without any, something that stands nowhere."""
+    return "".join(urlsplit(url).netloc.rpartition("@")[:2]) or "\0"
+
+
 def is_published(url: str, attempts: int = 2, pause: Callable[[float], None] = time.sleep) -> bool:
     """Whether the source has the file at `url`, without fetching it.
 
@@ -187,8 +192,10 @@ def _request(method: str, url: str, headers: dict[str, str]) -> Iterator[request
         raise _PassingTroubleError(f"no answer for {TIMEOUT_SECONDS[1]:.0f} seconds") from error
     except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
         raise _PassingTroubleError(f"the connection failed ({_innermost(error)})") from error
-    except requests.exceptions.RequestException as error:
-        raise SourceError(f"cannot be requested ({_innermost(error)}). Look at the address.") from error
+    except (requests.exceptions.RequestException, ValueError) as error:
+        # Their texts, and those of their causes, quote the address with user name and password.
+        said = _innermost(error).replace(url, shown(url)).replace(_credentials(url), "")
+        raise SourceError(f"cannot be requested ({said}). Look at the address.") from None
 
 
 def _innermost(error: BaseException) -> str:
@@ -211,7 +218,7 @@ def _raise_for_status(response: requests.Response) -> None:
 
 
 def _seconds(retry_after: str) -> float:
-    return float(retry_after) if retry_after.isdigit() else 0.0
+    return float(retry_after) if retry_after.isdecimal() else 0.0
 
 
 _Opened = tuple[_Headers, Iterator[bytes]]
@@ -269,7 +276,7 @@ def _opened_local(path: Path, known: Fetched | None) -> Iterator[_Opened | None]
 
 def _check_length(headers: _Headers, size: int) -> None:
     expected = headers.get("Content-Length") or ""
-    if expected.isdigit() and int(expected) != size:
+    if expected.isdecimal() and int(expected) != size:
         raise _PassingTroubleError(f"the transfer broke off after {size:,} of {int(expected):,} bytes")
 
 
@@ -286,28 +293,29 @@ def _note(path: Path) -> Path:
 
 def _known(url: str, path: Path) -> Fetched | None:
     """What was noted of the file at `path`, if it came from `url`."""
-    noted = _noted(path)
+    noted = _noted(path, path)
     return noted if noted is not None and noted.url == shown(url) else None
 
 
-def _noted(path: Path) -> Fetched | None:
-    """What was noted of the file at `path`, if it is still that file."""
+def _noted(path: Path, file: Path) -> Fetched | None:
+    """What was noted at `path`, if it was noted of `file`."""
     try:
         noted = Fetched(**json.loads(_note(path).read_text()))
-        found = path.stat()
+        found = file.stat()
     except (OSError, ValueError, TypeError):
         return None
     return noted if (noted.bytes, noted.mtime_ns) == (found.st_size, found.st_mtime_ns) else None
 
 
-def content_version(path: Path) -> str:
-    """The SHA-256 of the file at `path`, in hexadecimal digits; read from the note beside it while that fits."""
-    known = _noted(path)
-    if known is not None:
-        return known.sha256
-    with open(path, "rb") as file:
+def content_version(path: Path, file: Path | None = None) -> str:
+    """The SHA-256, in hexadecimal digits, of the file at `path`, or of `file`, which was there; from the note if it fits."""
+    file = file or path
+    noted = _noted(path, file)
+    if noted is not None:
+        return noted.sha256
+    with open(file, "rb") as content:
         digest = hashlib.sha256()
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := content.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
 

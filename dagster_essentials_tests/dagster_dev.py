@@ -1,13 +1,14 @@
 """A fresh copy of this project with `dagster dev` running in it, driven as people drive it: commands and the UI's API."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +51,20 @@ class Dev:
             )
         self.wait_for(self._is_up, "the webserver and the daemon to be up")
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop all of its processes: with SIGTERM as a service manager does, with SIGKILL as a power cut does."""
+    def stop(self) -> None:
+        """Stop it as a service manager does: asked first, and ended with all its processes when it takes too long."""
         assert self.process is not None
-        os.killpg(self.process.pid, how)
-        self.process.wait(timeout=60)
+        self.process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=30)
+        self.kill()
+
+    def kill(self) -> None:
+        """End all of its processes at once, as a power cut does."""
+        assert self.process is not None
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
         self.process = None
 
     def _is_up(self) -> bool:
@@ -140,5 +150,5 @@ def copy_of_project(root: Path, target: Path) -> Path:
     for name in filter(None, names.split("\0")):
         if (root / name).exists():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes((root / name).read_bytes())
+            shutil.copy2(root / name, target / name)
     return target

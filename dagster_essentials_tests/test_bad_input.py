@@ -539,7 +539,7 @@ def test_a_disk_that_is_full_while_months_are_loaded_costs_nothing(
     for month, url in urls.items():
         [line] = {line for line in told.splitlines() if line.startswith(f"{month} ({url}): ")}
         assert "the month is as it was" in line
-        assert "Make room on the disk" in line
+        assert "Make room on the disk" in line, line
         assert "materialize again" in line
     after = state(project)
     assert (after.columns, after.rows) == (before.columns, before.rows)
@@ -759,7 +759,11 @@ BAD_ZONES: dict[str, tuple[bytes | Answer, str]] = {
         ZONES_CSV + b'3,0.1,,0.1,"Allerton",3,Bronx\n',
         r"line 4 of the zones CSV, zone 3 \(Allerton\), has no multipolygon in the_geom but nothing.*materialize again",
     ),
-    "half an outline": (ZONES_CSV[:-40], r"line 3 of the zones CSV.*materialize again"),
+    "half an outline": (
+        ZONES_CSV + f'3,0.1,"{OUTLINE[:40]}",0.1,"Allerton",3,Bronx\n'.encode(),
+        r"line 4 of the zones CSV, zone 3 \(Allerton\), has no multipolygon in the_geom but 'MULTI.*materialize again",
+    ),
+    "half a file": (ZONES_CSV[:-40], r"line 3 of the zones CSV.*materialize again"),
     "no number": (
         ZONES_CSV.replace(b",2,Queens", b",two,Queens"),
         r"line 3 of the zones CSV has the LocationID 'two', not a number.*materialize again",

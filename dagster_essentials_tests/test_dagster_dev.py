@@ -236,7 +236,7 @@ def test_a_run_whose_process_was_killed_is_ended_and_tried_again(dev: Dev, sourc
     (first,) = dev.runs(test=killed)
     worker = _worker(dev, first)
     if killed == "everything":
-        dev.stop(signal.SIGKILL)
+        dev.kill()
     os.kill(worker, signal.SIGKILL)
     source.answers.clear()
     if killed == "everything":

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.loader import LoadingContextForTest
 
 from dagster_essentials.recording import Recorded, months_are_recorded, record_month
 
@@ -50,6 +52,37 @@ def test_a_month_that_was_logged_is_not_recorded_a_second_time(last: str) -> Non
         assert result.success
         assert _events(instance, "logged") == [(key, f"version of {key}") for key in keys]
         assert [key for key, _ in _events(instance, "below")] == keys
+
+
+def test_a_month_is_stale_exactly_when_the_logged_version_of_its_input_changes() -> None:
+    versions = dict.fromkeys(KEYS, "first")
+
+    @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run())
+    def above(context: dg.AssetExecutionContext) -> Recorded:
+        for key in context.partition_keys:
+            record_month(context, key, versions[key], {})
+        yield from months_are_recorded(context)
+
+    @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[above])
+    def below(context: dg.AssetExecutionContext) -> Recorded:
+        for key in context.partition_keys:
+            record_month(context, key, versions[key], {}, inputs=[above.key])
+        yield from months_are_recorded(context)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        graph = dg.Definitions(assets=[above, below]).resolve_asset_graph()
+
+        def stale() -> list[str]:
+            resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+            return [key for key in KEYS if resolver.get_status(below.key, key) != StaleStatus.FRESH]
+
+        assert dg.materialize([above, below], instance=instance, tags=RANGE).success
+        assert stale() == []
+        assert dg.materialize([above], instance=instance, tags=RANGE).success
+        assert stale() == []
+        versions[KEYS[1]] = "second"
+        assert dg.materialize([above], instance=instance, tags=RANGE).success
+        assert stale() == [KEYS[1]]
 
 
 def test_without_logging_a_range_has_one_data_version_and_a_failed_one_has_no_month() -> None:

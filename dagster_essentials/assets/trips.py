@@ -4,6 +4,7 @@ Assets here do the reading, writing and reporting. Which columns there are is de
 in `checks.py`, how a file is fetched in `source.py`, and how the database is shared in `resources.py`.
 """
 
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -21,6 +22,7 @@ from dagster_essentials.checks import MonthCounts, count_month, evaluate_month, 
 from dagster_essentials.columns import (
     COLUMNS,
     COURSE_COLUMNS,
+    FILE,
     Layout,
     LayoutError,
     Selection,
@@ -28,6 +30,7 @@ from dagster_essentials.columns import (
     read_layout,
     select_columns,
 )
+from dagster_essentials.files import second_name
 from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.recording import (
     Recorded,
@@ -197,8 +200,6 @@ def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) ->
     Raises:
         LoadError, LayoutError, duckdb.Error: it could not be done; the month is as it was.
     """
-    if not path.is_file():
-        raise LoadError(f"there is no file {path}. Materialize taxi_trips_file for this month first.")
     layout = read_layout(path)
     selection = select_columns(layout)
     columns = ", ".join(column.name for column in COLUMNS)
@@ -207,14 +208,14 @@ def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) ->
         _prepare_table(connection)
         connection.execute("DELETE FROM trips WHERE partition_date = $month", {"month": month})
         connection.execute(
-            f"INSERT INTO trips ({columns}) SELECT {', '.join(selection.expressions)} FROM read_parquet($file)",
+            f"INSERT INTO trips ({columns}) SELECT {', '.join(selection.expressions)} FROM {FILE}",
             {"month": month, "file": literal_path(path)},
         )
         counts = count_month(connection, month)
         if counts.rows != layout.rows:
             raise LoadError(
                 f"the file has {layout.rows:,} rows, and {counts.rows:,} came into the table, so none were kept. "
-                f"Delete {path} and materialize taxi_trips_file and taxi_trips again."
+                "Materialize taxi_trips_file and taxi_trips again."
             )
         connection.execute("COMMIT")
     except BaseException:
@@ -226,13 +227,16 @@ def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) ->
 
 
 def _why_not_loaded(error: Exception, path: Path) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"there is no file {path}. Materialize taxi_trips_file for this month first."
     if not isinstance(error, duckdb.Error):
         return str(error)
-    if isinstance(error, duckdb.IOException) and ("write" in str(error) or "space" in str(error)):
+    said = str(error).partition("\n")[0].rstrip(".")
+    if re.search("could not write|no space left", said, re.IGNORECASE):
         advice = f"Make room on the disk of {SETTINGS.database}, and materialize again."
     else:
         advice = f"If {path} is damaged, delete it, and materialize taxi_trips_file and taxi_trips again."
-    return f"loading {path} failed, and the month is as it was: {str(error).partition(chr(10))[0]} {advice}"
+    return f"loading {path} failed, and the month is as it was: {said}. {advice}"
 
 
 def _column_lineage() -> dg.TableColumnLineage:
@@ -269,18 +273,21 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
     for number, key in enumerate(months, start=1):
         if key in reasons:
             continue
-        month = key[:7]
+        month, path = key[:7], _trips_path(key[:7])
         started = time.monotonic()
         try:
             with database.get_connection() as connection:
                 waited = time.monotonic() - started
-                loaded = load_month(connection, month, _trips_path(month))
+                # An overlapping run may put a newer file in its place while this one is read.
+                with second_name(path) as file:
+                    loaded = load_month(connection, month, file)
+                    version = source.content_version(path, file)
         except (DatabaseBusyError, DatabaseUnusableError) as error:
             # As true for the months to come, and each of them would wait as long.
             reasons.update({left: _reason(left, error) for left in months[number - 1 :] if left not in reasons})
             break
-        except (LoadError, LayoutError, duckdb.Error) as error:
-            reasons[key] = _reason(key, _why_not_loaded(error, _trips_path(month)))
+        except (LoadError, LayoutError, OSError, duckdb.Error) as error:
+            reasons[key] = _reason(key, _why_not_loaded(error, path))
             record_failure(context, key, reasons[key])
             continue
         seconds = time.monotonic() - started - waited
@@ -289,7 +296,8 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
         record_month(
             context,
             key,
-            data_version=source.content_version(_trips_path(month)),
+            data_version=version,
+            inputs=[taxi_trips_file.key],
             metadata={
                 "dagster/partition_row_count": rows,
                 "seconds": round(seconds, 3),

@@ -1,0 +1,78 @@
+"""What `make` does for a newcomer, in a fresh copy of the project."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+
+from dagster_essentials_tests.conftest import ROOT
+from dagster_essentials_tests.dagster_dev import copy_of_project
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A fresh copy, with this virtual environment in the place of one that `make setup` would make the same."""
+    clone = copy_of_project(ROOT, tmp_path / "a clone")
+    if not (ROOT / ".venv" / ".ready").exists():
+        pytest.skip("the tests were started without `make setup`")
+    (clone / ".venv").symlink_to(ROOT / ".venv")
+    return clone
+
+
+def _make(clone: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    # Started in another folder, as `make -C` is: nothing may come from there.
+    return subprocess.run(
+        ["make", "-C", str(clone), *arguments],
+        cwd="/",
+        env={"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), "PWD": "/", **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def test_make_run_loads_the_three_months_of_the_lesson_and_prints_them(clone: Path) -> None:
+    # An analyst's settings must not lead invented trips into the real table.
+    real = clone.parent / "real.duckdb"
+    result = _make(clone, "run", DUCKDB_DATABASE=str(real), TAXI_START_DATE="2024-01-01")
+    assert result.returncode == 0, result.stdout
+    assert re.findall(r"^(2023-\d\d)\s+(100,000) ", result.stdout, re.MULTILINE) == [
+        ("2023-01", "100,000"),
+        ("2023-02", "100,000"),
+        ("2023-03", "100,000"),
+    ]
+    assert "300,000 trips, 260 zones" in result.stdout
+    sample = clone / "data" / "sample"
+    with duckdb.connect(str(sample / "staging" / "data.duckdb"), read_only=True) as connection:
+        loaded = connection.execute("SELECT partition_date, sum(total_amount) FROM trips GROUP BY ALL ORDER BY ALL")
+        published = duckdb.sql(
+            f"""SELECT regexp_extract(filename, '\\d{{4}}-\\d\\d'), sum(total_amount)
+            FROM read_parquet('{sample}/source/trip-data/*.parquet', filename = true) GROUP BY ALL ORDER BY ALL"""
+        )
+        assert [(month, round(dollars, 2)) for month, dollars in loaded.fetchall()] == [
+            (month, round(dollars, 2)) for month, dollars in published.fetchall()
+        ]
+    assert not real.exists()
+    assert not (clone / "data" / "staging").exists()
+    assert [path.name for path in (clone / ".dagster").iterdir()] == ["dagster.yaml"]
+    with dg.DagsterInstance.from_config(str(sample / ".dagster")) as instance:
+        assert len(instance.get_materialized_partitions(dg.AssetKey("taxi_trips"))) == 3
+
+
+def test_a_stale_environment_is_brought_up_to_date_first(clone: Path) -> None:
+    assert "pip install" not in _make(clone, "--dry-run", "dev").stdout
+    (clone / "constraints.txt").touch()
+    assert "pip install" in _make(clone, "--dry-run", "dev").stdout
+    (clone / ".venv").unlink()
+    assert "-m venv .venv" in _make(clone, "--dry-run", "test").stdout
+
+
+def test_constraints_are_plain_pins(clone: Path) -> None:
+    lines = (clone / "constraints.txt").read_text().splitlines()
+    assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9_.-]+==[A-Za-z0-9.]+", line)] == []
