@@ -87,7 +87,7 @@ class TurnTakingDuckDBResource(DuckDBResource):
         while True:
             try:
                 connection = duckdb.connect(str(path), config=config)
-            except (duckdb.IOException, duckdb.SerializationException) as error:
+            except duckdb.Error as error:
                 # The one error here that passes: another process has the file open.
                 if "Could not set lock" not in str(error):
                     raise DatabaseUnusableError(

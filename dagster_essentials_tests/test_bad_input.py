@@ -369,7 +369,7 @@ def test_odd_trips_are_kept_and_counted_month_by_month(
     assert {key[1] for key in found} == {*ODDITIES, "rows_match_file", "columns_known"}
 
 
-@pytest.mark.parametrize("folder", ["env=prod", "VendorID=7", "a [1] folder*", "it's {one}"])
+@pytest.mark.parametrize("folder", ["env=prod", "VendorID=7", "a * folder [1]", "it's {one}"])
 def test_the_name_of_a_folder_adds_and_changes_nothing(
     project: Project,
     instance: dg.DagsterInstance,
@@ -378,6 +378,10 @@ def test_the_name_of_a_folder_adds_and_changes_nothing(
     folder: str,
 ) -> None:
     publish(source_server, "2023-01", sample("2023-01"))
+    # What a pattern would find as well, and first.
+    other = project.folder / folder.replace("*", "!") / "taxi_trips_2023-01.parquet"
+    other.parent.mkdir()
+    other.write_bytes(sample("2023-02", 200))
     place = str(project.folder / folder).replace("{", "{{").replace("}", "}}")
     monkeypatch.setattr(constants, "TAXI_TRIPS_TEMPLATE_FILE_PATH", place + "/taxi_trips_{}.parquet")
 
@@ -387,6 +391,10 @@ def test_the_name_of_a_folder_adds_and_changes_nothing(
     assert warned(instance, result.run_id) == set()
     vendors = query_file(sample("2023-01"), "SELECT VendorID::INTEGER, count(*) FROM month GROUP BY ALL ORDER BY ALL")
     assert project.query("SELECT vendor_id, count(*) FROM trips GROUP BY ALL ORDER BY ALL") == vendors
+    for asset in TRIPS:
+        [record] = instance.fetch_materializations(asset.key, limit=10).records
+        assert record.asset_materialization is not None
+        assert record.asset_materialization.metadata["dagster/partition_row_count"].value == 300
 
 
 # A range with a bad month

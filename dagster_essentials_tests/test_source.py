@@ -499,6 +499,9 @@ def test_credentials_in_an_address_are_used_and_not_kept(source_server: SourceSe
         "127.0.0.1:{port}/500",
         "127.0.0.1:{port}/short",
         "127.0.0.1:{port}/ftp",
+        "127.0.0.1:{port}/500?token={secret}",
+        "127.0.0.1:{unused}/file?token={secret}",
+        "127.0.0.1:99999/file?token={secret}",
         "127.0.0.1:{unused}/file",
         "127.0.0.1:99999/file",
         "127.0.0.1:port/file",
@@ -510,15 +513,16 @@ def test_credentials_in_an_address_are_used_and_not_kept(source_server: SourceSe
 def test_credentials_in_an_address_never_appear_in_an_error(
     source_server: SourceServer, path: Path, place: str, asked: str
 ) -> None:
-    for answer in (401, 403, 500):
-        source_server.answers[f"/{answer}"] = [status(answer)]
+    for code in (401, 403, 500):
+        source_server.answers[f"/{code}"] = [status(code)]
+    source_server.answers[f"/500?token={SECRET}"] = [status(500)]
     source_server.answers["/short"] = [cut_off(CONTENT, 10)]
-    source_server.answers["/ftp"] = [status(302, Location="ftp://127.0.0.1/")]
+    source_server.answers["/ftp"] = [status(302, Location=f"ftp://user:{SECRET}@127.0.0.1/")]
     port = source_server.url.rpartition(":")[2]
     told = []
 
     with unused_port() as unused:
-        address = f"http://user:{SECRET}@" + place.format(port=port, unused=unused)
+        address = f"http://user:{SECRET}@" + place.format(port=port, unused=unused, secret=SECRET)
         try:
             if asked == "fetch":
                 fetch(address, path)
