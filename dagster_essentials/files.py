@@ -39,24 +39,47 @@ def second_name(path: Path) -> Iterator[Path]:
     Raises:
         FileNotFoundError: there is no such file.
     """
-    name = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
-    os.link(path, name)
     try:
-        with open(name, "rb") as held:
-            fcntl.flock(held, fcntl.LOCK_SH)
-            yield name
+        name, held = _locked_link(path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # A file system without second names. Should the file change while it is read, the rows will not match.
+        yield path
+        return
+    try:
+        yield name
     finally:
         name.unlink(missing_ok=True)
+        held.close()
+
+
+def _locked_link(path: Path) -> tuple[Path, BinaryIO]:
+    while True:
+        name = _temporary_name(path)
+        os.link(path, name)
+        try:
+            held = open(name, "rb")  # noqa: SIM115 - the caller closes it
+        except FileNotFoundError:
+            continue  # Another run took it for a leftover, as below.
+        fcntl.flock(held, fcntl.LOCK_SH)
+        if name.exists():
+            return name, held
+        held.close()
 
 
 def _locked_temporary(path: Path) -> tuple[Path, BinaryIO]:
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+        temporary = _temporary_name(path)
         held = open(temporary, "xb")  # noqa: SIM115 - the caller closes it
         fcntl.flock(held, fcntl.LOCK_EX)
         if temporary.exists():
             return temporary, held
         held.close()  # Between the two lines above, another run took it for a leftover.
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -77,15 +77,34 @@ def record_failure(context: dg.AssetExecutionContext, partition: str, reason: st
 
 
 def failures_in_run(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> dict[str, str]:
-    """The months for which the asset `asset_key` failed earlier in this run, with the reasons."""
-    failures = {}
-    for record in context.instance.get_records_for_run(
-        context.run.run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION
-    ).records:
-        observation = record.asset_observation
-        if observation is not None and observation.asset_key == asset_key and FAILED in observation.metadata:
-            failures[str(observation.partition)] = str(observation.metadata[FAILED].value)
+    """The months for which the asset `asset_key` failed earlier in this run, with the reasons.
+
+    A run that executes another one again from its failure goes on where that one stopped: its failures count as well.
+    """
+    failures: dict[str, str] = {}
+    parent = context.run.parent_run_id
+    if parent is not None and context.run.step_keys_to_execute is not None:
+        failures.update(_failures(context.instance, parent, asset_key))
+    failures.update(_failures(context.instance, context.run.run_id, asset_key))
     return failures
+
+
+def _failures(instance: dg.DagsterInstance, run_id: str, asset_key: dg.AssetKey) -> dict[str, str]:
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION).records
+    return {
+        str(observation.partition): str(observation.metadata[FAILED].value)
+        for record in records
+        if (observation := record.asset_observation) is not None
+        and observation.asset_key == asset_key
+        and FAILED in observation.metadata
+    }
+
+
+def is_executed(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> bool:
+    """Whether this run executes `asset` as well."""
+    steps = context.run.step_keys_to_execute
+    selected = asset.key in context.job_def.asset_layer.executable_asset_keys
+    return selected and (steps is None or asset.op.name in steps)
 
 
 def fail_run(reasons: Mapping[str, str], months: Sequence[str]) -> None:
@@ -95,5 +114,6 @@ def fail_run(reasons: Mapping[str, str], months: Sequence[str]) -> None:
         dagster.Failure: always.
     """
     good = len(months) - len(reasons)
-    summary = f"{len(reasons)} of {len(months)} months failed" + (f"; the other {good} are done" if good else "")
+    others = {0: "", 1: "; the other one is done"}.get(good, f"; the other {good} are done")
+    summary = f"{len(reasons)} of {len(months)} months failed{others}"
     raise dg.Failure("\n".join([f"{summary}:", *(reasons[key] for key in sorted(reasons))]), allow_retries=False)

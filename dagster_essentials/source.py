@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from email.utils import formatdate
 from pathlib import Path
@@ -181,21 +181,23 @@ def _with_attempts(attempt: Callable[[], _T], attempts: int, pause: Callable[[fl
 
 @contextmanager
 def _request(method: str, url: str, headers: dict[str, str]) -> Iterator[requests.Response]:
+    # Asked for as it is: a length that can be compared, and no decompression of what a source might send.
+    headers = {"Accept-Encoding": "identity", **headers}
     try:
-        # Asked for as it is: a length that can be compared, and no decompression of what a source might send.
-        headers = {"Accept-Encoding": "identity", **headers}
-        with requests.request(
-            method, url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS, allow_redirects=True
-        ) as response:
+        try:
+            response = requests.request(method, url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS)
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError) as error:
+            # Their texts, and those of their causes, quote the address with user name and password.
+            said = _innermost(error).replace(url, shown(url)).replace(_credentials(url), "")
+            raise SourceError(f"cannot be requested ({said}). Look at the address.") from None
+        with response:
             yield response
     except requests.exceptions.Timeout as error:
         raise _PassingTroubleError(f"no answer for {TIMEOUT_SECONDS[1]:.0f} seconds") from error
     except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
         raise _PassingTroubleError(f"the connection failed ({_innermost(error)})") from error
-    except (requests.exceptions.RequestException, ValueError) as error:
-        # Their texts, and those of their causes, quote the address with user name and password.
-        said = _innermost(error).replace(url, shown(url)).replace(_credentials(url), "")
-        raise SourceError(f"cannot be requested ({said}). Look at the address.") from None
+    except requests.exceptions.RequestException as error:
+        raise SourceError(f"cannot be read ({_innermost(error)}). Look at the address.") from error
 
 
 def _innermost(error: BaseException) -> str:
@@ -321,6 +323,6 @@ def content_version(path: Path, file: Path | None = None) -> str:
 
 
 def _remember(path: Path, fetched: Fetched) -> None:
-    # If the process dies before this, or two runs cross, the note does not fit the file and the next run transfers it.
-    with replacing(_note(path)) as temporary:
+    # Without the note, or with one of another file because two runs crossed, the next run transfers the file again.
+    with suppress(OSError), replacing(_note(path)) as temporary:
         temporary.write_text(json.dumps(asdict(fetched), indent=1))

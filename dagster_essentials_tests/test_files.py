@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dagster_essentials import files
-from dagster_essentials.files import replacing
+from dagster_essentials.files import replacing, second_name
 
 # Loads the module alone, which takes a tenth of what the package takes, and stops in the middle of writing.
 WRITER = """
@@ -218,3 +218,42 @@ def test_many_writers_at_once_all_succeed_and_every_reader_finds_a_whole_file(tm
             done.set()
         assert reader.result() == {(1, 10_000)}
     assert names(tmp_path) == ["trips.parquet"]
+
+
+def test_a_second_name_keeps_the_file_while_another_takes_its_place_and_leftovers_are_swept(tmp_path: Path) -> None:
+    path = tmp_path / "month.parquet"
+    path.write_text("old")
+    with second_name(path) as name:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+        assert name.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_second_name_is_had_however_often_others_sweep(tmp_path: Path) -> None:
+    path = tmp_path / "month.parquet"
+    path.write_text("old")
+    stop = threading.Event()
+
+    def write_again_and_again() -> None:
+        while not stop.is_set():
+            with replacing(path) as temporary:
+                temporary.write_text("new")
+
+    writer = threading.Thread(target=write_again_and_again)
+    writer.start()
+    try:
+        # Without a second try about one in nine fails.
+        for _ in range(300):
+            with second_name(path) as name:
+                assert name.read_text() in ("old", "new")
+    finally:
+        stop.set()
+        writer.join()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_second_name_of_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), second_name(tmp_path / "nothing"):
+        pass

@@ -36,6 +36,7 @@ from dagster_essentials.recording import (
     Recorded,
     fail_run,
     failures_in_run,
+    is_executed,
     months_are_recorded,
     record_failure,
     record_month,
@@ -122,20 +123,20 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
     finally:
         pool.shutdown(cancel_futures=True)
     # One bad month must not keep the good ones out of the table: when they are loaded in this run, taxi_trips fails it.
-    if reasons and not (len(reasons) < len(months) and _is_selected(context, taxi_trips.key)):
+    if reasons and not (len(reasons) < len(months) and is_executed(context, taxi_trips)):
         fail_run(reasons, months)
     yield from months_are_recorded(context)
-
-
-def _is_selected(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> bool:
-    return asset_key in context.job_def.asset_layer.executable_asset_keys
 
 
 def _fetch_month(month: str) -> tuple[Fetched, bool, int, float]:
     started = time.monotonic()
     path = _trips_path(month)
     fetched, transferred = source.fetch(trips_url(month), path, validate=_check_trips)
-    return fetched, transferred, read_layout(path).rows, time.monotonic() - started
+    try:
+        rows = read_layout(path).rows
+    except duckdb.Error:
+        raise SourceError(f"the file here, {path}, is damaged. Delete it, and materialize again.") from None
+    return fetched, transferred, rows, time.monotonic() - started
 
 
 def _check_trips(path: Path) -> None:
