@@ -57,7 +57,12 @@ def second_name(path: Path) -> Iterator[Path]:
 def _locked_link(path: Path) -> tuple[Path, BinaryIO]:
     while True:
         name = _temporary_name(path)
-        os.link(path, name)
+        try:
+            os.link(path, name)
+        except FileNotFoundError:
+            if path.exists():
+                continue  # Another file took its place in that very moment.
+            raise
         try:
             held = open(name, "rb")  # noqa: SIM115 - the caller closes it
         except FileNotFoundError:

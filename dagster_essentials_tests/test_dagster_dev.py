@@ -213,6 +213,22 @@ def test_a_bad_month_of_a_backfill_is_failed_in_the_ui_and_the_others_are_good(d
         }
     assert dev.rows() == MONTHS
 
+    # Executed again from its failure, the run has only the loading to do, and still no file for that month.
+    (run,) = dev.runs(**{"dagster/backfill": backfill})
+    loaded = dev.materialized("taxi_trips")
+    again = dev.graphql(REEXECUTE, params={"parentRunId": run.run_id, "strategy": "FROM_FAILURE"})
+    child = again["launchRunReexecution"]["run"]["runId"]
+    (ended,) = dev.ended_runs(1, **{"dagster/parent_run_id": run.run_id})
+    assert (ended.run_id, ended.status) == (child, dg.DagsterRunStatus.FAILURE)
+    assert dev.materialized("taxi_trips").count("2023-04-01") == loaded.count("2023-04-01")
+
+
+REEXECUTE = """
+mutation Reexecute($params: ReexecutionParams!) {
+  launchRunReexecution(reexecutionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
+}
+"""
+
 
 def _worker(dev: Dev, run: dg.DagsterRun) -> int:
     """The number of the process that executes `run`."""
