@@ -93,7 +93,7 @@ def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason
         since=_since(context.instance),
         is_published=is_published,
     )
-    reason = " ".join([*troubles, due.reason]) if not troubles or due.months else troubles[0]
+    reason = troubles[0] if troubles else due.reason
     if not due.months:
         return dg.SkipReason(reason)
     if reason:
