@@ -298,6 +298,7 @@ def samples(rows: int) -> Iterator[Path]:
                 *(sys.executable, "-m", "dagster_essentials.sample", str(folder)),
                 *("--start", FIRST, "--end", LAST, "--rows", str(rows)),
             ],
+            stdout=subprocess.DEVNULL,
             check=True,
         )
     yield folder
