@@ -7,7 +7,7 @@ BIN := "$(CURDIR)/.venv/bin"
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup run dev test test-duckdb-2 check bench
+.PHONY: setup run dev-sample dev test test-duckdb-2 check bench
 
 setup: .venv/.ready
 
@@ -21,19 +21,24 @@ setup: .venv/.ready
 SAMPLE := $(CURDIR)/data/sample
 MATERIALIZE := $(BIN)/dagster asset materialize -m dagster_essentials \
 	--config-json '{"loggers": {"console": {"config": {"log_level": "INFO"}}}}'
-run: export DAGSTER_HOME := $(SAMPLE)/.dagster
-run: export DUCKDB_DATABASE := $(SAMPLE)/staging/data.duckdb
-run: export TAXI_DATA_DIR := $(SAMPLE)
-run: export TAXI_TRIPS_URL := $(SAMPLE)/source/trip-data
-run: export TAXI_ZONES_URL := $(SAMPLE)/source/taxi_zones.csv
-run: export TAXI_START_DATE := 2023-01-01
-run: export TAXI_END_DATE := 2023-04-01
+run dev-sample: export DAGSTER_HOME := $(SAMPLE)/.dagster
+run dev-sample: export DUCKDB_DATABASE := $(SAMPLE)/staging/data.duckdb
+run dev-sample: export TAXI_DATA_DIR := $(SAMPLE)
+run dev-sample: export TAXI_TRIPS_URL := $(SAMPLE)/source/trip-data
+run dev-sample: export TAXI_ZONES_URL := $(SAMPLE)/source/taxi_zones.csv
+run dev-sample: export TAXI_START_DATE := 2023-01-01
+run dev-sample: export TAXI_END_DATE := 2023-04-01
 run: .venv/.ready
+	rm -rf '$(SAMPLE)'
 	$(BIN)/python -m dagster_essentials.sample '$(SAMPLE)/source' --start 2023-01 --end 2023-03 --rows 100000
 	mkdir -p '$(SAMPLE)/.dagster' && cp .dagster/dagster.yaml '$(SAMPLE)/.dagster'
 	cd '$(SAMPLE)' && $(MATERIALIZE) --select taxi_zones_file,taxi_zones
 	cd '$(SAMPLE)' && $(MATERIALIZE) --select taxi_trips_file,taxi_trips --partition-range 2023-01-01...2023-03-01
 	$(BIN)/python -m dagster_essentials.show
+
+# The UI on what `make run` loaded.
+dev-sample: .venv/.ready
+	cd '$(SAMPLE)' && $(BIN)/dagster dev -m dagster_essentials
 
 dev: .venv/.ready
 	$(BIN)/dagster dev
@@ -46,7 +51,9 @@ test-duckdb-2: .venv/duckdb-2
 	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(BIN)/python -m pytest -m duckdb
 
 .venv/duckdb-2: .venv/.ready
+	rm -rf $@
 	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==2.0.0'
+	touch $@
 
 check: .venv/.ready
 	$(BIN)/ruff check .

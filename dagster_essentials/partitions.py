@@ -1,4 +1,4 @@
-"""Which months and weeks exist. A month becomes a partition when the TLC is expected to have published it."""
+"""Which months exist. A month becomes a partition when the TLC is expected to have published it."""
 
 import dagster as dg
 

@@ -29,19 +29,22 @@ def record_month(
     partition: str,
     data_version: str,
     metadata: Mapping[str, Any],
-    inputs: Sequence[dg.AssetKey] = (),
+    inputs: Mapping[dg.AssetKey, str] | None = None,
 ) -> None:
     """Record that the running asset has been materialized for the month `partition`.
 
-    `inputs` are the assets whose same month it was made from: the UI calls it stale when one of them has another version.
+    `inputs` are the assets whose same month it was made from, and the versions that were read: the UI calls the month
+    stale when one of them has another version.
     """
     provenance = {}
-    for key in inputs:
+    for key, version in (inputs or {}).items():
         record = context.instance.get_latest_data_version_record(key, partition_key=partition)
-        version = extract_data_version_from_entry(record.event_log_entry) if record else None
-        if record and version:
-            provenance[get_input_data_version_tag(key)] = version.value
-            provenance[get_input_event_pointer_tag(key)] = str(record.storage_id)
+        if record is not None:
+            latest = extract_data_version_from_entry(record.event_log_entry)
+            # If an overlapping run has recorded another version meanwhile, that one is new to this month.
+            read = record.storage_id if latest is not None and latest.value == version else record.storage_id - 1
+            provenance[get_input_data_version_tag(key)] = version
+            provenance[get_input_event_pointer_tag(key)] = str(read)
     context.log_event(
         dg.AssetMaterialization(
             context.asset_key,
@@ -76,17 +79,20 @@ def record_failure(context: dg.AssetExecutionContext, partition: str, reason: st
     context.log_event(dg.AssetObservation(context.asset_key, partition=partition, metadata={FAILED: reason}))
 
 
-def failures_in_run(context: dg.AssetExecutionContext, asset_key: dg.AssetKey) -> dict[str, str]:
-    """The months for which the asset `asset_key` failed earlier in this run, with the reasons.
+def failures_in_run(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, str]:
+    """The months for which `asset` failed earlier in this run, with the reasons.
 
-    A run that executes another one again from its failure goes on where that one stopped: its failures count as well.
+    A run that executes others again from their failure, and `asset` not, goes on where they stopped: their failures count.
     """
-    failures: dict[str, str] = {}
-    parent = context.run.parent_run_id
-    if parent is not None and context.run.step_keys_to_execute is not None:
-        failures.update(_failures(context.instance, parent, asset_key))
-    failures.update(_failures(context.instance, context.run.run_id, asset_key))
-    return failures
+    if is_executed(context, asset):
+        return _failures(context.instance, context.run.run_id, asset.key)
+    run_id = context.run.parent_run_id
+    while run_id is not None and (run := context.instance.get_run_by_id(run_id)) is not None:
+        steps, assets = run.step_keys_to_execute, run.asset_selection
+        if (steps is None or asset.op.name in steps) and (not assets or asset.key in assets):
+            return _failures(context.instance, run_id, asset.key)
+        run_id = run.parent_run_id
+    return {}
 
 
 def _failures(instance: dg.DagsterInstance, run_id: str, asset_key: dg.AssetKey) -> dict[str, str]:

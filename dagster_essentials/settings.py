@@ -52,6 +52,10 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
 
     start = _first_of_month("TAXI_START_DATE", value("TAXI_START_DATE", "2023-01-01"))
     end = _first_of_month("TAXI_END_DATE", text) if (text := value("TAXI_END_DATE", "")) else None
+    if start < date(2011, 1, 1):
+        raise SettingError(
+            f"TAXI_START_DATE={start} is too early: the files before 2011-01-01 have coordinates in the place of zones."
+        )
     if end is not None and end <= start:
         raise SettingError(
             f"TAXI_END_DATE={end} leaves no month: it is exclusive and has to lie after TAXI_START_DATE={start}."

@@ -273,7 +273,15 @@ def _opened_local(path: Path, known: Fetched | None) -> Iterator[_Opened | None]
         if known is not None and known.etag == headers["ETag"]:
             yield None
         else:
-            yield headers, iter(lambda: file.read(CHUNK_BYTES), b"")
+            yield headers, _chunks(file)
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    try:
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+    except OSError as error:
+        raise SourceError(f"cannot be read ({error.strerror}).") from error
 
 
 def _check_length(headers: _Headers, size: int) -> None:

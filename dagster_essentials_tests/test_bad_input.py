@@ -849,3 +849,22 @@ def test_a_zones_file_that_cannot_be_written_fails_the_run_and_says_where(
     told = failure_text(result)
     assert f"taxi zones ({source_server.zones_url}): {project.folder}/raw could not be written (File exists)." in told
     assert "materialize again" in told
+
+
+def test_a_file_without_rows_that_somebody_put_there_does_not_empty_the_month(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    publish(source_server, "2023-01", sample("2023-01"))
+    assert materialize(project, instance, TRIPS, "2023-01").success
+    file = project.file("2023-01")
+    connection = duckdb.connect()
+    empty = connection.execute(f"COPY (SELECT * FROM '{file}' LIMIT 0) TO '{file}.empty' (FORMAT parquet)")
+    assert empty.fetchall() == [(0,)]
+    Path(f"{file}.empty").replace(file)
+
+    result = materialize(project, instance, [trips.taxi_trips], "2023-01")
+
+    assert not result.success
+    assert "2023-01" in failure_text(result)
+    assert "the file has no rows" in failure_text(result)
+    assert project.rows() == {"2023-01": 300}

@@ -213,14 +213,25 @@ def test_a_bad_month_of_a_backfill_is_failed_in_the_ui_and_the_others_are_good(d
         }
     assert dev.rows() == MONTHS
 
-    # Executed again from its failure, the run has only the loading to do, and still no file for that month.
+    # Executed again from its failure, and once more, it has only the loading to do, and still no file for that month.
     (run,) = dev.runs(**{"dagster/backfill": backfill})
-    loaded = dev.materialized("taxi_trips")
-    again = dev.graphql(REEXECUTE, params={"parentRunId": run.run_id, "strategy": "FROM_FAILURE"})
-    child = again["launchRunReexecution"]["run"]["runId"]
-    (ended,) = dev.ended_runs(1, **{"dagster/parent_run_id": run.run_id})
-    assert (ended.run_id, ended.status) == (child, dg.DagsterRunStatus.FAILURE)
-    assert dev.materialized("taxi_trips").count("2023-04-01") == loaded.count("2023-04-01")
+    loaded = dev.materialized("taxi_trips").count("2023-04-01")
+    once = _execute_again(dev, run)
+    twice = _execute_again(dev, once)
+    assert [once.status, twice.status] == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.FAILURE]
+    assert dev.materialized("taxi_trips").count("2023-04-01") == loaded
+
+
+def test_a_month_that_has_come_meanwhile_is_loaded_when_its_run_is_executed_again(
+    dev: Dev, source: SourceServer
+) -> None:
+    source.answers["/trip-data/yellow_tripdata_2023-05.parquet"] = [status(403, b"<Error/>")]
+    _launch_run(dev, [{"key": "dagster/partition", "value": "2023-05-01"}, {"key": "test", "value": "late"}])
+    (run,) = dev.ended_runs(1, test="late")
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    source.answers.clear()
+    assert _execute_again(dev, run).status == dg.DagsterRunStatus.SUCCESS
+    assert dev.rows() == MONTHS
 
 
 REEXECUTE = """
@@ -228,6 +239,16 @@ mutation Reexecute($params: ReexecutionParams!) {
   launchRunReexecution(reexecutionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
 }
 """
+
+
+def _execute_again(dev: Dev, run: dg.DagsterRun) -> dg.DagsterRun:
+    """Execute `run` again from its failure, as the UI's button does, and wait for the end."""
+    params = {"parentRunId": run.run_id, "strategy": "FROM_FAILURE"}
+    launched = dev.graphql(REEXECUTE, params=params)["launchRunReexecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+    (again,) = dev.ended_runs(1, **{"dagster/parent_run_id": run.run_id})
+    assert again.run_id == launched["run"]["runId"]
+    return again
 
 
 def _worker(dev: Dev, run: dg.DagsterRun) -> int:

@@ -66,7 +66,7 @@ def test_a_month_is_stale_exactly_when_the_logged_version_of_its_input_changes()
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[above])
     def below(context: dg.AssetExecutionContext) -> Recorded:
         for key in context.partition_keys:
-            record_month(context, key, versions[key], {}, inputs=[above.key])
+            record_month(context, key, versions[key], {}, inputs={above.key: versions[key]})
         yield from months_are_recorded(context)
 
     with dg.DagsterInstance.ephemeral() as instance:
@@ -83,6 +83,14 @@ def test_a_month_is_stale_exactly_when_the_logged_version_of_its_input_changes()
         versions[KEYS[1]] = "second"
         assert dg.materialize([above], instance=instance, tags=RANGE).success
         assert stale() == [KEYS[1]]
+        # What was read is not the newest any more when it is recorded: another run was faster.
+        assert dg.materialize([below], instance=instance, tags=RANGE).success
+        assert stale() == []
+        versions[KEYS[2]] = "second"
+        assert dg.materialize([above], instance=instance, tags=RANGE).success
+        versions[KEYS[2]] = "first"
+        assert dg.materialize([below], instance=instance, tags=RANGE).success
+        assert stale() == [KEYS[2]]
 
 
 def test_without_logging_a_range_has_one_data_version_and_a_failed_one_has_no_month() -> None:

@@ -172,3 +172,9 @@ def python(code: str, folder: Path, **environ: str) -> subprocess.CompletedProce
         timeout=60,
         check=False,
     )
+
+
+def test_a_start_before_the_files_had_zones_is_refused() -> None:
+    with pytest.raises(SettingError, match="TAXI_START_DATE=2010-12-01 is too early"):
+        read_settings({"TAXI_START_DATE": "2010-12-01"})
+    assert read_settings({"TAXI_START_DATE": "2011-01-01"}).start_date == "2011-01-01"

@@ -202,6 +202,8 @@ def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) ->
         LoadError, LayoutError, duckdb.Error: it could not be done; the month is as it was.
     """
     layout = read_layout(path)
+    if layout.rows == 0:
+        raise LoadError("the file has no rows. Delete it, and materialize taxi_trips_file and taxi_trips again.")
     selection = select_columns(layout)
     columns = ", ".join(column.name for column in COLUMNS)
     connection.execute("BEGIN")
@@ -270,7 +272,7 @@ def _column_lineage() -> dg.TableColumnLineage:
 def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> Recorded:
     """Load each month of the run into `trips`, a transaction each, and count what is odd in it."""
     months = context.partition_keys
-    reasons = failures_in_run(context, taxi_trips_file.key)
+    reasons = failures_in_run(context, taxi_trips_file)
     for number, key in enumerate(months, start=1):
         if key in reasons:
             continue
@@ -281,8 +283,8 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
                 waited = time.monotonic() - started
                 # An overlapping run may put a newer file in its place while this one is read.
                 with second_name(path) as file:
-                    loaded = load_month(connection, month, file)
                     version = source.content_version(path, file)
+                    loaded = load_month(connection, month, file)
         except (DatabaseBusyError, DatabaseUnusableError) as error:
             # As true for the months to come, and each of them would wait as long.
             reasons.update({left: _reason(left, error) for left in months[number - 1 :] if left not in reasons})
@@ -298,7 +300,7 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
             context,
             key,
             data_version=version,
-            inputs=[taxi_trips_file.key],
+            inputs={taxi_trips_file.key: version},
             metadata={
                 "dagster/partition_row_count": rows,
                 "seconds": round(seconds, 3),
@@ -366,7 +368,7 @@ def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult[Any]:
         zones = read_zones(path)
     except FileNotFoundError as error:
         raise dg.Failure(f"{path} is not there. Materialize taxi_zones_file first.", allow_retries=False) from error
-    except ZonesError as error:
+    except (ZonesError, OSError) as error:
         raise dg.Failure(f"{path}: {error}", allow_retries=False) from error
     with database.get_connection() as connection:
         connection.execute("BEGIN")
