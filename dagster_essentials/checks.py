@@ -123,34 +123,29 @@ def count_month(connection: duckdb.DuckDBPyConnection, month: str) -> MonthCount
     return MonthCounts(counts[0], {oddity.name: n for oddity, n in zip(ODDITIES, counts[1:], strict=True)})
 
 
+def evaluate_rows(
+    asset_key: dg.AssetKey, partition: str, counts: MonthCounts, rows_in_file: int
+) -> dg.AssetCheckEvaluation:
+    """The result of the one check that fails a month: whether all rows of the file came into the table, and no others."""
+    return _evaluation(
+        asset_key,
+        partition,
+        ROWS_MATCH_FILE,
+        counts.rows == rows_in_file,
+        {"rows_in_table": counts.rows, "rows_in_file": rows_in_file},
+    )
+
+
 def evaluate_month(
     asset_key: dg.AssetKey, partition: str, counts: MonthCounts, rows_in_file: int, unknown_columns: Sequence[str]
 ) -> list[dg.AssetCheckEvaluation]:
     """The results of all checks for one month."""
-
-    def evaluation(
-        name: str, passed: bool, metadata: Mapping[str, Any], error: bool = False
-    ) -> dg.AssetCheckEvaluation:
-        return dg.AssetCheckEvaluation(
-            asset_key=asset_key,
-            check_name=name,
-            passed=passed,
-            severity=dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN,
-            blocking=error,
-            partition=partition,
-            description=_DESCRIPTIONS[name],
-            metadata=metadata,
-        )
-
     return [
-        evaluation(
-            ROWS_MATCH_FILE,
-            counts.rows == rows_in_file,
-            {"rows_in_table": counts.rows, "rows_in_file": rows_in_file},
-            error=True,
-        ),
+        evaluate_rows(asset_key, partition, counts, rows_in_file),
         *(
-            evaluation(
+            _evaluation(
+                asset_key,
+                partition,
                 oddity.name,
                 counts.odd[oddity.name] <= oddity.limit * counts.rows,
                 {
@@ -161,5 +156,27 @@ def evaluate_month(
             )
             for oddity in ODDITIES
         ),
-        evaluation(COLUMNS_KNOWN, not unknown_columns, {"unknown_columns": ", ".join(unknown_columns) or "none"}),
+        _evaluation(
+            asset_key,
+            partition,
+            COLUMNS_KNOWN,
+            not unknown_columns,
+            {"unknown_columns": ", ".join(unknown_columns) or "none"},
+        ),
     ]
+
+
+def _evaluation(
+    asset_key: dg.AssetKey, partition: str, name: str, passed: bool, metadata: Mapping[str, Any]
+) -> dg.AssetCheckEvaluation:
+    blocking = name == ROWS_MATCH_FILE
+    return dg.AssetCheckEvaluation(
+        asset_key=asset_key,
+        check_name=name,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
+        blocking=blocking,
+        partition=partition,
+        description=_DESCRIPTIONS[name],
+        metadata=metadata,
+    )

@@ -44,7 +44,7 @@ def second_name(path: Path) -> Iterator[Path]:
     except FileNotFoundError:
         raise
     except OSError:
-        # A file system without second names. Should the file change while it is read, the rows will not match.
+        # A file system without second names: a file that changes while it is read shows only in its number of rows.
         yield path
         return
     try:

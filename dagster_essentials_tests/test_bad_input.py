@@ -3,7 +3,7 @@
 import re
 import resource
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ import duckdb
 import pytest
 
 from dagster_essentials.assets import constants, trips
+from dagster_essentials.columns import read_layout
 from dagster_essentials.sample import write_month
 from dagster_essentials_tests.conftest import REAL_DATA, Project, failure_text, materialize
 from dagster_essentials_tests.database_holder import NOTEBOOK, RUN, held, releasing_when_waited_for
@@ -868,3 +869,27 @@ def test_a_file_without_rows_that_somebody_put_there_does_not_empty_the_month(
     assert "2023-01" in failure_text(result)
     assert "the file has no rows" in failure_text(result)
     assert project.rows() == {"2023-01": 300}
+
+
+def test_rows_that_are_not_as_many_as_the_footer_says_are_not_kept_and_fail_the_check(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = publish(source_server, "2023-01", sample("2023-01"))
+    assert materialize(project, instance, TRIPS, "2023-01").success
+    before = project.query("SELECT * FROM trips ORDER BY ALL")
+    monkeypatch.setattr(trips, "read_layout", lambda path: replace(read_layout(path), rows=read_layout(path).rows + 1))
+
+    result = materialize(project, instance, TRIPS, "2023-01")
+
+    assert not result.success
+    assert f"2023-01 ({url}): the file has 301 rows, and 300 came into the table" in failure_text(result)
+    assert project.query("SELECT * FROM trips ORDER BY ALL") == before
+    records = instance.get_records_for_run(result.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    (evaluation,) = [record.event_log_entry.asset_check_evaluation for record in records]
+    assert evaluation is not None
+    assert (evaluation.check_name, evaluation.partition, evaluation.passed, evaluation.severity) == (
+        "rows_match_file",
+        "2023-01-01",
+        False,
+        dg.AssetCheckSeverity.ERROR,
+    )

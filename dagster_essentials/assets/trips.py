@@ -18,7 +18,7 @@ from dagster_duckdb import DuckDBResource
 
 from dagster_essentials import source
 from dagster_essentials.assets import constants
-from dagster_essentials.checks import MonthCounts, count_month, evaluate_month, trip_check_specs
+from dagster_essentials.checks import MonthCounts, count_month, evaluate_month, evaluate_rows, trip_check_specs
 from dagster_essentials.columns import (
     COLUMNS,
     COURSE_COLUMNS,
@@ -177,6 +177,17 @@ class LoadError(Exception):
     """A month could not be loaded, and is as it was. The message says why and what to do."""
 
 
+class RowsDifferError(LoadError):
+    """Other rows came into the table than the file's footer counts. None were kept."""
+
+    def __init__(self, loaded: LoadedMonth):
+        super().__init__(
+            f"the file has {loaded.layout.rows:,} rows, and {loaded.counts.rows:,} came into the table, so none were kept. "
+            "Materialize taxi_trips_file and taxi_trips again."
+        )
+        self.loaded = loaded
+
+
 def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
     """Make `trips`, or give one that the course's code made the columns it lacks."""
     columns = ", ".join(f"{column.name} {column.type}" for column in COLUMNS)
@@ -214,19 +225,16 @@ def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) ->
             f"INSERT INTO trips ({columns}) SELECT {', '.join(selection.expressions)} FROM {FILE}",
             {"month": month, "file": literal_path(path)},
         )
-        counts = count_month(connection, month)
-        if counts.rows != layout.rows:
-            raise LoadError(
-                f"the file has {layout.rows:,} rows, and {counts.rows:,} came into the table, so none were kept. "
-                "Materialize taxi_trips_file and taxi_trips again."
-            )
+        loaded = LoadedMonth(layout, selection, count_month(connection, month))
+        if loaded.counts.rows != layout.rows:
+            raise RowsDifferError(loaded)
         connection.execute("COMMIT")
     except BaseException:
         # After some errors, a full disk among them, DuckDB has rolled back by itself, and says so.
         with suppress(duckdb.Error):
             connection.execute("ROLLBACK")
         raise
-    return LoadedMonth(layout, selection, counts)
+    return loaded
 
 
 def _why_not_loaded(error: Exception, path: Path) -> str:
@@ -292,6 +300,8 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
         except (LoadError, LayoutError, OSError, duckdb.Error) as error:
             reasons[key] = _reason(key, _why_not_loaded(error, path))
             record_failure(context, key, reasons[key])
+            if isinstance(error, RowsDifferError):
+                context.log_event(evaluate_rows(context.asset_key, key, error.loaded.counts, error.loaded.layout.rows))
             continue
         seconds = time.monotonic() - started - waited
         rows = loaded.counts.rows
@@ -322,7 +332,7 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
     kinds={"csv"},
     description="The taxi zones, with their boroughs and outlines, as published.",
 )
-def taxi_zones_file(context: dg.AssetExecutionContext) -> dg.MaterializeResult[Any]:
+def taxi_zones_file() -> dg.MaterializeResult[Any]:
     """Bring the zones CSV here, unless the one that is here is still the source's."""
     path = Path(constants.TAXI_ZONES_FILE_PATH)
     url = source.shown(SETTINGS.zones_url)
