@@ -2,12 +2,28 @@
 
 import dagster as dg
 
-from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.partitions import monthly_partition, weekly_partition
+
+trips_by_week = dg.AssetSelection.assets("trips_by_week")
+adhoc_request = dg.AssetSelection.assets("adhoc_request")
 
 trip_update_job = dg.define_asset_job(
     "trip_update_job",
-    selection=dg.AssetSelection.all(),
+    selection=dg.AssetSelection.all() - trips_by_week - adhoc_request,
     # Deprecated, but without it the partitions_def of this object is None.
     partitions_def=monthly_partition,
     description="A month from the TLC's file to the tables, with everything that is made of it.",
+)
+
+weekly_update_job = dg.define_asset_job(
+    "weekly_update_job",
+    selection=trips_by_week,
+    partitions_def=weekly_partition,
+    description="The trips of a week, added up.",
+)
+
+adhoc_request_job = dg.define_asset_job(
+    "adhoc_request_job",
+    selection=adhoc_request,
+    description="The picture that a request asks for.",
 )

@@ -1,7 +1,7 @@
-"""What Dagster is told of a month, at the moment in which it becomes true.
+"""What Dagster is told of a month or a week, at the moment in which it becomes true.
 
-A run over a range would by itself record all its months at its end, with one data version for all of them, or none of
-them if one fails. So each month is logged as soon as it stands, and the asset's own result is marked as one that has
+A run over a range would by itself record all its partitions at its end, with one data version for all of them, or none
+of them if one fails. So each is logged as soon as it stands, and the asset's own result is marked as one that has
 been logged already. The mark and the tags are Dagster's own, used for observable sources and for its data versions;
 the tests in `test_dagster_facts.py` tell when a release changes them.
 """
@@ -21,22 +21,23 @@ from dagster._core.definitions.data_version import (
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 Recorded = Iterator[dg.MaterializeResult[Any] | dg.Output[Any]]
-"""What an asset function returns whose months are recorded here."""
+"""What an asset function returns whose partitions are recorded here."""
 
 
-def record_month(
+def record_partition(
     context: dg.AssetExecutionContext,
     partition: str,
     data_version: str,
     metadata: Mapping[str, Any],
     inputs: Mapping[dg.AssetKey, str] | None = None,
 ) -> None:
-    """Record that the running asset has been materialized for the month `partition`.
+    """Record that the running asset has been materialized for `partition`.
 
-    `inputs` are the assets whose same month it was made from, and the versions that were read: the UI calls the month
-    stale when one of them has another version.
+    `inputs` are the assets whose same partition it was made from, and the versions that were read: the UI calls it stale
+    when one of them has another version. Without `inputs`, it is stale when one of those has been materialized since.
     """
-    provenance = {}
+    # The code's version is what Dagster itself writes for an asset without one; where it stands, inputs are looked for.
+    provenance = {CODE_VERSION_TAG: context.run.run_id} if inputs is not None else {}
     for key, version in (inputs or {}).items():
         record = context.instance.get_latest_data_version_record(key, partition_key=partition)
         if record is not None:
@@ -53,16 +54,14 @@ def record_month(
             tags={
                 DATA_VERSION_TAG: data_version,
                 DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-                # What Dagster itself writes for an asset without a version of its code.
-                CODE_VERSION_TAG: context.run.run_id,
                 **provenance,
             },
         )
     )
 
 
-def months_are_recorded(context: dg.AssetExecutionContext) -> Recorded:
-    """What an asset yields at its end, when its months, and their checks, were all logged."""
+def partitions_are_recorded(context: dg.AssetExecutionContext) -> Recorded:
+    """What an asset yields at its end, when its partitions, and their checks, were all logged."""
     yield dg.MaterializeResult(metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
     # Each selected check has an output of its own, which Dagster expects beside the evaluations.
     results = {context.assets_def.get_output_name_for_asset_key(context.asset_key)}
@@ -74,13 +73,13 @@ FAILED = "failed"
 
 
 def record_failure(context: dg.AssetExecutionContext, partition: str, reason: str) -> None:
-    """Log why the running asset could not be materialized for the month `partition`, in the log and on the month's page."""
+    """Log why the running asset could not be materialized for `partition`, in the log and on its page."""
     context.log.error(reason)
     context.log_event(dg.AssetObservation(context.asset_key, partition=partition, metadata={FAILED: reason}))
 
 
 def failures_in_run(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, str]:
-    """The months for which `asset` failed earlier in this run, with the reasons.
+    """The partitions for which `asset` failed earlier in this run, with the reasons.
 
     A run that executes others again from their failure, and `asset` not, goes on where they stopped: their failures count.
     """
@@ -113,13 +112,13 @@ def is_executed(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -
     return selected and (steps is None or asset.op.name in steps)
 
 
-def fail_run(reasons: Mapping[str, str], months: Sequence[str]) -> None:
-    """Fail the running step, naming each bad month and why.
+def fail_run(reasons: Mapping[str, str], partitions: Sequence[str], what: str = "months") -> None:
+    """Fail the running step, naming each bad partition and why; `what` they are called.
 
     Raises:
         dagster.Failure: always.
     """
-    good = len(months) - len(reasons)
+    good = len(partitions) - len(reasons)
     others = {0: "", 1: "; the other one is done"}.get(good, f"; the other {good} are done")
-    summary = f"{len(reasons)} of {len(months)} months failed{others}"
+    summary = f"{len(reasons)} of {len(partitions)} {what} failed{others}"
     raise dg.Failure("\n".join([f"{summary}:", *(reasons[key] for key in sorted(reasons))]), allow_retries=False)

@@ -1,17 +1,19 @@
-"""When jobs run by themselves, and for which months.
+"""When jobs run by themselves, and for which months and weeks.
 
-What is due is decided by `due_months`, by plain values; the schedule only asks Dagster and the source for them.
+What is due is decided by `due_months` and `due_weeks`, by plain values; the schedules only ask Dagster and the source for
+them.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
 from dagster_essentials import source
+from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips, trips_url
-from dagster_essentials.jobs import trip_update_job
-from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.jobs import trip_update_job, weekly_update_job
+from dagster_essentials.partitions import monthly_partition, months_of_week, weekly_partition
 from dagster_essentials.source import SourceError
 
 MONTHS_LOOKED_BACK = 12
@@ -108,3 +110,59 @@ def _since(instance: dg.DagsterInstance) -> str | None:
         dg.RunsFilter(tags={"dagster/schedule_name": "trip_update_job_schedule"}), ascending=True
     )
     return next((tags[SINCE_TAG] for record in records if SINCE_TAG in (tags := record.dagster_run.tags)), None)
+
+
+@dataclass(frozen=True)
+class DueWeeks:
+    """The weeks to add up now (their Sundays), newest first, and what a person should know."""
+
+    weeks: Sequence[str]
+    reason: str
+
+
+def due_weeks(
+    partitions: Sequence[str],
+    months: Callable[[str], Sequence[str]],
+    loaded: Mapping[str, int],
+    computed: Mapping[str, int],
+) -> DueWeeks:
+    """Which of the weeks `partitions` are due (``YYYY-MM-DD``, oldest first).
+
+    It is every week whose `months` are all in `loaded`, and that is not in `computed` or was before one of its months was
+    loaded again. The values of both are places in Dagster's event log: a higher one is later.
+    """
+    due, waiting = [], []
+    for week in reversed(partitions):
+        if any(month not in loaded for month in months(week)):
+            waiting.append(week)
+        elif week not in computed or any(loaded[month] > computed[week] for month in months(week)):
+            due.append(week)
+    if due:
+        return DueWeeks(due, "")
+    if len(waiting) == len(partitions):
+        return DueWeeks([], "No week is due: of no week all months are loaded.")
+    reason = "Nothing to do: every week whose months are loaded is added up."
+    if waiting and (lacking := [month[:7] for month in months(waiting[0]) if month not in loaded]):
+        reason += f" The newest, of {waiting[0]}, waits for {' and '.join(lacking)}."
+    return DueWeeks([], reason)
+
+
+@dg.schedule(
+    name="weekly_update_job_schedule",
+    job=weekly_update_job,
+    cron_schedule="0 0 * * 1",
+    description="Adds up, on Mondays, every week whose months are loaded and that is not added up yet, or was before one of "
+    "its months was loaded again.",
+)
+def weekly_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+    """One run for each week that is due, with its partition key."""
+    materialization = dg.DagsterEventType.ASSET_MATERIALIZATION
+    due = due_weeks(
+        partitions=weekly_partition.get_partition_keys(current_time=context.scheduled_execution_time),
+        months=months_of_week,
+        loaded=context.instance.get_latest_storage_id_by_partition(taxi_trips.key, materialization),
+        computed=context.instance.get_latest_storage_id_by_partition(trips_by_week.key, materialization),
+    )
+    if not due.weeks:
+        return dg.SkipReason(due.reason)
+    return [dg.RunRequest(run_key=week, partition_key=week) for week in due.weeks]

@@ -5,10 +5,16 @@ that would count the trips of 103 three times.
 """
 
 import csv
+import json
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 COLUMNS = ("LocationID", "zone", "borough", "the_geom")
+BOROUGHS = ("Bronx", "Brooklyn", "EWR", "Manhattan", "Queens", "Staten Island")
+"""What the published file calls them; EWR is Newark Airport."""
+
 _START, _END = "MULTIPOLYGON (", ")"
 
 
@@ -78,3 +84,10 @@ def _zone(row: dict[str, str | None], line: int) -> Zone:
 
 def _merged(first: Zone, second: Zone) -> Zone:
     return replace(first, geometry=first.geometry.removesuffix(_END) + ", " + second.geometry.removeprefix(_START))
+
+
+def coordinates(geometry: str) -> list[Any]:
+    """The coordinates of a zone's `geometry`, a WKT multipolygon, as GeoJSON has them: polygons of rings of points."""
+    points = re.sub(r"([-+.\deE]+)\s+([-+.\deE]+)", r"[\1,\2]", geometry.removeprefix(_START.rstrip("(")))
+    polygons: list[Any] = json.loads(points.replace("(", "[").replace(")", "]"))
+    return polygons

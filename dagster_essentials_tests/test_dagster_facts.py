@@ -10,7 +10,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
 
-from dagster_essentials.recording import Recorded, months_are_recorded, record_month
+from dagster_essentials.recording import Recorded, partitions_are_recorded, record_partition
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -37,8 +37,8 @@ def test_a_month_that_was_logged_is_not_recorded_a_second_time(last: str) -> Non
     )
     def logged(context: dg.AssetExecutionContext) -> Recorded:
         for key in context.partition_keys:
-            record_month(context, key, f"version of {key}", {})
-        yield from months_are_recorded(context)
+            record_partition(context, key, f"version of {key}", {})
+        yield from partitions_are_recorded(context)
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[logged])
     def below(context: dg.AssetExecutionContext) -> None:
@@ -60,14 +60,14 @@ def test_a_month_is_stale_exactly_when_the_logged_version_of_its_input_changes()
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run())
     def above(context: dg.AssetExecutionContext) -> Recorded:
         for key in context.partition_keys:
-            record_month(context, key, versions[key], {})
-        yield from months_are_recorded(context)
+            record_partition(context, key, versions[key], {})
+        yield from partitions_are_recorded(context)
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[above])
     def below(context: dg.AssetExecutionContext) -> Recorded:
         for key in context.partition_keys:
-            record_month(context, key, versions[key], {}, inputs={above.key: versions[key]})
-        yield from months_are_recorded(context)
+            record_partition(context, key, versions[key], {}, inputs={above.key: versions[key]})
+        yield from partitions_are_recorded(context)
 
     with dg.DagsterInstance.ephemeral() as instance:
         graph = dg.Definitions(assets=[above, below]).resolve_asset_graph()

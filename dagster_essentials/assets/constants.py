@@ -11,3 +11,9 @@ _DATA = str(SETTINGS.data_dir).replace("{", "{{").replace("}", "}}")
 
 TAXI_ZONES_FILE_PATH = str(SETTINGS.data_dir / "raw" / "taxi_zones.csv")
 TAXI_TRIPS_TEMPLATE_FILE_PATH = f"{_DATA}/raw/taxi_trips_{{}}.parquet"
+
+TRIPS_BY_WEEK_FILE_PATH = str(SETTINGS.data_dir / "outputs" / "trips_by_week.csv")
+MANHATTAN_STATS_FILE_PATH = str(SETTINGS.data_dir / "staging" / "manhattan_stats.geojson")
+MANHATTAN_MAP_FILE_PATH = str(SETTINGS.data_dir / "outputs" / "manhattan_map.png")
+
+REQUEST_DESTINATION_TEMPLATE_FILE_PATH = f"{_DATA}/outputs/{{}}.png"

@@ -6,6 +6,7 @@ in `checks.py`, how a file is fetched in `source.py`, and how the database is sh
 
 import re
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,9 +38,9 @@ from dagster_essentials.recording import (
     fail_run,
     failures_in_run,
     is_executed,
-    months_are_recorded,
+    partitions_are_recorded,
     record_failure,
-    record_month,
+    record_partition,
 )
 from dagster_essentials.resources import DatabaseBusyError, DatabaseUnusableError
 from dagster_essentials.settings import SETTINGS
@@ -52,7 +53,11 @@ DATABASE_POOL = "duckdb"
 DOWNLOADS_AT_ONCE = 4
 """Enough to fill a line while one download ends and the next begins, and few enough not to be throttled."""
 
-_TABLES = SETTINGS.database.stem
+DATABASE_NAME = SETTINGS.database.stem
+"""What DuckDB calls it, as in ``data.main.trips``."""
+
+OWNERS = ["team:nyc-taxi"]
+"""Whom to ask about an asset: where a copy of this project is run, the team or the address that answers there."""
 
 
 def trips_url(month: str) -> str:
@@ -64,11 +69,12 @@ def _reason(key: str, problem: object) -> str:
     """Why the month of the partition `key` failed, as it stands in logs and errors."""
     month = key[:7]
     if isinstance(problem, OSError):
-        problem = _not_written(problem, _trips_path(month))
+        problem = not_written(problem, _trips_path(month))
     return f"{month} ({source.shown(trips_url(month))}): {problem}"
 
 
-def _not_written(error: OSError, path: Path) -> str:
+def not_written(error: OSError, path: Path) -> str:
+    """What a failure says whose cause is that a file, `path` or one beside it, could not be written."""
     return (
         f"{error.filename or path} could not be written ({error.strerror}). What was there before is unchanged. Make room, "
         "or give this user the right to write there, and materialize again."
@@ -84,7 +90,17 @@ def _trips_path(month: str) -> Path:
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="raw_files",
     kinds={"parquet"},
+    owners=OWNERS,
     description="A month of yellow taxi trips, as the NYC Taxi & Limousine Commission publishes it.",
+    metadata={
+        "dagster/column_schema": dg.TableSchema(
+            [
+                dg.TableColumn(column.source, column.type.lower(), column.description)
+                for column in COLUMNS
+                if column.source is not None
+            ]
+        )
+    },
 )
 def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
     """Bring the file of each month of the run here; what has not changed at the source is not transferred again."""
@@ -105,7 +121,7 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
                 f"{key[:7]} ({number} of {len(months)}): {rows:,} trips, {fetched.bytes / 1e6:.1f} MB, "
                 + (f"fetched in {seconds:.1f} s" if transferred else "unchanged at the source, nothing transferred")
             )
-            record_month(
+            record_partition(
                 context,
                 key,
                 data_version=fetched.sha256,
@@ -125,7 +141,7 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
     # One bad month must not keep the good ones out of the table: when they are loaded in this run, taxi_trips fails it.
     if reasons and not (len(reasons) < len(months) and is_executed(context, taxi_trips)):
         fail_run(reasons, months)
-    yield from months_are_recorded(context)
+    yield from partitions_are_recorded(context)
 
 
 def _fetch_month(month: str) -> tuple[Fetched, bool, int, float]:
@@ -204,6 +220,17 @@ def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
             connection.execute(f"ALTER TABLE trips ADD COLUMN {column.name} {column.type}")
 
 
+def loaded_months(connection: duckdb.DuckDBPyConnection, months: Collection[str]) -> set[str]:
+    """Which of `months` (``YYYY-MM``) have trips in the table; none, when there is no table."""
+    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips'").fetchall():
+        return set()
+    loaded = connection.execute(
+        "SELECT DISTINCT partition_date FROM trips WHERE partition_date IN (SELECT unnest($months))",
+        {"months": list(months)},
+    )
+    return {month for (month,) in loaded.fetchall()}
+
+
 def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> LoadedMonth:
     """Put the rows of the file `path` in the place of those that `trips` has for `month` (``YYYY-MM``).
 
@@ -266,11 +293,12 @@ def _column_lineage() -> dg.TableColumnLineage:
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="ingested",
     kinds={"duckdb", "table"},
+    owners=OWNERS,
     pool=DATABASE_POOL,
     check_specs=trip_check_specs("taxi_trips"),
     description="The table trips: one row a trip, all months, none dropped.",
     metadata={
-        "dagster/table_name": f"{_TABLES}.main.trips",
+        "dagster/table_name": f"{DATABASE_NAME}.main.trips",
         "dagster/column_schema": dg.TableSchema(
             [dg.TableColumn(column.name, column.type.lower(), column.description) for column in COLUMNS]
         ),
@@ -306,7 +334,7 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
         seconds = time.monotonic() - started - waited
         rows = loaded.counts.rows
         context.log.info(f"{month} ({number} of {len(months)}): {rows:,} trips loaded in {seconds:.1f} s")
-        record_month(
+        record_partition(
             context,
             key,
             data_version=version,
@@ -324,13 +352,27 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
             context.log_event(evaluation)
     if reasons:
         fail_run(reasons, months)
-    yield from months_are_recorded(context)
+    yield from partitions_are_recorded(context)
 
 
 @dg.asset(
     group_name="raw_files",
     kinds={"csv"},
+    owners=OWNERS,
     description="The taxi zones, with their boroughs and outlines, as published.",
+    metadata={
+        "dagster/column_schema": dg.TableSchema(
+            [
+                dg.TableColumn("OBJECTID", "integer", "Number of the row"),
+                dg.TableColumn("Shape_Leng", "double", "Length of the outline, degrees"),
+                dg.TableColumn("the_geom", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude"),
+                dg.TableColumn("Shape_Area", "double", "Area, square degrees"),
+                dg.TableColumn("zone", "varchar", "Name of the zone"),
+                dg.TableColumn("LocationID", "integer", "Number of the zone; two of them stand in several rows"),
+                dg.TableColumn("borough", "varchar", "Borough, or EWR for Newark Airport"),
+            ]
+        )
+    },
 )
 def taxi_zones_file() -> dg.MaterializeResult[Any]:
     """Bring the zones CSV here, unless the one that is here is still the source's."""
@@ -341,7 +383,7 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
     except (SourceError, ZonesError) as error:
         raise dg.Failure(f"taxi zones ({url}): {error}", allow_retries=False) from error
     except OSError as error:
-        raise dg.Failure(f"taxi zones ({url}): {_not_written(error, path)}", allow_retries=False) from error
+        raise dg.Failure(f"taxi zones ({url}): {not_written(error, path)}", allow_retries=False) from error
     return dg.MaterializeResult(
         data_version=dg.DataVersion(fetched.sha256),
         metadata={
@@ -357,10 +399,11 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
     deps=[taxi_zones_file],
     group_name="ingested",
     kinds={"duckdb", "table"},
+    owners=OWNERS,
     pool=DATABASE_POOL,
     description="The table zones: one row a zone, so that a join with it never multiplies trips.",
     metadata={
-        "dagster/table_name": f"{_TABLES}.main.zones",
+        "dagster/table_name": f"{DATABASE_NAME}.main.zones",
         "dagster/column_schema": dg.TableSchema(
             [
                 dg.TableColumn("zone_id", "integer", "What pickup_zone_id and dropoff_zone_id of trips refer to"),
