@@ -142,5 +142,8 @@ def adhoc_request_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
 
 def _seen(cursor: str | None) -> Mapping[str, Any]:
     """What the last tick saw: the content's hash by the file's name. The course's sensor left times there: all is new."""
-    seen = json.loads(cursor) if cursor else {}
+    try:
+        seen = json.loads(cursor or "{}")
+    except ValueError:  # Set by hand, in the UI.
+        seen = {}
     return seen if isinstance(seen, dict) else {}

@@ -1,5 +1,7 @@
 """The names that people import and read in the UI. A change here is a change for everyone who uses the project."""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -9,51 +11,55 @@ from dagster_duckdb import DuckDBResource
 from dagster_essentials import defs
 from dagster_essentials.assets import constants, trips
 from dagster_essentials.columns import COLUMNS
-from dagster_essentials.jobs import trip_update_job
-from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.jobs import trip_update_job, weekly_update_job
+from dagster_essentials.partitions import monthly_partition, weekly_partition
 from dagster_essentials.resources import database_resource
-from dagster_essentials.schedules import trip_update_schedule
+from dagster_essentials.schedules import trip_update_schedule, weekly_update_schedule
+from dagster_essentials.sensors import adhoc_request_sensor
+from dagster_essentials_tests import snapshot
 
 
 def test_the_graph_is_what_it_was() -> None:
-    graph = defs.resolve_asset_graph()
-    assert {
-        key.to_user_string(): (
-            sorted(parent.to_user_string() for parent in graph.get(key).parent_keys),
-            graph.get(key).group_name,
-            graph.get(key).partitions_def,
-            str(graph.get(key).backfill_policy and graph.get(key).backfill_policy.policy_type.name),
-            sorted(graph.get(key).kinds or ()),
-            sorted(check.name for check in graph.get_check_keys_for_assets({key})),
-        )
-        for key in graph.get_all_asset_keys()
-    } == {
-        "taxi_zones_file": ([], "raw_files", None, "None", ["csv"], []),
-        "taxi_zones": (["taxi_zones_file"], "ingested", None, "None", ["duckdb", "table"], []),
-        "taxi_trips_file": ([], "raw_files", monthly_partition, "SINGLE_RUN", ["parquet"], []),
-        "taxi_trips": (
-            ["taxi_trips_file"],
-            "ingested",
-            monthly_partition,
-            "SINGLE_RUN",
-            ["duckdb", "table"],
-            [
-                *("columns_known", "dropoff_after_pickup", "flex_fare_share", "no_duplicates", "no_negative_totals"),
-                *("no_zero_distances", "pickups_in_month", "rows_match_file", "zones_known"),
-            ],
-        ),
-    }
+    """If the change is meant, ``python -m dagster_essentials_tests.snapshot`` writes it down, for the review to show it."""
+    script = "from dagster_essentials import defs; from dagster_essentials_tests.snapshot import *; "
+    # Another process, as the tests' own settings would stand in it.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_"))}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script + "print(json.dumps(described(defs)))"],
+        cwd=snapshot.PATH.parent.parent,
+        env=environ,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert json.loads(result.stdout) == json.loads(snapshot.PATH.read_text())
 
 
-def test_jobs_and_schedules_are_found_by_the_names_of_the_course() -> None:
+def test_every_asset_says_what_it_is_whose_it_is_and_what_it_holds() -> None:
+    for name, asset in json.loads(snapshot.PATH.read_text())["assets"].items():
+        empty = [fact for fact in ("description", "group", "kinds", "owners", "columns") if not asset[fact]]
+        assert empty == [], name
+
+
+def test_jobs_schedules_and_the_sensor_are_found_by_the_names_of_the_course() -> None:
     job = defs.get_job_def("trip_update_job")
     assert job.partitions_def == trip_update_job.partitions_def == monthly_partition
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
-        *("taxi_zones_file", "taxi_zones", "taxi_trips_file", "taxi_trips")
+        *("taxi_zones_file", "taxi_zones", "taxi_trips_file", "taxi_trips"),
+        *("manhattan/manhattan_stats", "manhattan_map"),
     }
-    schedule = defs.get_schedule_def("trip_update_job_schedule")
-    assert schedule is trip_update_schedule
-    assert (schedule.cron_schedule, schedule.job_name) == ("0 0 5 * *", "trip_update_job")
+    weekly = defs.get_job_def("weekly_update_job")
+    assert weekly.partitions_def == weekly_update_job.partitions_def == weekly_partition
+    assert weekly.asset_layer.selected_asset_keys == {dg.AssetKey("trips_by_week")}
+    assert defs.get_job_def("adhoc_request_job").asset_layer.selected_asset_keys == {dg.AssetKey("adhoc_request")}
+    for name, schedule, cron, job_name in (
+        ("trip_update_job_schedule", trip_update_schedule, "0 0 5 * *", "trip_update_job"),
+        ("weekly_update_job_schedule", weekly_update_schedule, "0 0 * * 1", "weekly_update_job"),
+    ):
+        assert defs.get_schedule_def(name) is schedule
+        assert (schedule.cron_schedule, schedule.job_name) == (cron, job_name)
+    assert defs.get_sensor_def("adhoc_request_sensor") is adhoc_request_sensor
+    assert adhoc_request_sensor.job_name == "adhoc_request_job"
 
 
 def test_the_database_is_a_duckdb_resource_under_the_key_database() -> None:
@@ -65,6 +71,10 @@ def test_paths_are_the_courses_and_absolute() -> None:
     assert constants.DATE_FORMAT == "%Y-%m-%d"
     assert constants.TAXI_ZONES_FILE_PATH.startswith("/")
     assert constants.TAXI_ZONES_FILE_PATH.endswith("/raw/taxi_zones.csv")
+    assert constants.TRIPS_BY_WEEK_FILE_PATH.endswith("/outputs/trips_by_week.csv")
+    assert constants.MANHATTAN_STATS_FILE_PATH.endswith("/staging/manhattan_stats.geojson")
+    assert constants.MANHATTAN_MAP_FILE_PATH.endswith("/outputs/manhattan_map.png")
+    assert constants.REQUEST_DESTINATION_TEMPLATE_FILE_PATH.format("x").endswith("/outputs/x.png")
     assert constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format("2023-03").endswith("/raw/taxi_trips_2023-03.parquet")
 
 

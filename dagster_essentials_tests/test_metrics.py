@@ -341,6 +341,26 @@ def test_trips_without_vendor_or_passengers_are_trips(place: Project, instance: 
     assert all(check.passed for check in checks(instance, result, "every_day_has_trips").values())
 
 
+def test_a_value_that_is_no_number_is_left_out_of_its_sum_only(place: Project, instance: dg.DagsterInstance) -> None:
+    put_month(place, "2023-01", daily("2023-01-08", "2023-01-14"))
+    with database(place) as connection:
+        connection.execute("UPDATE trips SET total_amount = 'NaN' WHERE pickup_datetime::DATE = '2023-01-08'")
+        connection.execute("UPDATE trips SET trip_distance = 'Infinity' WHERE pickup_datetime::DATE = '2023-01-09'")
+        connection.execute("UPDATE trips SET passenger_count = 'NaN' WHERE pickup_datetime::DATE = '2023-01-10'")
+    assert add_up(place, instance, "2023-01-08").success
+    assert csv_path(place).read_text() == HEADER + "2023-01-08,7,60.00,6.00,6\n"
+
+
+def test_weeks_that_cannot_be_counted_are_named(place: Project, instance: dg.DagsterInstance) -> None:
+    put_month(place, "2023-01", daily("2023-01-08", "2023-01-21"))
+    with database(place) as connection:
+        connection.execute("ALTER TABLE trips DROP COLUMN trip_distance")
+    text = failure_text(add_up(place, instance, "2023-01-08", "2023-01-15"))
+    assert "2023-01-08, 2023-01-15: the weeks could not be added up" in text
+    assert "trip_distance" in text
+    assert "rename or drop it" in text
+
+
 def test_cents_of_many_trips_do_not_drift(place: Project, instance: dg.DagsterInstance) -> None:
     # Added one after the other as floating point numbers, a billion and many cents lose some of the cents.
     trips = [
@@ -586,7 +606,7 @@ def test_a_table_that_something_else_made_is_left_alone_and_named(
         connection.execute(made)
     before = place.query("DESCRIBE trips_by_week")
     text = failure_text(add_up(place, instance, "2023-01-08"))
-    assert "the table trips_by_week could not be written" in text
+    assert "the table trips_by_week is as it was" in text
     assert "rename or drop it" in text
     assert place.query("DESCRIBE trips_by_week") == before
     assert recorded(instance) == set()
@@ -826,6 +846,9 @@ def test_a_zones_table_that_has_a_zone_twice_fails_the_check_of_the_sum(
         ("empty zones", ["none of Manhattan", "TAXI_ZONES_URL"]),
         ("other boroughs", ["none of Manhattan", "TAXI_ZONES_URL"]),
         ("broken outline", ["not a multipolygon", "Materialize taxi_zones_file and taxi_zones again."]),
+        ("no outline", ["not a multipolygon", "Materialize taxi_zones_file and taxi_zones again."]),
+        ("foreign trips", ["partition_date", "rename or drop it"]),
+        ("foreign zones", ["zone_id", "rename or drop it"]),
     ],
 )
 def test_what_is_lacking_in_the_database_is_said_and_the_file_is_left_alone(
@@ -839,6 +862,9 @@ def test_what_is_lacking_in_the_database_is_said_and_the_file_is_left_alone(
         "empty trips": "DELETE FROM trips",
         "empty zones": "DELETE FROM zones",
         "other boroughs": "UPDATE zones SET borough = 'Queens'",
+        "no outline": "UPDATE zones SET geometry = NULL WHERE zone_id = 100",
+        "foreign trips": "ALTER TABLE trips DROP COLUMN partition_date",
+        "foreign zones": "ALTER TABLE zones DROP COLUMN zone_id",
         "broken outline": "UPDATE zones SET geometry = 'MULTIPOLYGON (((1 2, 3' WHERE zone_id = 100",
     }
     if state in change:
@@ -1044,6 +1070,11 @@ ONE_ZONE: dict[str, Any] = {"properties": {"num_trips": 1}, "geometry": {"coordi
         json.dumps({"months": ["2023-01"], "features": [{}]}).encode(),
         json.dumps({"months": ["2023-01"], "features": [{**ONE_ZONE, "geometry": None}]}).encode(),
         json.dumps({"months": ["2023-01"], "features": [{**ONE_ZONE, "properties": {"num_trips": "x"}}]}).encode(),
+        json.dumps({"months": ["2023-01"], "features": []}).encode(),
+        json.dumps({"months": ["2023-01"], "features": [{**ONE_ZONE, "geometry": {"coordinates": "abc"}}]}).encode(),
+        json.dumps(
+            {"months": ["2023-01"], "features": [{**ONE_ZONE, "geometry": {"coordinates": [[[1, 2]]]}}]}
+        ).encode(),
         json.dumps({"months": ["2023-01", "soon"], "features": [ONE_ZONE], "more": 1}).encode()[:-4],
     ],
 )

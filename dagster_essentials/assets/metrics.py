@@ -72,9 +72,10 @@ def count_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str]) -> 
             SELECT
                 pickup_datetime::DATE AS day,
                 count(*) AS num_trips,
-                fsum(total_amount) AS total_amount,
-                fsum(trip_distance) AS trip_distance,
-                sum(passenger_count) AS passenger_count
+                -- A value that is no number says as little as one that is null, and would be all that is left of the week.
+                fsum(total_amount) FILTER (isfinite(total_amount)) AS total_amount,
+                fsum(trip_distance) FILTER (isfinite(trip_distance)) AS trip_distance,
+                sum(passenger_count) FILTER (isfinite(passenger_count)) AS passenger_count
             FROM trips WHERE pickup_datetime >= $first AND pickup_datetime < $end
             GROUP BY day
         ), weeks AS (
@@ -106,7 +107,10 @@ def count_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str]) -> 
 
 
 def _keep_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[Week]) -> dict[date, int]:
-    """Put `weeks` into the table, and the whole table into the CSV: both or neither. Return the trips of all weeks."""
+    """Put `weeks` into the table, and the whole table into the CSV. Return the trips of all weeks.
+
+    The file is written before the table is changed for good: what finds no room there is not in the table either.
+    """
     connection.execute("BEGIN")
     connection.execute(
         "CREATE TABLE IF NOT EXISTS trips_by_week "
@@ -218,15 +222,18 @@ def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -
             record_failure(context, key, reason)
         ready = [key for key in keys if key not in reasons]
         if ready:
-            weeks = count_weeks(connection, ready)
             try:
+                weeks = count_weeks(connection, ready)
                 all_weeks = _keep_weeks(connection, weeks)
             except OSError as error:
                 reason = not_written(error, Path(constants.TRIPS_BY_WEEK_FILE_PATH))
                 raise dg.Failure(reason, allow_retries=False) from error
             except duckdb.Error as error:
-                reason = f"the table trips_by_week could not be written, and is as it was: {error}. If something else made it, "
-                raise dg.Failure(reason + "rename or drop it, and materialize again.", allow_retries=False) from error
+                raise dg.Failure(
+                    f"{', '.join(ready)}: the weeks could not be added up, and the table trips_by_week is as it was: {error}. "
+                    "If it or trips was made by something else, rename or drop it, and materialize again.",
+                    allow_retries=False,
+                ) from error
             # Recorded before the database is free again: a month that is loaded after this is then also recorded after
             # this, and the week counts as stale.
             for number, week in enumerate(weeks, start=1):
@@ -315,27 +322,34 @@ def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: 
     """Count the pickups of all loaded months by zone, and write them with the zones' outlines."""
     path = Path(constants.MANHATTAN_STATS_FILE_PATH)
     with database.get_connection() as connection:
-        months = _all_months(connection)
-        zones = connection.execute(
-            """
-            WITH pickups AS (SELECT pickup_zone_id, count(*) AS num_trips FROM trips GROUP BY pickup_zone_id)
-            SELECT zone_id, zone, borough, coalesce(num_trips, 0), geometry
-            FROM zones LEFT JOIN pickups ON pickup_zone_id = zone_id
-            WHERE borough = 'Manhattan' ORDER BY zone_id
-            """
-        ).fetchall()
+        try:
+            months = _all_months(connection)
+            zones = connection.execute(
+                """
+                WITH pickups AS (SELECT pickup_zone_id, count(*) AS num_trips FROM trips GROUP BY pickup_zone_id)
+                SELECT zone_id, zone, borough, coalesce(num_trips, 0), geometry
+                FROM zones LEFT JOIN pickups ON pickup_zone_id = zone_id
+                WHERE borough = 'Manhattan' ORDER BY zone_id
+                """
+            ).fetchall()
+            picked_up, months_with = connection.execute(
+                """
+                SELECT count(*), count(DISTINCT partition_date) FROM trips
+                WHERE pickup_zone_id IN (SELECT zone_id FROM zones WHERE borough = 'Manhattan')
+                """
+            ).fetchall()[0]
+        except duckdb.Error as error:
+            raise dg.Failure(
+                f"The tables trips and zones could not be counted: {error}. If one of them was made by something else, rename "
+                "or drop it, and materialize taxi_trips or taxi_zones again.",
+                allow_retries=False,
+            ) from error
         if not zones:
             raise dg.Failure(
                 "The table zones has none of Manhattan. Look what TAXI_ZONES_URL points to, and materialize "
                 "taxi_zones_file and taxi_zones again.",
                 allow_retries=False,
             )
-        picked_up, months_with = connection.execute(
-            """
-            SELECT count(*), count(DISTINCT partition_date) FROM trips
-            WHERE pickup_zone_id IN (SELECT zone_id FROM zones WHERE borough = 'Manhattan')
-            """
-        ).fetchall()[0]
         try:
             features = [
                 {
@@ -345,7 +359,7 @@ def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: 
                 }
                 for zone_id, zone, borough, num_trips, geometry in zones
             ]
-        except ValueError as error:
+        except (ValueError, AttributeError) as error:
             raise dg.Failure(
                 f"The table zones has an outline that is not a multipolygon ({error}). Materialize taxi_zones_file and "
                 "taxi_zones again.",
@@ -428,9 +442,11 @@ def manhattan_map() -> dg.MaterializeResult[Any]:
         with FileLock(path.with_name(f".{path.name}.lock")):
             months, zones = _read_stats(Path(constants.MANHATTAN_STATS_FILE_PATH))
             num_trips = sum(trips for _, trips in zones)
-            picture = pictures.draw_map(
-                zones, f"Yellow taxi trips picked up in Manhattan\n{months}: {num_trips:,} trips"
-            )
+            title = f"Yellow taxi trips picked up in Manhattan\n{months}: {num_trips:,} trips"
+            try:
+                picture = pictures.draw_map(zones, title)
+            except (ValueError, TypeError, IndexError) as error:
+                raise _not_ours(Path(constants.MANHATTAN_STATS_FILE_PATH), error) from error
             with replacing(path) as temporary:
                 temporary.write_bytes(picture)
     except OSError as error:
@@ -462,8 +478,16 @@ def _read_stats(path: Path) -> tuple[str, list[tuple[Any, int]]]:
         raise dg.Failure(
             f"{path} is not there. Materialize manhattan/manhattan_stats first.", allow_retries=False
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
         raise dg.Failure(
-            f"{path} is not what manhattan/manhattan_stats writes ({error!r}). Materialize it again.",
+            f"{path} cannot be read ({error.strerror}). Look what it is, and materialize manhattan/manhattan_stats again.",
             allow_retries=False,
         ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_ours(path, error) from error
+
+
+def _not_ours(path: Path, error: Exception) -> dg.Failure:
+    return dg.Failure(
+        f"{path} is not what manhattan/manhattan_stats writes ({error!r}). Materialize it again.", allow_retries=False
+    )

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from unicodedata import normalize
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
@@ -43,7 +44,8 @@ class AdhocRequestConfig(dg.Config):
     def _is_a_plain_name(cls, filename: str) -> str:
         name = filename.removesuffix(".json")
         # Letters, digits and what cannot lead to another folder, hide the file, or stand for something else in a shell.
-        if not re.fullmatch(r"\w[\w .()+-]*", name) or len(name.encode()) > 200:
+        # Some programs write é as two characters, of which the second is no letter by itself.
+        if not re.fullmatch(r"\w[\w .()+-]*", normalize("NFC", name)) or len(name.encode()) > 200:
             raise ValueError(
                 f"the name {filename!r} cannot be a picture's: at most 200 letters, digits, spaces and .()+-_, of which the "
                 "first is a letter or a digit. Rename the file."
