@@ -16,11 +16,12 @@ setup: .venv/.ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Three sample months from the file to the table, without network. They have a data folder, a database and a Dagster
+# Three sample months from the file to the tables and pictures, without network. They have a data folder, a database and a Dagster
 # instance of their own: invented trips stay out of the real table, and out of its history.
 SAMPLE := $(CURDIR)/data/sample
-MATERIALIZE := $(BIN)/dagster asset materialize -m dagster_essentials \
-	--config-json '{"loggers": {"console": {"config": {"log_level": "INFO"}}}}'
+REQUEST := "borough": "Manhattan", "start_date": "2023-01-10", "end_date": "2023-01-25"
+QUIETLY := "loggers": {"console": {"config": {"log_level": "INFO"}}}
+MATERIALIZE := $(BIN)/dagster asset materialize -m dagster_essentials --config-json '{$(QUIETLY)}'
 run dev-sample: export DAGSTER_HOME := $(SAMPLE)/.dagster
 run dev-sample: export DUCKDB_DATABASE := $(SAMPLE)/staging/data.duckdb
 run dev-sample: export TAXI_DATA_DIR := $(SAMPLE)
@@ -34,6 +35,11 @@ run: .venv/.ready
 	mkdir -p '$(SAMPLE)/.dagster' && cp .dagster/dagster.yaml '$(SAMPLE)/.dagster'
 	cd '$(SAMPLE)' && $(MATERIALIZE) --select taxi_zones_file,taxi_zones
 	cd '$(SAMPLE)' && $(MATERIALIZE) --select taxi_trips_file,taxi_trips --partition-range 2023-01-01...2023-03-01
+	cd '$(SAMPLE)' && $(MATERIALIZE) --select manhattan/manhattan_stats,manhattan_map
+	cd '$(SAMPLE)' && $(MATERIALIZE) --select trips_by_week --partition-range 2023-01-01...2023-03-26
+	mkdir -p '$(SAMPLE)/requests' && echo '{$(REQUEST)}' > '$(SAMPLE)/requests/january-manhattan.json'
+	cd '$(SAMPLE)' && $(BIN)/dagster asset materialize -m dagster_essentials --select adhoc_request --config-json \
+		'{$(QUIETLY), "ops": {"adhoc_request": {"config": {"filename": "january-manhattan.json", $(REQUEST)}}}}'
 	$(BIN)/python -m dagster_essentials.show
 
 # The UI on what `make run` loaded.

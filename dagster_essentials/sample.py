@@ -202,7 +202,8 @@ _BOROUGHS = {
 def write_zones(path: Path) -> Path:
     """Write a zones CSV with the published file's columns and its quirk: 263 rows, 260 ids; return its path.
 
-    The zones are squares on a grid where New York is, as many in each borough as there are.
+    The zones are squares on a grid where New York is, as many in each borough as there are. It is filled from south to
+    north, column by column, so that Manhattan is long and narrow here too.
     """
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
         rows = csv.writer(file)
@@ -210,7 +211,7 @@ def write_zones(path: Path) -> Path:
         for number in range(1, 264):
             # As published: 56 stands twice and 103 three times, in the places of 57, 104 and 105.
             zone_id = {57: 56, 104: 103, 105: 103}.get(number, number)
-            west, south = -74.2 + 0.03 * (number % 17), 40.5 + 0.03 * (number // 17)
+            west, south = -74.2 + 0.03 * (number // 16), 40.5 + 0.03 * (number % 16)
             corners = [(0.0, 0.0), (0.0, 0.03), (0.03, 0.03), (0.03, 0.0), (0.0, 0.0)]
             outline = ", ".join(f"{west + x:.6f} {south + y:.6f}" for x, y in corners)
             geometry = f"MULTIPOLYGON ((({outline})))"

@@ -6,7 +6,10 @@ from dagster_essentials.settings import SETTINGS
 
 
 def main() -> None:
-    """Print a row for each month in `trips`: trips, how many of them began outside the month, and US dollars in all."""
+    """Print a row for each month in `trips`: trips, how many of them began outside the month, and US dollars in all.
+
+    After them, the files that were made of them.
+    """
     with duckdb.connect(str(SETTINGS.database), read_only=True) as connection:
         months = connection.execute(
             """
@@ -20,6 +23,8 @@ def main() -> None:
     for month, trips, outside, dollars in months:
         print(f"{month}  {trips:>10,}  {outside:>17,}  {dollars:>16,.2f}")
     print(f"\n{sum(trips for _, trips, *_ in months):,} trips, {zones} zones")
+    for path in sorted((SETTINGS.data_dir / "outputs").glob("[!.]*")):
+        print(path)
 
 
 if __name__ == "__main__":

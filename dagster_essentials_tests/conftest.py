@@ -32,9 +32,17 @@ REAL_MONTHS = ("2019-01", "2019-02", "2019-03", "2020-04", "2025-02")
 
 
 # What takes longest, last.
-SLOW = ("test_real_months", "test_commands", "test_dagster_dev")
+SLOW = ("test_requests", "test_metrics", "test_real_months", "test_commands", "test_dagster_dev")
 # What DuckDB does here.
-DUCKDB = ("test_columns", "test_sample", "test_bad_input", "test_database", "test_real_months")
+DUCKDB = (
+    "test_columns",
+    "test_sample",
+    "test_bad_input",
+    "test_database",
+    "test_requests",
+    "test_metrics",
+    "test_real_months",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

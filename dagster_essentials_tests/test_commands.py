@@ -49,6 +49,12 @@ def test_make_run_loads_the_three_months_of_the_lesson_and_prints_them(clone: Pa
     ]
     assert "300,000 trips, 260 zones" in result.stdout
     sample = clone / "data" / "sample"
+    assert sorted(path.name for path in (sample / "outputs").glob("[!.]*")) == [
+        *("january-manhattan.png", "manhattan_map.png", "trips_by_week.csv")
+    ]
+    # The weeks of the lesson have all its days; a sample trip of some other year lies in none of them.
+    weeks = (sample / "outputs" / "trips_by_week.csv").read_text().splitlines()[1:]
+    assert [week[:10] for week in weeks][::12] == ["2023-01-01", "2023-03-26"]
     with duckdb.connect(str(sample / "staging" / "data.duckdb"), read_only=True) as connection:
         loaded = connection.execute("SELECT partition_date, sum(total_amount) FROM trips GROUP BY ALL ORDER BY ALL")
         published = duckdb.sql(

@@ -1,12 +1,16 @@
 """The three ways in which people use it, with real `dagster` processes in a fresh copy of the project."""
 
+import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import date, timedelta
 from pathlib import Path
 
 import dagster as dg
+import duckdb
 import pytest
+from PIL import Image
 
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.conftest import ROOT
@@ -81,11 +85,11 @@ mutation Launch($params: ExecutionParams!) {
 """
 
 
-def _launch_run(dev: Dev, tags: list[dict[str, str]]) -> None:
+def _launch_run(dev: Dev, tags: list[dict[str, str]], job: str = "trip_update_job") -> None:
     launched = dev.graphql(
         LAUNCH_RUN,
         params={
-            "selector": {**JOB, "jobName": "trip_update_job"},
+            "selector": {**JOB, "jobName": job},
             "runConfigData": {},
             "executionMetadata": {"tags": tags},
         },
@@ -259,6 +263,58 @@ def _worker(dev: Dev, run: dg.DagsterRun) -> int:
     assert event is not None
     assert event.pid is not None
     return event.pid
+
+
+START_SENSOR = """
+mutation Start($selector: SensorSelector!) {
+  startSensor(sensorSelector: $selector) { __typename ... on Sensor { sensorState { status } } }
+}
+"""
+
+
+def test_a_request_file_gives_its_picture_while_the_sensor_is_on(dev: Dev) -> None:
+    selector = {**JOB, "sensorName": "adhoc_request_sensor"}
+    started = dev.graphql(START_SENSOR, selector=selector)["startSensor"]
+    assert started == {"__typename": "Sensor", "sensorState": {"status": "RUNNING"}}
+    (dev.root / "data/requests/half.json").write_text('{"start_date": "2023-01-1')
+    (dev.root / "data/requests/january.json").write_text(
+        '{"start_date": "2023-01-10", "end_date": "2023-01-25", "borough": "Manhattan"}'
+    )
+    (run,) = dev.ended_runs(1, **{"dagster/sensor_name": "adhoc_request_sensor"})
+    assert run.status == dg.DagsterRunStatus.SUCCESS
+    with Image.open(dev.root / "data/outputs/january.png") as picture:
+        picture.load()
+    with dev.instance() as instance:
+        (record,) = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    with duckdb.connect(str(dev.root / "data/staging/data.duckdb"), read_only=True) as connection:
+        (trips,) = connection.execute(
+            """SELECT count(*) FROM trips SEMI JOIN zones ON pickup_zone_id = zone_id AND borough = 'Manhattan'
+            WHERE strftime(pickup_datetime, '%Y-%m-%d') BETWEEN '2023-01-10' AND '2023-01-24'"""
+        ).fetchall()[0]
+    assert record.asset_materialization is not None
+    assert record.asset_materialization.metadata["num_trips"].value == trips > 0
+
+
+def test_a_tick_on_monday_asks_for_the_weeks_and_their_runs_leave_them_all_in_the_csv(dev: Dev) -> None:
+    selector = {**JOB, "scheduleName": "weekly_update_job_schedule"}
+    monday = 1682899200  # 2023-05-01 00:00 UTC
+    result = dev.graphql(TICK, selector=selector, timestamp=monday)["scheduleDryRun"]["evaluationResult"]
+    assert result["error"] is None
+    # With a lag of two months the months to February are partitions then, and the weeks to the fifth of March.
+    weeks = [request["runKey"] for request in result["runRequests"]]
+    assert weeks == [*reversed([str(date(2023, 1, 1) + timedelta(weeks=number)) for number in range(10)])]
+    for request in result["runRequests"][:4]:
+        _launch_run(dev, [*request["tags"], {"key": "test", "value": "weeks"}], job="weekly_update_job")
+    assert {run.status for run in dev.ended_runs(4, test="weeks")} == {dg.DagsterRunStatus.SUCCESS}
+    lines = (dev.root / "data/outputs/trips_by_week.csv").read_text().splitlines()
+    assert [line[:10] for line in lines[1:]] == sorted(weeks[:4])
+
+
+def test_the_map_was_drawn_with_the_months(dev: Dev) -> None:
+    months = json.loads((dev.root / "data/staging/manhattan_stats.geojson").read_text())["months"]
+    assert months == sorted(MONTHS)
+    with Image.open(dev.root / "data/outputs/manhattan_map.png") as picture:
+        picture.load()
 
 
 @pytest.mark.parametrize("killed", ["worker", "everything"])
