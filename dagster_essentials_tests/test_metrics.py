@@ -144,7 +144,8 @@ def put_month(project: Project, month: str, trips: Sequence[Trip]) -> Path:
         "VendorID": [trip.vendor for trip in trips],
     }
     for name, values in columns.items():
-        field = table.schema.field(name)
+        # DuckDB 2.0 declares a column in which it wrote no null as one that has none.
+        field = table.schema.field(name).with_nullable(True)
         table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
     path = folder / f"{month}.parquet"
     pq.write_table(table, path)
