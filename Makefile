@@ -16,8 +16,8 @@ setup: .venv/.ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Three sample months from the file to the tables and pictures, without network. They have a data folder, a database and a Dagster
-# instance of their own: invented trips stay out of the real table, and out of its history.
+# Three sample months from the file to the tables and pictures, without network. They have a data folder, a database and
+# a Dagster instance of their own: invented trips stay out of the real table, and out of its history.
 SAMPLE := $(CURDIR)/data/sample
 REQUEST := "borough": "Manhattan", "start_date": "2023-01-10", "end_date": "2023-01-25"
 QUIETLY := "loggers": {"console": {"config": {"log_level": "INFO"}}}

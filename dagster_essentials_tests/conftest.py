@@ -159,6 +159,20 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+@pytest.fixture(scope="session")
+def kept_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    # A schedule opens its instance anew, so an ephemeral one will not do, and one on disk takes half a second to make.
+    with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("instance"))) as instance:
+        yield instance
+
+
+@pytest.fixture
+def history(kept_instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    """An instance on disk in which nothing has happened."""
+    kept_instance.wipe()
+    return kept_instance
+
+
 def materialize(
     project: Project,
     instance: dg.DagsterInstance,

@@ -165,20 +165,6 @@ UTC, NEW_YORK = timezone.utc, ZoneInfo("America/New_York")
 LOADED = months("2022-10", "2022-12")
 
 
-@pytest.fixture(scope="module")
-def kept_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    # A schedule opens its instance anew, so an ephemeral one will not do, and one on disk takes half a second to make.
-    with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("instance"))) as instance:
-        yield instance
-
-
-@pytest.fixture
-def history(kept_instance: dg.DagsterInstance) -> dg.DagsterInstance:
-    """An instance on disk in which nothing has happened."""
-    kept_instance.wipe()
-    return kept_instance
-
-
 def report_loaded(instance: dg.DagsterInstance, keys: Collection[str]) -> None:
     for key in keys:
         instance.report_runless_asset_event(dg.AssetMaterialization(trips.taxi_trips.key, partition=key))

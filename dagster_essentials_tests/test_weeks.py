@@ -297,20 +297,6 @@ MONDAY = datetime(2019, 5, 6, tzinfo=UTC)
 READY = [*WEEKS, "2019-02-17"]
 
 
-@pytest.fixture(scope="module")
-def kept_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    # A schedule opens its instance anew, so an ephemeral one will not do.
-    with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("instance"))) as instance:
-        yield instance
-
-
-@pytest.fixture
-def history(kept_instance: dg.DagsterInstance) -> dg.DagsterInstance:
-    """An instance on disk in which nothing has happened."""
-    kept_instance.wipe()
-    return kept_instance
-
-
 def report(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, *partitions: str) -> None:
     for partition in partitions:
         instance.report_runless_asset_event(dg.AssetMaterialization(asset.key, partition=partition))

@@ -24,6 +24,7 @@ from dagster_essentials.assets.trips import (
     DATABASE_NAME,
     DATABASE_POOL,
     OWNERS,
+    has_table,
     loaded_months,
     not_written,
     taxi_trips,
@@ -400,13 +401,12 @@ def _all_months(connection: duckdb.DuckDBPyConnection) -> list[str]:
     Raises:
         dagster.Failure: there are no trips, or no zones.
     """
-    tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    if "zones" not in tables:
+    if not has_table(connection, "zones"):
         raise dg.Failure(
             "There is no table zones. Materialize taxi_zones_file and taxi_zones first.", allow_retries=False
         )
     months: list[tuple[str]] = []
-    if "trips" in tables:
+    if has_table(connection, "trips"):
         months = connection.execute("SELECT DISTINCT partition_date FROM trips ORDER BY partition_date").fetchall()
     if not months:
         raise dg.Failure(

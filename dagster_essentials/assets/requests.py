@@ -17,7 +17,15 @@ from typing_extensions import Self
 
 from dagster_essentials import pictures
 from dagster_essentials.assets import constants
-from dagster_essentials.assets.trips import DATABASE_POOL, OWNERS, loaded_months, not_written, taxi_trips, taxi_zones
+from dagster_essentials.assets.trips import (
+    DATABASE_POOL,
+    OWNERS,
+    has_table,
+    loaded_months,
+    not_written,
+    taxi_trips,
+    taxi_zones,
+)
 from dagster_essentials.files import replacing
 from dagster_essentials.zones import BOROUGHS
 
@@ -132,7 +140,7 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
                 "these months, and execute this run again.",
                 allow_retries=False,
             )
-        if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'zones'").fetchall():
+        if not has_table(connection, "zones"):
             raise dg.Failure(
                 f"{config.filename}: there is no table zones. Materialize taxi_zones_file and taxi_zones, and execute this run "
                 "again.",

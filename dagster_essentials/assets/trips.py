@@ -220,9 +220,14 @@ def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
             connection.execute(f"ALTER TABLE trips ADD COLUMN {column.name} {column.type}")
 
 
+def has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    """Whether the database has a table `name`."""
+    return bool(connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = $name", {"name": name}).fetchall())
+
+
 def loaded_months(connection: duckdb.DuckDBPyConnection, months: Collection[str]) -> set[str]:
     """Which of `months` (``YYYY-MM``) have trips in the table; none, when there is no table."""
-    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips'").fetchall():
+    if not has_table(connection, "trips"):
         return set()
     loaded = connection.execute(
         "SELECT DISTINCT partition_date FROM trips WHERE partition_date IN (SELECT unnest($months))",
