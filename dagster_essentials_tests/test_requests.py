@@ -937,12 +937,31 @@ def test_the_launchpad_refuses_what_a_file_may_not_say(
     assert sample_studio.drawn == []
 
 
-@pytest.mark.parametrize("missing", ["filename", "borough", "start_date", "end_date"])
-def test_the_launchpad_knows_which_values_there_are(missing: str, sample_studio: Studio) -> None:
+def test_a_request_from_the_launchpad_that_says_nothing_is_manhattan_in_the_newest_month(
+    sample_studio: Studio, sampled: Source
+) -> None:
+    result = sample_studio.run({})
+    assert result.success
+    expected = sampled.count("Manhattan", "2023-02-01", "2023-03-01")
+    ((shown, title),) = sample_studio.drawn
+    assert shown == expected
+    assert title == f"Yellow taxi trips from Manhattan, 2023-02-01 to 2023-02-28: {expected.total():,}"
+    said = metadata(result)
+    assert (said["start_date"], said["end_date"]) == ("2023-02-01", "2023-03-01")
+    assert check(result).passed
+    assert [path.name for path in sample_studio.outputs.iterdir()] == ["adhoc_request.png"]
+
+
+def test_a_request_that_says_nothing_fails_without_trips_and_says_what_to_do(studio: Studio) -> None:
+    assert_failed(studio, studio.run({}), "no trips are loaded. Materialize taxi_trips_file and taxi_trips")
+
+
+@pytest.mark.parametrize("missing", ["start_date", "end_date"])
+def test_the_launchpad_refuses_half_a_period_and_keys_that_are_none(missing: str, sample_studio: Studio) -> None:
     good = {"filename": "a.json", "borough": "Bronx", "start_date": "2023-01-01", "end_date": "2023-02-01"}
     config = {key: value for key, value in good.items() if key != missing}
-    with pytest.raises(dg.DagsterInvalidConfigError, match=missing):
-        sample_studio.run({"ops": {"adhoc_request": {"config": config}}})
+    result = sample_studio.run({"ops": {"adhoc_request": {"config": config}}})
+    assert_failed(sample_studio, result, f"{missing} is missing: give both or neither")
     with pytest.raises(dg.DagsterInvalidConfigError, match="colour"):
         sample_studio.run({"ops": {"adhoc_request": {"config": {**good, "colour": "red"}}}})
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from unicodedata import normalize
 
 import dagster as dg
+import duckdb
 from dagster_duckdb import DuckDBResource
 from pydantic import Field, field_validator, model_validator
 from typing_extensions import Self
@@ -22,6 +23,7 @@ from dagster_essentials.assets.trips import (
     OWNERS,
     has_table,
     loaded_months,
+    newest_month,
     not_written,
     taxi_trips,
     taxi_zones,
@@ -35,12 +37,20 @@ _OTHER_PICTURES = {Path(constants.MANHATTAN_MAP_FILE_PATH).stem}
 
 
 class AdhocRequestConfig(dg.Config):
-    """A request: the trips of a borough in a period, by hour and day of the week."""
+    """A request: the trips of a borough in a period, by hour and day of the week.
 
-    filename: str = Field(description="Name of the request's file; NAME.json gives data/outputs/NAME.png")
-    borough: str = Field(description=f"Where the trips began: {', '.join(BOROUGHS)}")
-    start_date: str = Field(description="First day, YYYY-MM-DD")
-    end_date: str = Field(description="The day after the last one, YYYY-MM-DD")
+    A request's file says all but its name. From the UI nothing has to be said: "Materialize all" on the lineage page takes
+    this asset along, and without a default its backfill would fail before it draws anything.
+    """
+
+    filename: str = Field(
+        default="adhoc_request.json", description="Name of the request's file; NAME.json gives data/outputs/NAME.png"
+    )
+    borough: str = Field(default="Manhattan", description=f"Where the trips began: {', '.join(BOROUGHS)}")
+    start_date: str | None = Field(
+        default=None, description="First day, YYYY-MM-DD; without both dates it is the newest month that is loaded"
+    )
+    end_date: str | None = Field(default=None, description="The day after the last one, YYYY-MM-DD")
 
     @property
     def name(self) -> str:
@@ -71,7 +81,9 @@ class AdhocRequestConfig(dg.Config):
 
     @field_validator("start_date", "end_date")
     @classmethod
-    def _is_a_date(cls, text: str) -> str:
+    def _is_a_date(cls, text: str | None) -> str | None:
+        if text is None:
+            return None
         try:
             # Written in another way, fromisoformat takes more in some releases of Python than in others.
             if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", text, re.ASCII):
@@ -83,6 +95,12 @@ class AdhocRequestConfig(dg.Config):
 
     @model_validator(mode="after")
     def _has_a_day(self) -> Self:
+        if self.start_date is None and self.end_date is None:
+            return self
+        if self.start_date is None or self.end_date is None:
+            raise ValueError(
+                f"{'start_date' if self.start_date is None else 'end_date'} is missing: give both or neither"
+            )
         if self.end_date <= self.start_date:
             raise ValueError(
                 f"end_date {self.end_date} has to lie after start_date {self.start_date}; it is the day after the last one"
@@ -90,10 +108,24 @@ class AdhocRequestConfig(dg.Config):
         return self
 
 
-def _months(config: AdhocRequestConfig) -> list[str]:
-    """The months (``YYYY-MM``) in which the request's days lie."""
-    first = date.fromisoformat(config.start_date)
-    last = date.fromisoformat(config.end_date) - timedelta(days=1)
+def _period(config: AdhocRequestConfig, connection: duckdb.DuckDBPyConnection) -> tuple[str, str]:
+    """The request's first day, and the day after its last one (``YYYY-MM-DD``)."""
+    if config.start_date is not None and config.end_date is not None:
+        return config.start_date, config.end_date
+    newest = newest_month(connection)
+    if newest is None:
+        raise dg.Failure(
+            f"{config.filename}: no trips are loaded. Materialize taxi_trips_file and taxi_trips, and execute this run again.",
+            allow_retries=False,
+        )
+    first = date.fromisoformat(f"{newest}-01")
+    return first.isoformat(), (first + timedelta(days=31)).replace(day=1).isoformat()
+
+
+def _months(start_date: str, end_date: str) -> list[str]:
+    """The months (``YYYY-MM``) in which the days from `start_date` to the one before `end_date` lie."""
+    first = date.fromisoformat(start_date)
+    last = date.fromisoformat(end_date) - timedelta(days=1)
     indexes = range(first.year * 12 + first.month - 1, last.year * 12 + last.month)
     return [f"{index // 12:04}-{index % 12 + 1:02}" for index in indexes]
 
@@ -131,8 +163,9 @@ def _months(config: AdhocRequestConfig) -> list[str]:
 )
 def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Count the trips of the request, and draw them."""
-    months = _months(config)
     with database.get_connection() as connection:
+        start_date, end_date = _period(config, connection)
+        months = _months(start_date, end_date)
         loaded = loaded_months(connection, months)
         if not loaded:
             raise dg.Failure(
@@ -154,12 +187,12 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
                 AND pickup_zone_id IN (SELECT zone_id FROM zones WHERE borough = $borough)
             GROUP BY ALL
             """,
-            {"start_date": config.start_date, "end_date": config.end_date, "borough": config.borough},
+            {"start_date": start_date, "end_date": end_date, "borough": config.borough},
         ).fetchall()
     trips = {(hour, day): count for hour, day, count in rows}
     lacking = [month for month in months if month not in loaded]
-    last = date.fromisoformat(config.end_date) - timedelta(days=1)
-    title = f"Yellow taxi trips from {config.borough}, {config.start_date} to {last}: {sum(trips.values()):,}"
+    last = date.fromisoformat(end_date) - timedelta(days=1)
+    title = f"Yellow taxi trips from {config.borough}, {start_date} to {last}: {sum(trips.values()):,}"
     if lacking:
         title += f"\nwithout {_some(lacking)}: not loaded"
     path = Path(constants.REQUEST_DESTINATION_TEMPLATE_FILE_PATH.format(config.name))
@@ -174,8 +207,8 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
             "picture": pictures.preview(picture),
             "num_trips": sum(trips.values()),
             "borough": config.borough,
-            "start_date": config.start_date,
-            "end_date": config.end_date,
+            "start_date": start_date,
+            "end_date": end_date,
             "path": dg.MetadataValue.path(str(path)),
         },
         check_results=[

@@ -236,6 +236,14 @@ def loaded_months(connection: duckdb.DuckDBPyConnection, months: Collection[str]
     return {month for (month,) in loaded.fetchall()}
 
 
+def newest_month(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """The newest month (``YYYY-MM``) that has trips in the table, or None."""
+    if not has_table(connection, "trips"):
+        return None
+    newest: str | None = connection.execute("SELECT max(partition_date) FROM trips").fetchall()[0][0]
+    return newest
+
+
 def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> LoadedMonth:
     """Put the rows of the file `path` in the place of those that `trips` has for `month` (``YYYY-MM``).
 
