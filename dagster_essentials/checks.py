@@ -123,60 +123,46 @@ def count_month(connection: duckdb.DuckDBPyConnection, month: str) -> MonthCount
     return MonthCounts(counts[0], {oddity.name: n for oddity, n in zip(ODDITIES, counts[1:], strict=True)})
 
 
-def evaluate_rows(
-    asset_key: dg.AssetKey, partition: str, counts: MonthCounts, rows_in_file: int
-) -> dg.AssetCheckEvaluation:
+def evaluate_rows(counts: MonthCounts, rows_in_file: int) -> dg.AssetCheckResult:
     """The result of the one check that fails a month: whether all rows of the file came into the table, and no others."""
-    return _evaluation(
-        asset_key,
-        partition,
+    return _result(
         ROWS_MATCH_FILE,
         counts.rows == rows_in_file,
+        f"{rows_in_file:,} rows in the file, {counts.rows:,} in the table.",
         {"rows_in_table": counts.rows, "rows_in_file": rows_in_file},
     )
 
 
-def evaluate_month(
-    asset_key: dg.AssetKey, partition: str, counts: MonthCounts, rows_in_file: int, unknown_columns: Sequence[str]
-) -> list[dg.AssetCheckEvaluation]:
+def evaluate_month(counts: MonthCounts, rows_in_file: int, unknown_columns: Sequence[str]) -> list[dg.AssetCheckResult]:
     """The results of all checks for one month."""
+    unknown = ", ".join(unknown_columns) or "none"
     return [
-        evaluate_rows(asset_key, partition, counts, rows_in_file),
-        *(
-            _evaluation(
-                asset_key,
-                partition,
-                oddity.name,
-                counts.odd[oddity.name] <= oddity.limit * counts.rows,
-                {
-                    "trips": counts.odd[oddity.name],
-                    "share": counts.odd[oddity.name] / max(counts.rows, 1),
-                    "limit": oddity.limit,
-                },
-            )
-            for oddity in ODDITIES
-        ),
-        _evaluation(
-            asset_key,
-            partition,
+        evaluate_rows(counts, rows_in_file),
+        *(_evaluate_oddity(oddity, counts.odd[oddity.name], counts.rows) for oddity in ODDITIES),
+        _result(
             COLUMNS_KNOWN,
             not unknown_columns,
-            {"unknown_columns": ", ".join(unknown_columns) or "none"},
+            f"Columns that the table has no place for: {unknown}.",
+            {"unknown_columns": unknown},
         ),
     ]
 
 
-def _evaluation(
-    asset_key: dg.AssetKey, partition: str, name: str, passed: bool, metadata: Mapping[str, Any]
-) -> dg.AssetCheckEvaluation:
-    blocking = name == ROWS_MATCH_FILE
-    return dg.AssetCheckEvaluation(
-        asset_key=asset_key,
+def _evaluate_oddity(oddity: Oddity, odd: int, rows: int) -> dg.AssetCheckResult:
+    share = odd / max(rows, 1)
+    return _result(
+        oddity.name,
+        odd <= oddity.limit * rows,
+        f"{odd:,} of {rows:,} trips, {share:.2%}. Warns above {oddity.limit:.2%}.",
+        {"trips": odd, "share": share, "limit": oddity.limit},
+    )
+
+
+def _result(name: str, passed: bool, found: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
         check_name=name,
         passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
-        blocking=blocking,
-        partition=partition,
-        description=_DESCRIPTIONS[name],
+        severity=dg.AssetCheckSeverity.ERROR if name == ROWS_MATCH_FILE else dg.AssetCheckSeverity.WARN,
+        description=found,
         metadata=metadata,
     )

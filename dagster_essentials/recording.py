@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -30,8 +31,9 @@ def record_partition(
     data_version: str,
     metadata: Mapping[str, Any],
     inputs: Mapping[dg.AssetKey, str] | None = None,
+    checks: Sequence[dg.AssetCheckResult] = (),
 ) -> None:
-    """Record that the running asset has been materialized for `partition`.
+    """Record that the running asset has been materialized for `partition`, and what its `checks` found.
 
     `inputs` are the assets whose same partition it was made from, and the versions that were read: the UI calls it stale
     when one of them has another version. Without `inputs`, it is stale when one of those has been materialized since.
@@ -58,6 +60,46 @@ def record_partition(
             },
         )
     )
+    _record_checks(context, partition, checks)
+
+
+def _record_checks(
+    context: dg.AssetExecutionContext, partition: str, checks: Sequence[dg.AssetCheckResult], materialized: bool = True
+) -> None:
+    target = _materialization(context, partition) if checks and materialized else None
+    for check in checks:
+        assert check.check_name is not None
+        spec = context.assets_def.get_spec_for_check_key(dg.AssetCheckKey(context.asset_key, check.check_name))
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=context.asset_key,
+                check_name=check.check_name,
+                passed=check.passed,
+                severity=check.severity,
+                blocking=spec.blocking,
+                partition=partition,
+                description=check.description,
+                metadata=check.metadata,
+                target_materialization_data=target,
+            )
+        )
+
+
+def _materialization(
+    context: dg.AssetExecutionContext, partition: str
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """What this run has recorded for `partition`. Checks that do not point to it count as missing on the check's page."""
+    records = context.instance.fetch_materializations(
+        # More than one, as an overlapping run may have recorded the same partition in this moment.
+        dg.AssetRecordsFilter(context.asset_key, asset_partitions=[partition]),
+        limit=5,
+    ).records
+    for record in records:
+        if record.run_id == context.run.run_id:
+            return AssetCheckEvaluationTargetMaterializationData(
+                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+            )
+    return None
 
 
 def partitions_are_recorded(context: dg.AssetExecutionContext) -> Recorded:
@@ -72,10 +114,16 @@ def partitions_are_recorded(context: dg.AssetExecutionContext) -> Recorded:
 FAILED = "failed"
 
 
-def record_failure(context: dg.AssetExecutionContext, partition: str, reason: str) -> None:
-    """Log why the running asset could not be materialized for `partition`, in the log and on its page."""
+def record_failure(
+    context: dg.AssetExecutionContext, partition: str, reason: str, checks: Sequence[dg.AssetCheckResult] = ()
+) -> None:
+    """Log why the running asset could not be materialized for `partition`, in the log and on its page.
+
+    `checks` are those that found it.
+    """
     context.log.error(reason)
     context.log_event(dg.AssetObservation(context.asset_key, partition=partition, metadata={FAILED: reason}))
+    _record_checks(context, partition, checks, materialized=False)
 
 
 def failures_in_run(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, str]:

@@ -368,6 +368,31 @@ def test_odd_trips_are_kept_and_counted_month_by_month(
         for name, (_, count) in ODDITIES.items()
     }
     assert {key[1] for key in found} == {*ODDITIES, "rows_match_file", "columns_known"}
+    # The month's own page names them, and what it was made from.
+    materializations = instance.fetch_materializations(trips.taxi_trips.key, limit=len(months)).records
+    pages = {str(record.partition_key)[:7]: record.asset_materialization.metadata for record in materializations}  # type: ignore[union-attr]
+    assert {month: page["checks_not_passed"].value for month, page in pages.items()} == months
+    assert {page["upstream"].value for page in pages.values()} == {trips.taxi_trips_file.key}
+
+
+def test_the_checks_count_for_the_materialization_that_they_looked_at(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    months = ("2023-01", "2023-02", "2023-03")
+    for month in months:
+        publish(source_server, month, sample(month))
+    result = materialize(project, instance, TRIPS, months[0], months[-1])
+    assert materialize(project, instance, TRIPS, "2023-02").success
+
+    names = {name for _, name in evaluations(instance, result.run_id)}
+    keys = [dg.AssetCheckKey(trips.taxi_trips.key, name) for name in names]
+    states = instance.event_log_storage.get_asset_check_partition_info(keys)
+
+    # A check that points to no materialization, or to an earlier one, counts as missing on its page.
+    assert [state for state in states if not state.is_current] == []
+    assert {(state.check_key, state.partition_key) for state in states} == {
+        (key, f"{month}-01") for key in keys for month in months
+    }
 
 
 @pytest.mark.parametrize("folder", ["env=prod", "VendorID=7", "a * folder", "an [1]", "it's {one}"])

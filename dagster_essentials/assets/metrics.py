@@ -148,16 +148,14 @@ def _why_not_yet(week: str, loaded: set[str]) -> str | None:
     )
 
 
-def _evaluate_days(context: dg.AssetExecutionContext, week: Week) -> dg.AssetCheckEvaluation:
+def _evaluate_days(week: Week) -> dg.AssetCheckResult:
     months = {month[:7] for month in months_of_week(week.period.isoformat())}
     days = [week.period + timedelta(days=number) for number in range(7)]
     lacking = [day.isoformat() for day in days if day.isoformat()[:7] in months and day not in week.days]
-    return dg.AssetCheckEvaluation(
-        asset_key=context.asset_key,
+    return dg.AssetCheckResult(
         check_name=EVERY_DAY_HAS_TRIPS,
         passed=not lacking,
         severity=dg.AssetCheckSeverity.WARN,
-        partition=week.period.isoformat(),
         metadata={"days_without_trips": ", ".join(lacking) or "none"},
     )
 
@@ -253,8 +251,8 @@ def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -
                         "path": dg.MetadataValue.path(constants.TRIPS_BY_WEEK_FILE_PATH),
                         **picture,
                     },
+                    checks=[_evaluate_days(week)],
                 )
-                context.log_event(_evaluate_days(context, week))
     if reasons:
         fail_run(reasons, keys, "weeks")
     yield from partitions_are_recorded(context)

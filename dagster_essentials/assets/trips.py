@@ -340,12 +340,16 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
             break
         except (LoadError, LayoutError, OSError, duckdb.Error) as error:
             reasons[key] = _reason(key, _why_not_loaded(error, path))
-            record_failure(context, key, reasons[key])
-            if isinstance(error, RowsDifferError):
-                context.log_event(evaluate_rows(context.asset_key, key, error.loaded.counts, error.loaded.layout.rows))
+            checks = (
+                [evaluate_rows(error.loaded.counts, error.loaded.layout.rows)]
+                if isinstance(error, RowsDifferError)
+                else []
+            )
+            record_failure(context, key, reasons[key], checks)
             continue
         seconds = time.monotonic() - started - waited
         rows = loaded.counts.rows
+        checks = evaluate_month(loaded.counts, loaded.layout.rows, loaded.selection.unknown)
         context.log.info(f"{month} ({number} of {len(months)}): {rows:,} trips loaded in {seconds:.1f} s")
         record_partition(
             context,
@@ -357,12 +361,12 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
                 "seconds": round(seconds, 3),
                 "seconds_waited": round(waited, 3),
                 "columns_without_values": ", ".join(loaded.selection.absent) or "none",
+                # The page of a month shows neither its checks nor what it was made from.
+                "checks_not_passed": ", ".join(str(check.check_name) for check in checks if not check.passed) or "none",
+                "upstream": dg.MetadataValue.asset(taxi_trips_file.key),
             },
+            checks=checks,
         )
-        for evaluation in evaluate_month(
-            context.asset_key, key, loaded.counts, loaded.layout.rows, loaded.selection.unknown
-        ):
-            context.log_event(evaluation)
     if reasons:
         fail_run(reasons, months)
     yield from partitions_are_recorded(context)
