@@ -1,7 +1,7 @@
 """How the instance tells whether a run's process is still alive; named in `.dagster/dagster.yaml`.
 
 Dagster's own launcher leaves that to the code server. When the whole of `dagster dev` is killed, or the machine goes
-down, the code server is gone too: its runs would stay "started" for ever, and keep the database's pool slot with them.
+down, the code server is gone too: its runs would stay "started" for ever, and keep others from their turn.
 """
 
 import os

@@ -1,8 +1,8 @@
 """The warehouse: one DuckDB file that one process at a time may open, and how those who come meanwhile wait.
 
-Dagster's pool keeps the runs of one instance from crowding. The lock here is for everyone else: a run under another
-instance, a shell, a test. What people do with their own tools is outside of it, so a DuckDB that is open elsewhere is
-waited for as well.
+The lock here is for everyone: runs of one instance, a run under another one, a shell, a test. It dies with the process
+that holds it. What people do with their own tools is outside of it, so a DuckDB that is open elsewhere is waited for as
+well.
 """
 
 import os

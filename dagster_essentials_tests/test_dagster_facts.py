@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.event_log import SqlEventLogStorage
 
 from dagster_essentials.recording import Recorded, partitions_are_recorded, record_partition
 
@@ -164,3 +165,26 @@ def test_the_workspace_and_pyproject_name_the_same_module_and_location() -> None
         "module_name": entry["python_module"]["module_name"],
         "code_location_name": entry["python_module"]["location_name"],
     }
+
+
+def test_a_pool_forgets_a_step_that_asks_while_the_slot_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why the committed instance has no limit on the database's pool. Once this fails, it may have one again."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        storage = instance.event_log_storage
+        assert isinstance(storage, SqlEventLogStorage)
+        storage.set_concurrency_slots("duckdb", 1)
+        assert storage.claim_concurrency_slot("duckdb", "first run", "step").is_claimed
+        has_unassigned_slots = storage.has_unassigned_slots
+
+        def asked_just_before_it_is_given_back(pool: str) -> bool:
+            free = bool(has_unassigned_slots(pool))
+            storage.free_concurrency_slot_for_step("first run", "step")
+            return free
+
+        with monkeypatch.context() as race:
+            race.setattr(storage, "has_unassigned_slots", asked_just_before_it_is_given_back)
+            assert not storage.claim_concurrency_slot("duckdb", "second run", "step").is_claimed
+        assert storage.get_concurrency_info("duckdb").claimed_slots == []
+        assert not storage.claim_concurrency_slot("duckdb", "second run", "step").is_claimed

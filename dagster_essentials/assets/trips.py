@@ -48,7 +48,8 @@ from dagster_essentials.source import Fetched, SourceError
 from dagster_essentials.zones import ZonesError, read_zones
 
 DATABASE_POOL = "duckdb"
-"""One slot in the committed instance: DuckDB lets one process write, so more runs would only wait inside."""
+"""Under which name an instance may limit the steps that use the database. The committed one does not: who writes takes
+turns by the lock beside the database, whoever started it, and `.dagster/dagster.yaml` says what a limit would cost."""
 
 DOWNLOADS_AT_ONCE = 4
 """Enough to fill a line while one download ends and the next begins, and few enough not to be throttled."""
