@@ -1,0 +1,214 @@
+"""The lesson on partitions and backfills, step by step, as its reader sees it in the browser.
+
+The tests follow one another as the steps do: each finds what the one before has left.
+"""
+
+import re
+
+import dagster as dg
+from playwright.sync_api import Page, expect
+
+from dagster_essentials_tests.dagster_dev import Dev
+from dagster_essentials_tests.source_server import SourceServer, status
+from dagster_essentials_tests.ui.conftest import (
+    LATER,
+    LESSON,
+    PATIENCE,
+    WIDE,
+    Picture,
+    go_to,
+    node,
+    open_lineage,
+    open_newest_backfill,
+)
+
+MONTHLY = ("taxi_trips_file", "taxi_trips")
+UNPARTITIONED = ("taxi_zones_file", "taxi_zones", "manhattan_stats", "manhattan_map", "adhoc_request")
+JOB = ("taxi_trips_file", "taxi_trips", "taxi_zones_file", "taxi_zones", "manhattan / manhattan_stats", "manhattan_map")
+WEEKS = 13
+KEYS = [f"{month}-01" for month in LESSON]
+
+
+def test_the_lineage_shows_which_assets_have_partitions(page: Page, picture: Picture) -> None:
+    open_lineage(page)
+    for asset in MONTHLY:
+        expect(node(page, asset)).to_contain_text("3 partitions")
+        expect(node(page, asset)).to_contain_text("0% filled")
+    expect(node(page, "trips_by_week")).to_contain_text(f"{WEEKS} partitions")
+    for asset in UNPARTITIONED:
+        expect(node(page, asset)).to_contain_text("Never materialized")
+        expect(node(page, asset)).not_to_contain_text("filled")
+    picture("lineage-before")
+
+
+def test_an_asset_counts_its_partitions(page: Page) -> None:
+    go_to(page, "Catalog")
+    page.get_by_text("taxi_trips_file", exact=True).filter(visible=True).first.click()
+    page.get_by_role("tab", name="Partitions").click()
+    for state, count in {"Failed": 0, "Materialized": 0, "Materializing": 0, "Missing": 3}.items():
+        expect(page.get_by_text(f"{state} ({count})")).to_be_visible()
+
+
+def test_materialize_all_asks_for_the_partitions_and_launches_a_backfill(page: Page, picture: Picture) -> None:
+    go_to(page, "Lineage")
+    page.get_by_role("button", name="Materialize all").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Launch runs to materialize 8 assets")
+    expect(dialog).to_contain_text("Partition selection")
+    dialog.get_by_role("button", name="All", exact=True).click()
+    expect(dialog.get_by_role("textbox", name=re.compile("^ex: "))).to_have_value("[2023-01-01...2023-03-01]")
+    picture("materialize-all")
+    dialog.get_by_role("button", name="Launch backfill").click()
+    expect(page.get_by_text("Created backfill")).to_be_visible()
+
+
+def test_the_backfill_is_listed_and_ends_with_every_asset_done(page: Page, dev: Dev, picture: Picture) -> None:
+    go_to(page, "Runs")
+    page.get_by_role("tab", name="Backfills").click()
+    expect(page.get_by_text("Manually launched")).to_be_visible()
+    open_newest_backfill(page)
+    expect(page.get_by_text("2023-01-01...2023-03-01")).to_be_visible()
+    expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible()
+    expect(page.get_by_text("100% completed")).to_have_count(8, timeout=PATIENCE)
+    # The unpartitioned say it by a word, and so does the backfill; the head of the column is the seventh.
+    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(UNPARTITIONED) + 2, timeout=PATIENCE)
+    picture("backfill")
+    assert dev.rows() == LESSON
+    for asset in MONTHLY:
+        assert dev.materialized(asset) == KEYS
+
+
+def test_the_lineage_shows_what_is_there_now(page: Page, picture: Picture) -> None:
+    open_lineage(page)
+    for asset in MONTHLY:
+        expect(node(page, asset)).to_contain_text("3 partitions")
+        expect(node(page, asset)).to_contain_text("100% filled")
+    expect(node(page, "trips_by_week")).to_contain_text("100% filled")
+    expect(node(page, "taxi_trips")).to_contain_text("9 / 9 Passed")
+    for asset in UNPARTITIONED:
+        expect(node(page, asset)).to_contain_text(re.compile("Materialized[A-Z]"))
+    picture("lineage-after")
+
+
+def test_the_catalog_shows_a_month_its_checks_and_what_it_was_made_from(page: Page, picture: Picture) -> None:
+    go_to(page, "Catalog")
+    page.get_by_text("taxi_trips", exact=True).filter(visible=True).first.click()
+    page.get_by_role("tab", name="Partitions").click()
+    expect(page.get_by_text("Materialized (3)")).to_be_visible()
+    for key in KEYS:
+        expect(page.get_by_text(key, exact=True).filter(visible=True).last).to_be_visible()
+    page.get_by_text("2023-03-01", exact=True).filter(visible=True).last.click()
+    expect(page).to_have_url(re.compile("partition=2023-03-01"))
+    metadata = {
+        "dagster/partition_row_count": str(LESSON["2023-03"]),
+        "columns_without_values": "cbd_congestion_fee, request_source",
+        "checks_not_passed": "none",
+        "upstream": "taxi_trips_file",
+    }
+    for name, value in metadata.items():
+        expect(page.get_by_role("row", name=name)).to_contain_text(value)
+    picture("month")
+    page.get_by_role("row", name="upstream").get_by_role("link").click()
+    expect(page).to_have_url(re.compile("/assets/taxi_trips_file"))
+    page.go_back()
+
+    page.get_by_role("tab", name="Checks").click()
+    page.get_by_text("pickups_in_month").filter(visible=True).first.click()
+    expect(page.get_by_text(re.compile(r"\d+ of 20,003 trips, \d\.\d\d%. Warns above 1.00%"))).to_be_visible()
+    picture("check")
+    page.get_by_role("tab", name="Partitions").last.click()
+    expect(page.get_by_text("Passed (3)")).to_be_visible()
+
+    page.set_viewport_size(WIDE)
+    page.get_by_role("tab", name="Lineage").click()
+    expect(node(page, "taxi_trips_file")).to_contain_text("100% filled")
+
+
+def test_a_backfill_from_the_job_has_its_runs(page: Page, dev: Dev, picture: Picture) -> None:
+    before = {run.run_id for run in dev.runs()}
+    go_to(page, "Jobs")
+    page.get_by_text("trip_update_job", exact=True).filter(visible=True).first.click()
+    page.get_by_role("tab", name="Partitions").click()
+    expect(page.get_by_text("Total partitions")).to_be_visible()
+    picture("job-partitions")
+    page.get_by_role("button", name="Materialize").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Launch runs to materialize 6 assets")
+    dialog.get_by_role("button", name="All", exact=True).click()
+    dialog.get_by_role("button", name="Launch backfill").click()
+    expect(page.get_by_text("Created backfill")).to_be_visible()
+
+    open_newest_backfill(page)
+    page.get_by_role("tab", name="Runs").click()
+    expect(page.get_by_text("trip_update_job", exact=True).first).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Failure", exact=True)).to_have_count(0)
+    picture("job-runs")
+    runs = [run for run in dev.runs() if run.run_id not in before]
+    assert {(run.job_name, run.status) for run in runs} == {("trip_update_job", dg.DagsterRunStatus.SUCCESS)}
+    assert dev.rows() == LESSON
+
+
+def test_the_schedules_and_the_sensor_are_there_and_a_tick_asks_for_the_months_that_came(
+    page: Page, dev: Dev, picture: Picture
+) -> None:
+    # Months go by.
+    dev.stop()
+    dev.env["TAXI_END_DATE"] = "2023-06-01"
+    dev.start()
+    page.reload()
+
+    go_to(page, "Automation")
+    for name in ("trip_update_job_schedule", "weekly_update_job_schedule", "adhoc_request_sensor"):
+        expect(page.get_by_text(name, exact=True).filter(visible=True).first).to_be_visible()
+    picture("automation")
+    page.get_by_text("trip_update_job_schedule", exact=True).filter(visible=True).first.click()
+    page.get_by_role("button", name="Preview tick result").click()
+    page.get_by_role("button", name="Continue").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("2 run requests")
+    picture("tick")
+    requests = dialog.get_by_role("row").filter(has_text="trip_update_job")
+    expect(requests).to_have_count(2)
+    for request, month in zip(requests.all(), LATER, strict=True):
+        request.get_by_role("button").click()
+        configuration = page.get_by_role("dialog").filter(has_text="Run configuration")
+        expect(configuration).to_contain_text(f"partition: {month}-01")
+        if month == min(LATER):
+            picture("tick-request")
+        configuration.get_by_role("button", name="OK").click()
+        expect(configuration).to_have_count(0)
+
+
+def test_a_month_that_is_not_published_is_failed_with_its_reason_and_the_ones_beside_it_are_good(
+    page: Page, dev: Dev, source: SourceServer, picture: Picture
+) -> None:
+    source.answers["/trip-data/yellow_tripdata_2023-05.parquet"] = [status(403, b"<Error/>")]
+    go_to(page, "Catalog")
+    for asset in MONTHLY:
+        page.locator("label", has=page.get_by_test_id(f"checkbox-{asset}")).click()
+    page.get_by_role("button", name="Materialize selected").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Missing", exact=True).click()
+    dialog.get_by_role("button", name="Launch backfill").click()
+    expect(page.get_by_text("Created backfill")).to_be_visible()
+
+    open_newest_backfill(page)
+    expect(page.get_by_text("100% completed")).to_have_count(2, timeout=PATIENCE)
+    page.get_by_role("tab", name="Runs").click()
+    expect(page.get_by_text("Failure", exact=True)).to_be_visible(timeout=PATIENCE)
+    page.get_by_role("link", name="View", exact=True).last.click()
+    reason = page.get_by_text("2023-05").filter(has_text="not published (the source answered 403)").first
+    expect(reason).to_be_visible()
+    picture("failed-run")
+
+    for asset in MONTHLY:
+        go_to(page, "Catalog")
+        page.get_by_text(asset, exact=True).filter(visible=True).first.click()
+        page.get_by_role("tab", name="Partitions").click()
+        expect(page.get_by_text("Failed (1)")).to_be_visible()
+        expect(page.get_by_text("Materialized (4)")).to_be_visible()
+        page.get_by_text("2023-05-01", exact=True).filter(visible=True).last.click()
+        expect(page.get_by_text(re.compile("failed, and did not materialize this asset"))).to_be_visible()
+    picture("failed-month")
+    assert dev.rows() == {**LESSON, "2023-04": LATER["2023-04"]}
