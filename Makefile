@@ -7,7 +7,7 @@ BIN := "$(CURDIR)/.venv/bin"
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup run dev-sample dev test test-duckdb-2 check bench
+.PHONY: setup run dev-sample dev test test-duckdb-2 check screenshots bench
 
 setup: .venv/.ready
 
@@ -65,6 +65,12 @@ check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pictures of docs/lesson-8.md, as the browser tests see the UI, and those of the sample months.
+screenshots: .venv/.ready run
+	mkdir -p docs/images
+	cp '$(SAMPLE)/outputs/manhattan_map.png' '$(SAMPLE)/outputs/january-manhattan.png' docs/images
+	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest dagster_essentials_tests/ui
 
 bench: .venv/.ready
 	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS))

@@ -6,9 +6,10 @@ With SCREENSHOTS set to a folder, the tests also leave there what they see; `mak
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from PIL import Image
@@ -32,6 +33,9 @@ ARGUMENTS = [
 
 WIDE: ViewportSize = {"width": 1760, "height": 900}
 """Room for the graph: in less, its boxes have the assets' names only."""
+
+MARGIN = 40
+"""Pixels around a part of a picture."""
 
 LESSON = {f"2023-{number:02}": 20_000 + number for number in (1, 2, 3)}
 """The months of the lesson, each with a number of trips of its own."""
@@ -88,20 +92,33 @@ def page(chromium: Browser, dev: Dev) -> Iterator[Page]:
     context.close()
 
 
-Picture = Callable[[str], None]
+class Picture(Protocol):
+    def __call__(self, name: str, around: Sequence[Locator] = ()) -> None: ...
 
 
 @pytest.fixture
 def picture(page: Page) -> Picture:
-    """Keep what the window shows, under a name, when pictures are asked for."""
+    """Keep what the window shows, or the part of it `around` some things, under a name, when pictures are asked for."""
 
-    def keep(name: str) -> None:
-        if folder := os.environ.get("SCREENSHOTS"):
-            # What points at something would be drawn differently from then on.
-            page.mouse.move(0, 0)
-            shown = Image.open(BytesIO(page.screenshot(animations="disabled")))
-            # 64 colours are enough for lines and letters, and make a fifth of the bytes.
-            shown.convert("RGB").quantize(64).save(Path(folder) / f"{name}.png", optimize=True)
+    def keep(name: str, around: Sequence[Locator] = ()) -> None:
+        folder = os.environ.get("SCREENSHOTS")
+        if not folder:
+            return
+        # What is pointed at is drawn differently.
+        page.mouse.move(0, 0)
+        shown = Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+        boxes = [box for thing in around if (box := thing.bounding_box())]
+        if boxes:
+            shown = shown.crop(
+                (
+                    int(min(box["x"] for box in boxes)) - MARGIN,
+                    int(min(box["y"] for box in boxes)) - MARGIN,
+                    int(max(box["x"] + box["width"] for box in boxes)) + MARGIN,
+                    int(max(box["y"] + box["height"] for box in boxes)) + MARGIN,
+                )
+            )
+        # A palette is enough for lines and letters, and makes a third of the bytes.
+        shown.quantize(128, Image.Quantize.FASTOCTREE).save(Path(folder) / f"{name}.png", optimize=True)
 
     return keep
 
