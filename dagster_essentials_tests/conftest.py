@@ -1,6 +1,8 @@
 """What the tests share: a project of their own each, a source that can misbehave, and the real months."""
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ import pytest
 for name in [name for name in os.environ if name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))]:
     del os.environ[name]
 os.environ["TAXI_DATA_DIR"] = tempfile.mkdtemp(prefix="no-data-")
+atexit.register(shutil.rmtree, os.environ["TAXI_DATA_DIR"], ignore_errors=True)
 os.environ["DUCKDB_DATABASE"] = f"{os.environ['TAXI_DATA_DIR']}/no.duckdb"
 os.environ["TAXI_START_DATE"] = "2011-01-01"
 

@@ -106,7 +106,7 @@ def picture(page: Page) -> Picture:
             return
         # What is pointed at is drawn differently.
         page.mouse.move(0, 0)
-        shown = Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+        shown = Image.open(BytesIO(page.screenshot())).convert("RGB")
         boxes = [box for thing in around if (box := thing.bounding_box())]
         if boxes:
             shown = shown.crop(
@@ -118,7 +118,7 @@ def picture(page: Page) -> Picture:
                 )
             )
         # A palette is enough for lines and letters, and makes a third of the bytes.
-        shown.quantize(128, Image.Quantize.FASTOCTREE).save(Path(folder) / f"{name}.png", optimize=True)
+        shown.quantize(256).save(Path(folder) / f"{name}.png", optimize=True)
 
     return keep
 
