@@ -26,7 +26,9 @@ class LocalRunLauncher(DefaultRunLauncher):
         if event is None or event.pid is None or _is_alive(event.pid, starts[0].event_log_entry.timestamp):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(
-            WorkerStatus.FAILED, f"Its process, {event.pid}, is gone: killed, or the machine went down."
+            WorkerStatus.FAILED,
+            f"Its process, {event.pid}, is gone: killed, or the machine went down. Every month is as it was or whole. If "
+            "Dagster does not try the run again by itself, launch it again.",
         )
 
 

@@ -117,13 +117,14 @@ FAILED = "failed"
 def record_failure(
     context: dg.AssetExecutionContext, partition: str, reason: str, checks: Sequence[dg.AssetCheckResult] = ()
 ) -> None:
-    """Log why the running asset could not be materialized for `partition`, in the log and on its page.
-
-    `checks` are those that found it.
-    """
-    context.log.error(reason)
+    """Record why the running asset could not be materialized for `partition`: on its page. `checks` are those that found it."""
     context.log_event(dg.AssetObservation(context.asset_key, partition=partition, metadata={FAILED: reason}))
     _record_checks(context, partition, checks, materialized=False)
+
+
+def progress(partition: str, partitions: Sequence[str], number: int) -> str:
+    """How a line of the log begins that tells of a month or week: ``2023-03 (3 of 24)``. `number` counts those done."""
+    return f"{partition} ({number} of {len(partitions)})"
 
 
 def failures_in_run(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, str]:
@@ -166,7 +167,9 @@ def fail_run(reasons: Mapping[str, str], partitions: Sequence[str], what: str = 
     Raises:
         dagster.Failure: always.
     """
-    good = len(partitions) - len(reasons)
-    others = {0: "", 1: "; the other one is done"}.get(good, f"; the other {good} are done")
-    summary = f"{len(reasons)} of {len(partitions)} {what} failed{others}"
-    raise dg.Failure("\n".join([f"{summary}:", *(reasons[key] for key in sorted(reasons))]), allow_retries=False)
+    lines = [reasons[key] for key in sorted(reasons)]
+    if len(partitions) > 1:
+        good = len(partitions) - len(reasons)
+        others = {0: "", 1: "; the other one is done"}.get(good, f"; the other {good} are done")
+        lines.insert(0, f"{len(reasons)} of {len(partitions)} {what} failed{others}:")
+    raise dg.Failure("\n".join(lines), allow_retries=False)

@@ -84,8 +84,9 @@ def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason
         try:
             return source.is_published(trips_url(month[:7]))
         except SourceError as error:
+            address = source.shown(trips_url(month[:7]))
             troubles.append(
-                f"Could not ask the source about {month[:7]} ({source.shown(trips_url(month[:7]))}): {error}"
+                f"Could not ask the source about {month[:7]} ({address}): {error} The next tick asks again."
             )
             return False
 

@@ -101,7 +101,7 @@ def is_published(url: str, attempts: int = 2, pause: Callable[[float], None] = t
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise SourceError(f"cannot be read ({error.strerror}).") from error
+            raise _unreadable(error) from error
 
     def ask() -> bool:
         with _request("HEAD", url, {}) as response:
@@ -261,7 +261,7 @@ def _opened_local(path: Path, known: Fetched | None) -> Iterator[_Opened | None]
             "not there. Put the file into that folder, or point the setting to where it is."
         ) from None
     except OSError as error:
-        raise SourceError(f"cannot be read ({error.strerror}).") from error
+        raise _unreadable(error) from error
     with file:
         found = os.fstat(file.fileno())
         # A local file has no ETag; size and time of its last change say the same.
@@ -281,13 +281,17 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
         while chunk := file.read(CHUNK_BYTES):
             yield chunk
     except OSError as error:
-        raise SourceError(f"cannot be read ({error.strerror}).") from error
+        raise _unreadable(error) from error
 
 
 def _check_length(headers: _Headers, size: int) -> None:
     expected = headers.get("Content-Length") or ""
     if expected.isdecimal() and int(expected) != size:
         raise _PassingTroubleError(f"the transfer broke off after {size:,} of {int(expected):,} bytes")
+
+
+def _unreadable(error: OSError) -> SourceError:
+    return SourceError(f"cannot be read ({error.strerror}). Let this user read it, and materialize again.")
 
 
 def _local_path(url: str) -> Path | None:

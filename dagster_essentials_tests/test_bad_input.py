@@ -426,6 +426,39 @@ def test_the_name_of_a_folder_adds_and_changes_nothing(
 # A range with a bad month
 
 
+def test_a_range_tells_how_far_it_is_and_why_a_month_failed_when_it_does(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    files = {"2023-01": sample("2023-01"), "2023-03": sample("2023-03", 200)}
+    for month, content in files.items():
+        publish(source_server, month, content)
+
+    result = materialize(project, instance, TRIPS, "2023-01", "2023-03")
+
+    said = [
+        (entry.step_key, entry.user_message)
+        for entry in instance.all_logs(result.run_id)
+        if entry.dagster_event is None and " of 3" in entry.user_message
+    ]
+    fetched = [text for step, text in said if step == "taxi_trips_file"]
+    assert sorted(text.split(")")[0].split("(")[1] for text in fetched) == ["1 of 3", "2 of 3", "3 of 3"]
+    assert {text[:7] for text in fetched} == {"2023-01", "2023-02", "2023-03"}
+    (failed,) = [text for text in fetched if text.startswith("2023-02")]
+    assert re.match(r"2023-02 \(. of 3\) failed: 2023-02 \(http.*\): not published", failed)
+    first, second, summary = [text for step, text in said if step == "taxi_trips"]
+    for line, number, month, rows in ((first, 1, "2023-01", 300), (second, 3, "2023-03", 200)):
+        size = f"{len(files[month]) / 1e6:.1f} MB"
+        assert re.fullmatch(rf"{month} \({number} of 3\): {rows} trips, {size}, loaded in \d\.\d s", line), line
+    assert re.fullmatch(r"2 of 3 months loaded: 500 trips in \d+\.\d s", summary)
+    # The pages of both assets say it for that month.
+    for asset in TRIPS:
+        (record,) = instance.fetch_observations(asset.key, limit=10).records
+        observation = record.asset_observation
+        assert observation is not None
+        assert observation.partition == "2023-02-01"
+        assert "not published" in str(observation.metadata["failed"].value)
+
+
 @pytest.mark.parametrize(
     ("bad", "says"),
     [

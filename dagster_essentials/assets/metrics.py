@@ -27,6 +27,7 @@ from dagster_essentials.assets.trips import (
     has_table,
     loaded_months,
     not_written,
+    said_by_duckdb,
     taxi_trips,
     taxi_zones,
 )
@@ -36,6 +37,7 @@ from dagster_essentials.recording import (
     Recorded,
     fail_run,
     partitions_are_recorded,
+    progress,
     record_failure,
     record_partition,
 )
@@ -218,6 +220,7 @@ def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -
         loaded = loaded_months(connection, {month[:7] for key in keys for month in months_of_week(key)})
         reasons = {key: reason for key in keys if (reason := _why_not_yet(key, loaded))}
         for key, reason in reasons.items():
+            context.log.error(reason)
             record_failure(context, key, reason)
         ready = [key for key in keys if key not in reasons]
         if ready:
@@ -228,16 +231,20 @@ def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -
                 reason = not_written(error, Path(constants.TRIPS_BY_WEEK_FILE_PATH))
                 raise dg.Failure(reason, allow_retries=False) from error
             except duckdb.Error as error:
+                said, no_room = said_by_duckdb(error)
                 raise dg.Failure(
-                    f"{', '.join(ready)}: the weeks could not be added up, and the table trips_by_week is as it was: {error}. "
-                    "If it or trips was made by something else, rename or drop it, and materialize again.",
+                    f"{', '.join(ready)}: the weeks could not be added up, and the table trips_by_week is as it was: {said}. "
+                    + (
+                        no_room
+                        or "If it or trips was made by something else, rename or drop it, and materialize again."
+                    ),
                     allow_retries=False,
                 ) from error
             # Recorded before the database is free again: a month that is loaded after this is then also recorded after
             # this, and the week counts as stale.
             for number, week in enumerate(weeks, start=1):
                 period = week.period.isoformat()
-                context.log.info(f"week of {period} ({number} of {len(weeks)}): {week.num_trips:,} trips")
+                context.log.info(f"week of {progress(period, ready, number)}: {week.num_trips:,} trips")
                 figures = {name: getattr(week, name) for name in WEEK_COLUMNS[1:]}
                 # One picture a run: it shows all weeks there are, and takes 40 kB of the event log.
                 picture = {"weeks": pictures.preview(pictures.draw_weeks(all_weeks))} if number == len(weeks) else {}
@@ -338,8 +345,9 @@ def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: 
                 """
             ).fetchall()[0]
         except duckdb.Error as error:
+            said, _ = said_by_duckdb(error)
             raise dg.Failure(
-                f"The tables trips and zones could not be counted: {error}. If one of them was made by something else, rename "
+                f"The tables trips and zones could not be counted: {said}. If one of them was made by something else, rename "
                 "or drop it, and materialize taxi_trips or taxi_zones again.",
                 allow_retries=False,
             ) from error

@@ -6,7 +6,7 @@ in `checks.py`, how a file is fetched in `source.py`, and how the database is sh
 
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,13 +39,14 @@ from dagster_essentials.recording import (
     failures_in_run,
     is_executed,
     partitions_are_recorded,
+    progress,
     record_failure,
     record_partition,
 )
 from dagster_essentials.resources import DatabaseBusyError, DatabaseUnusableError
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.source import Fetched, SourceError
-from dagster_essentials.zones import ZonesError, read_zones
+from dagster_essentials.zones import Zone, ZonesError, read_zones
 
 DATABASE_POOL = "duckdb"
 """Under which name an instance may limit the steps that use the database. The committed one does not: who writes takes
@@ -116,10 +117,11 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
                 fetched, transferred, rows, seconds = future.result()
             except (SourceError, LayoutError, OSError) as error:
                 reasons[key] = _reason(key, error)
+                context.log.error(f"{progress(key[:7], months, number)} failed: {reasons[key]}")
                 record_failure(context, key, reasons[key])
                 continue
             context.log.info(
-                f"{key[:7]} ({number} of {len(months)}): {rows:,} trips, {fetched.bytes / 1e6:.1f} MB, "
+                f"{progress(key[:7], months, number)}: {rows:,} trips, {fetched.bytes / 1e6:.1f} MB, "
                 + (f"fetched in {seconds:.1f} s" if transferred else "unchanged at the source, nothing transferred")
             )
             record_partition(
@@ -281,14 +283,21 @@ def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) ->
 def _why_not_loaded(error: Exception, path: Path) -> str:
     if isinstance(error, FileNotFoundError):
         return f"there is no file {path}. Materialize taxi_trips_file for this month first."
+    if isinstance(error, OSError):
+        return f"{path} cannot be read ({error.strerror}). Materialize taxi_trips_file and taxi_trips again."
     if not isinstance(error, duckdb.Error):
         return str(error)
+    said, no_room = said_by_duckdb(error)
+    advice = no_room or f"If {path} is damaged, delete it, and materialize taxi_trips_file and taxi_trips again."
+    return f"loading {path} failed, and the month is as it was: {said}. {advice}"
+
+
+def said_by_duckdb(error: duckdb.Error) -> tuple[str, str]:
+    """What `error` says in one line, and what to do if it is for want of room; else nothing."""
     said = str(error).partition("\n")[0].rstrip(".")
     if re.search("could not write|no space left", said, re.IGNORECASE):
-        advice = f"Make room on the disk of {SETTINGS.database}, and materialize again."
-    else:
-        advice = f"If {path} is damaged, delete it, and materialize taxi_trips_file and taxi_trips again."
-    return f"loading {path} failed, and the month is as it was: {said}. {advice}"
+        return said, f"Make room on the disk of {SETTINGS.database}, and materialize again."
+    return said, ""
 
 
 def _column_lineage() -> dg.TableColumnLineage:
@@ -323,8 +332,10 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
     """Load each month of the run into `trips`, a transaction each, and count what is odd in it."""
     months = context.partition_keys
     reasons = failures_in_run(context, taxi_trips_file)
+    began, total_rows = time.monotonic(), 0
     for number, key in enumerate(months, start=1):
         if key in reasons:
+            record_failure(context, key, reasons[key])
             continue
         month, path = key[:7], _trips_path(key[:7])
         started = time.monotonic()
@@ -333,14 +344,17 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
                 waited = time.monotonic() - started
                 # An overlapping run may put a newer file in its place while this one is read.
                 with second_name(path) as file:
-                    version = source.content_version(path, file)
+                    version, size = source.content_version(path, file), file.stat().st_size
                     loaded = load_month(connection, month, file)
         except (DatabaseBusyError, DatabaseUnusableError) as error:
             # As true for the months to come, and each of them would wait as long.
-            reasons.update({left: _reason(left, error) for left in months[number - 1 :] if left not in reasons})
+            for left in months[number - 1 :]:
+                reasons.setdefault(left, _reason(left, error))
+                record_failure(context, left, reasons[left])
             break
         except (LoadError, LayoutError, OSError, duckdb.Error) as error:
             reasons[key] = _reason(key, _why_not_loaded(error, path))
+            context.log.error(f"{progress(month, months, number)} failed: {reasons[key]}")
             checks = (
                 [evaluate_rows(error.loaded.counts, error.loaded.layout.rows)]
                 if isinstance(error, RowsDifferError)
@@ -351,7 +365,11 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
         seconds = time.monotonic() - started - waited
         rows = loaded.counts.rows
         checks = evaluate_month(loaded.counts, loaded.layout.rows, loaded.selection.unknown)
-        context.log.info(f"{month} ({number} of {len(months)}): {rows:,} trips loaded in {seconds:.1f} s")
+        total_rows += rows
+        context.log.info(
+            f"{progress(month, months, number)}: {rows:,} trips, {size / 1e6:.1f} MB, loaded in {seconds:.1f} s"
+            + (f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else "")
+        )
         record_partition(
             context,
             key,
@@ -368,6 +386,9 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
             },
             checks=checks,
         )
+    if len(months) > 1:
+        done, seconds = len(months) - len(reasons), time.monotonic() - began
+        context.log.info(f"{done} of {len(months)} months loaded: {total_rows:,} trips in {seconds:.1f} s")
     if reasons:
         fail_run(reasons, months)
     yield from partitions_are_recorded(context)
@@ -439,21 +460,37 @@ def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult[Any]:
         zones = read_zones(path)
     except FileNotFoundError as error:
         raise dg.Failure(f"{path} is not there. Materialize taxi_zones_file first.", allow_retries=False) from error
-    except (ZonesError, OSError) as error:
+    except ZonesError as error:
         raise dg.Failure(f"{path}: {error}", allow_retries=False) from error
+    except OSError as error:
+        raise dg.Failure(
+            f"{path} cannot be read ({error.strerror}). Materialize taxi_zones_file again.", allow_retries=False
+        ) from error
     with database.get_connection() as connection:
-        connection.execute("BEGIN")
-        connection.execute(
-            "CREATE OR REPLACE TABLE zones (zone_id INTEGER, zone VARCHAR, borough VARCHAR, geometry VARCHAR)"
-        )
-        connection.execute(
-            "INSERT INTO zones SELECT unnest($ids), unnest($zones), unnest($boroughs), unnest($geometries)",
-            {
-                "ids": [zone.zone_id for zone in zones],
-                "zones": [zone.zone for zone in zones],
-                "boroughs": [zone.borough for zone in zones],
-                "geometries": [zone.geometry for zone in zones],
-            },
-        )
-        connection.execute("COMMIT")
+        try:
+            _replace_zones(connection, zones)
+        except duckdb.Error as error:
+            said, no_room = said_by_duckdb(error)
+            raise dg.Failure(
+                f"The table zones could not be written, and is as it was: {said}. "
+                + (no_room or "If it was made by something else, rename or drop it, and materialize again."),
+                allow_retries=False,
+            ) from error
     return dg.MaterializeResult(metadata={"dagster/row_count": len(zones)})
+
+
+def _replace_zones(connection: duckdb.DuckDBPyConnection, zones: Sequence[Zone]) -> None:
+    connection.execute("BEGIN")
+    connection.execute(
+        "CREATE OR REPLACE TABLE zones (zone_id INTEGER, zone VARCHAR, borough VARCHAR, geometry VARCHAR)"
+    )
+    connection.execute(
+        "INSERT INTO zones SELECT unnest($ids), unnest($zones), unnest($boroughs), unnest($geometries)",
+        {
+            "ids": [zone.zone_id for zone in zones],
+            "zones": [zone.zone for zone in zones],
+            "boroughs": [zone.borough for zone in zones],
+            "geometries": [zone.geometry for zone in zones],
+        },
+    )
+    connection.execute("COMMIT")
