@@ -242,7 +242,7 @@ def _opened(url: str, known: Fetched | None) -> Iterator[_Opened | None]:
         if response.status_code in (403, 404):
             raise NotPublishedError(
                 f"not published (the source answered {response.status_code}). The TLC publishes a month about two months "
-                "after its end: materialize it again then. For an earlier month, look at the address."
+                "after its end: materialize it again then. For an earlier month, look at the address (TAXI_TRIPS_URL)."
             )
         _raise_for_status(response)
         if response.status_code == 304:
@@ -258,7 +258,7 @@ def _opened_local(path: Path, known: Fetched | None) -> Iterator[_Opened | None]
         file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed below, by the with
     except (FileNotFoundError, NotADirectoryError):
         raise NotPublishedError(
-            "not there. Put the file into that folder, or point the setting to where it is."
+            "not there. Put the file into that folder, or point TAXI_TRIPS_URL to the folder where it is."
         ) from None
     except OSError as error:
         raise _unreadable(error) from error

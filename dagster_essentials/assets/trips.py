@@ -45,7 +45,7 @@ from dagster_essentials.recording import (
 )
 from dagster_essentials.resources import DatabaseBusyError, DatabaseUnusableError
 from dagster_essentials.settings import SETTINGS
-from dagster_essentials.source import Fetched, SourceError
+from dagster_essentials.source import Fetched, NotPublishedError, SourceError
 from dagster_essentials.zones import Zone, ZonesError, read_zones
 
 DATABASE_POOL = "duckdb"
@@ -419,6 +419,11 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
     url = source.shown(SETTINGS.zones_url)
     try:
         fetched, transferred = source.fetch(SETTINGS.zones_url, path, validate=read_zones)
+    except NotPublishedError as error:
+        raise dg.Failure(
+            f"taxi zones ({url}): not published there. Point TAXI_ZONES_URL to where they are, and materialize again.",
+            allow_retries=False,
+        ) from error
     except (SourceError, ZonesError) as error:
         raise dg.Failure(f"taxi zones ({url}): {error}", allow_retries=False) from error
     except OSError as error:
