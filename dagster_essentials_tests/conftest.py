@@ -35,7 +35,15 @@ REAL_MONTHS = ("2019-01", "2019-02", "2019-03", "2020-04", "2025-02")
 
 
 # What takes longest, last.
-SLOW = ("test_requests", "test_metrics", "test_real_months", "test_commands", "test_dagster_dev", "test_lesson")
+SLOW = (
+    "test_requests",
+    "test_metrics",
+    "test_real_months",
+    "test_commands",
+    "test_services",
+    "test_dagster_dev",
+    "test_lesson",
+)
 # What DuckDB does here.
 DUCKDB = (
     "test_columns",

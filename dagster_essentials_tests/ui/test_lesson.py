@@ -151,6 +151,12 @@ def test_a_backfill_from_the_job_has_its_runs(page: Page, dev: Dev, picture: Pic
 def test_the_schedules_and_the_sensor_are_there_and_a_tick_asks_for_the_months_that_came(
     page: Page, dev: Dev, picture: Picture
 ) -> None:
+    go_to(page, "Automation")
+    page.get_by_text("trip_update_job_schedule", exact=True).filter(visible=True).first.click()
+    page.get_by_role("button", name="Preview tick result").click()
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_role("dialog")).to_contain_text("the newest month so far, 2023-03, is loaded already")
+
     # Months go by.
     dev.stop()
     dev.env["TAXI_END_DATE"] = "2023-06-01"
