@@ -68,8 +68,10 @@ check: .venv/.ready
 
 # The pictures of docs/lesson-8.md, as the browser tests see the UI, and those of the sample months.
 screenshots: .venv/.ready run
-	mkdir -p docs/images
 	cp '$(SAMPLE)/outputs/manhattan_map.png' '$(SAMPLE)/outputs/january-manhattan.png' docs/images
+	$(BIN)/python -c "import duckdb; from pathlib import Path; from dagster_essentials.pictures import draw_weeks; \
+		weeks = duckdb.connect('$(SAMPLE)/staging/data.duckdb').sql('SELECT period, num_trips FROM trips_by_week').fetchall(); \
+		Path('docs/images/trips_by_week.png').write_bytes(draw_weeks(dict(weeks)))"
 	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest dagster_essentials_tests/ui
 
 bench: .venv/.ready
