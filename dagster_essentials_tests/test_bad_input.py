@@ -444,7 +444,7 @@ def test_a_range_tells_how_far_it_is_and_why_a_month_failed_when_it_does(
     assert sorted(text.split(")")[0].split("(")[1] for text in fetched) == ["1 of 3", "2 of 3", "3 of 3"]
     assert {text[:7] for text in fetched} == {"2023-01", "2023-02", "2023-03"}
     (failed,) = [text for text in fetched if text.startswith("2023-02")]
-    assert re.match(r"2023-02 \(. of 3\) failed: 2023-02 \(http.*\): not published", failed)
+    assert re.match(r"2023-02 \(. of 3\) \(http.*\): not published", failed)
     first, second, summary = [text for step, text in said if step == "taxi_trips"]
     for line, number, month, rows in ((first, 1, "2023-01", 300), (second, 3, "2023-03", 200)):
         size = f"{len(files[month]) / 1e6:.1f} MB"

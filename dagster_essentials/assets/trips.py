@@ -117,7 +117,7 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
                 fetched, transferred, rows, seconds = future.result()
             except (SourceError, LayoutError, OSError) as error:
                 reasons[key] = _reason(key, error)
-                context.log.error(f"{progress(key[:7], months, number)} failed: {reasons[key]}")
+                context.log.error(reasons[key].replace(key[:7], progress(key[:7], months, number), 1))
                 record_failure(context, key, reasons[key])
                 continue
             context.log.info(
@@ -354,7 +354,7 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
             break
         except (LoadError, LayoutError, OSError, duckdb.Error) as error:
             reasons[key] = _reason(key, _why_not_loaded(error, path))
-            context.log.error(f"{progress(month, months, number)} failed: {reasons[key]}")
+            context.log.error(reasons[key].replace(month, progress(month, months, number), 1))
             checks = (
                 [evaluate_rows(error.loaded.counts, error.loaded.layout.rows)]
                 if isinstance(error, RowsDifferError)

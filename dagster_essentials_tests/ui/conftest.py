@@ -34,7 +34,7 @@ ARGUMENTS = [
 WIDE: ViewportSize = {"width": 1760, "height": 900}
 """Room for the graph: in less, its boxes have the assets' names only."""
 
-MARGIN = 40
+MARGIN = 60
 """Pixels around a part of a picture."""
 
 LESSON = {f"2023-{number:02}": 20_000 + number for number in (1, 2, 3)}
