@@ -1,0 +1,80 @@
+"""The documents: what they point to is there, and the lesson's commands do what it says."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import duckdb
+
+from dagster_essentials_tests.conftest import ROOT
+from dagster_essentials_tests.dagster_dev import BIN, copy_of_project
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/requests/README.md"]
+LESSON = ROOT / "docs/lesson-8.md"
+NOT_RUN = ("make setup", ". .venv", "dagster dev", "dagster job backfill")
+"""The set-up, and what needs a running `dagster dev`: test_dagster_dev.py does it."""
+
+
+def _commands(document: Path) -> list[str]:
+    blocks = re.findall(r"^```\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_what_the_documents_point_to_is_there() -> None:
+    pointed_to = {
+        (document.parent / target.partition("#")[0])
+        for document in DOCUMENTS
+        for targets in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', document.read_text())
+        for target in targets
+        if target and "://" not in target
+    }
+    assert len(pointed_to) > 20
+    assert [path for path in pointed_to if not path.exists()] == []
+
+
+def test_the_house_has_every_module_and_no_others() -> None:
+    package = ROOT / "dagster_essentials"
+    modules = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
+    table = (ROOT / "docs/architecture.md").read_text().split("## Who decides what")[1].split("\n## ")[0]
+    named = set(
+        re.findall(r"`([\w/]+\.py)`", "".join(line.split("|")[1] for line in table.splitlines() if "|" in line))
+    )
+    # The paths alone are no module to decide anything in.
+    assert named == modules - {"assets/constants.py"}
+
+
+def test_every_picture_is_in_a_document() -> None:
+    text = "".join(document.read_text() for document in DOCUMENTS)
+    assert [path.name for path in (ROOT / "docs/images").iterdir() if f"images/{path.name}" not in text] == []
+
+
+def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
+    commands = [line for line in _commands(LESSON) if line.startswith(("export", "python", "dagster"))]
+    commands = [line for line in commands if not line.startswith(NOT_RUN)]
+    assert sum(line.startswith("dagster") for line in commands) >= 7
+    root = copy_of_project(ROOT, tmp_path)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))}
+
+    result = subprocess.run(
+        ["bash", "-e", "-c", "\n".join(commands)],
+        cwd=root,
+        env={**kept, "PWD": str(root), "PATH": f"{BIN}:{os.environ['PATH']}"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert "│ 2023-03        │        20000 │" in result.stdout
+    with duckdb.connect(str(root / "data/staging/data.duckdb"), read_only=True) as connection:
+        rows = dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
+        weeks = connection.execute("SELECT count(*), sum(num_trips) FROM trips_by_week").fetchall()
+    assert rows == {"2023-01": 20_000, "2023-02": 20_000, "2023-03": 20_000}
+    # A few trips of a sample month have their pickup outside of it, some decades away.
+    assert weeks[0][0] == 13
+    assert 59_900 < weeks[0][1] <= 60_000
+    pictures = {path.name for path in (root / "data/outputs").glob("*.png")}
+    assert pictures == {"manhattan_map.png", "adhoc_request.png"}
