@@ -59,8 +59,8 @@ class TurnTakingDuckDBResource(DuckDBResource):
                 connection = self._connect(path, deadline)
             except OSError as error:
                 raise DatabaseUnusableError(
-                    f"{error.filename or path}: {error.strerror}. The database needs a folder that this user can write: see "
-                    "to that, or point DUCKDB_DATABASE to another place, and materialize again."
+                    f"{error.filename or path}: {error.strerror}. The database needs a folder that this user can write. Make "
+                    "it one, or point DUCKDB_DATABASE to another place, and materialize again."
                 ) from None
             stack.callback(connection.close)
             yield connection

@@ -352,13 +352,14 @@ def test_a_value_that_is_no_number_is_left_out_of_its_sum_only(place: Project, i
     assert csv_path(place).read_text() == HEADER + "2023-01-08,7,60.00,6.00,6\n"
 
 
-def test_weeks_that_cannot_be_counted_are_named(place: Project, instance: dg.DagsterInstance) -> None:
+@pytest.mark.parametrize("lacking", ["trip_distance", "partition_date"])
+def test_weeks_that_cannot_be_counted_are_named(place: Project, instance: dg.DagsterInstance, lacking: str) -> None:
     put_month(place, "2023-01", daily("2023-01-08", "2023-01-21"))
     with database(place) as connection:
-        connection.execute("ALTER TABLE trips DROP COLUMN trip_distance")
+        connection.execute(f"ALTER TABLE trips DROP COLUMN {lacking}")
     text = failure_text(add_up(place, instance, "2023-01-08", "2023-01-15"))
-    assert "2023-01-08, 2023-01-15: the weeks could not be added up" in text
-    assert "trip_distance" in text
+    assert "Failure: 2023-01-08, 2023-01-15: the weeks could not be added up" in text
+    assert lacking in text
     assert "rename or drop it" in text
 
 
@@ -396,6 +397,8 @@ def test_a_week_without_trips_in_a_loaded_month_is_a_row_of_zeros_and_a_warning(
         "2023-02-12": ", ".join(f"2023-02-{day}" for day in range(12, 19)),
         "2023-02-19": "2023-02-19",
     }
+    assert found["2023-02-05"].description == "Days of the week of 2023-02-05 without trips: none."
+    assert found["2023-02-19"].description == "Days of the week of 2023-02-19 without trips: 2023-02-19."
 
 
 def test_days_before_the_first_month_are_counted_but_not_missed(place: Project, instance: dg.DagsterInstance) -> None:
@@ -831,6 +834,7 @@ def test_a_month_without_a_trip_in_manhattan_is_a_warning(place: Project, instan
         "months": 2,
         "months_with_trips": 1,
     }
+    assert check.description == "1 of 2 months have trips that were picked up in Manhattan."
     assert stats(place)["months"] == ["2023-01", "2023-02"]
 
 
@@ -849,6 +853,7 @@ def test_a_zones_table_that_has_a_zone_twice_fails_the_check_of_the_sum(
         "trips_in_zones": 62,
         "trips_picked_up": 31,
     }
+    assert check.description == "62 trips in the zones, 31 picked up in Manhattan."
 
 
 @pytest.mark.parametrize(

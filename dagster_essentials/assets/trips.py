@@ -70,9 +70,13 @@ def trips_url(month: str) -> str:
 
 def not_written(error: OSError, path: Path) -> str:
     """What a failure says whose cause is that a file, `path` or one beside it, could not be written."""
+    advice = "Make room, or give this user the right to write there"
+    if isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError)):
+        advice = "Something else is in its place: move that away"
     return (
-        f"{error.filename or path} could not be written ({error.strerror}). What was there before is unchanged. Make room, "
-        "or give this user the right to write there, and materialize again."
+        # The second name of an error is that under which the file was to stand; the first is then a temporary one.
+        f"{error.filename2 or error.filename or path} could not be written ({error.strerror}). What was there before is "
+        f"unchanged. {advice}, and materialize again."
     )
 
 
@@ -110,8 +114,12 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
             try:
                 fetched, transferred, rows, seconds = future.result()
             except (SourceError, LayoutError, OSError) as error:
-                why = not_written(error, _trips_path(key[:7])) if isinstance(error, OSError) else error
-                reasons[key] = f"{name(context, key)} ({source.shown(trips_url(key[:7]))}): {why}"
+                # What goes wrong on this machine has nothing to do with the address.
+                reasons[key] = name(context, key) + (
+                    f": {not_written(error, _trips_path(key[:7]))}"
+                    if isinstance(error, OSError)
+                    else f" ({source.shown(trips_url(key[:7]))}): {error}"
+                )
                 record_failure(context, key, reasons[key], number)
                 continue
             total_bytes += fetched.bytes
