@@ -21,6 +21,8 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
+from dagster_essentials.partitions import monthly_partition
+
 Recorded = Iterator[dg.MaterializeResult[Any] | dg.Output[Any]]
 """What an asset function returns whose partitions are recorded here."""
 
@@ -115,16 +117,37 @@ FAILED = "failed"
 
 
 def record_failure(
-    context: dg.AssetExecutionContext, partition: str, reason: str, checks: Sequence[dg.AssetCheckResult] = ()
+    context: dg.AssetExecutionContext,
+    partition: str,
+    reason: str,
+    number: int | None,
+    checks: Sequence[dg.AssetCheckResult] = (),
 ) -> None:
-    """Record why the running asset could not be materialized for `partition`: on its page. `checks` are those that found it."""
+    """Record why the running asset could not be materialized for `partition`: in the log and on its page.
+
+    `reason` begins with the partition's `name`. `number` is as in `progress`; without it, the log has said it already.
+    `checks` are those that found it.
+    """
+    if number is not None:
+        rest = reason.removeprefix(name(context, partition))
+        context.log.error(f"{progress(context, partition, number)} failed{rest}")
     context.log_event(dg.AssetObservation(context.asset_key, partition=partition, metadata={FAILED: reason}))
     _record_checks(context, partition, checks, materialized=False)
 
 
-def progress(partition: str, partitions: Sequence[str], number: int) -> str:
-    """How a line of the log begins that tells of a month or week: ``2023-03 (3 of 24)``. `number` counts those done."""
-    return f"{partition} ({number} of {len(partitions)})"
+def name(context: dg.AssetExecutionContext, partition: str) -> str:
+    """What `partition` is called in logs and errors: ``2023-03`` or ``week of 2023-03-05``."""
+    is_month = context.assets_def.partitions_def == monthly_partition
+    return partition[:7] if is_month else f"week of {partition}"
+
+
+def progress(context: dg.AssetExecutionContext, partition: str, number: int) -> str:
+    """How a line of the log begins that tells of `partition`: ``2023-03 (3 of 24)``. `number` counts those done.
+
+    In a run of one it is the name alone: that run may be one of many in a backfill.
+    """
+    total = len(context.partition_keys)
+    return name(context, partition) + (f" ({number} of {total})" if total > 1 else "")
 
 
 def failures_in_run(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, str]:
@@ -161,14 +184,19 @@ def is_executed(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -
     return selected and (steps is None or asset.op.name in steps)
 
 
-def fail_run(reasons: Mapping[str, str], partitions: Sequence[str], what: str = "months") -> None:
-    """Fail the running step, naming each bad partition and why; `what` they are called.
+def fail_run(context: dg.AssetExecutionContext, reasons: Mapping[str, str]) -> None:
+    """Fail the running step, naming each bad partition and why; those with the same reason stand in one line.
 
     Raises:
         dagster.Failure: always.
     """
-    lines = [reasons[key] for key in sorted(reasons)]
+    alike: dict[str, list[str]] = {}
+    for key in sorted(reasons):
+        alike.setdefault(reasons[key].removeprefix(name(context, key)), []).append(name(context, key))
+    lines = [", ".join(names) + rest for rest, names in alike.items()]
+    partitions = context.partition_keys
     if len(partitions) > 1:
+        what = "months" if context.assets_def.partitions_def == monthly_partition else "weeks"
         good = len(partitions) - len(reasons)
         others = {0: "", 1: "; the other one is done"}.get(good, f"; the other {good} are done")
         lines.insert(0, f"{len(reasons)} of {len(partitions)} {what} failed{others}:")

@@ -28,12 +28,13 @@ STORAGE_VERSION = "v1.5.0"
 """What DuckDB 1.5 can read: DuckDB 2.0 would write files that it cannot, and no one could go back."""
 
 
-class DatabaseBusyError(Exception):
+# Dagster shows a Failure as it is; of any other error a run's page says first which op it occurred in.
+class DatabaseBusyError(dg.Failure):
     """The database was not free in time. The message names the process that holds it."""
 
 
-class DatabaseUnusableError(Exception):
-    """The file under the database's name cannot be opened as a DuckDB database."""
+class DatabaseUnusableError(dg.Failure):
+    """The file under the database's name cannot be opened as a DuckDB database, or has tables that are not this project's."""
 
 
 class TurnTakingDuckDBResource(DuckDBResource):
@@ -58,8 +59,9 @@ class TurnTakingDuckDBResource(DuckDBResource):
                 connection = self._connect(path, deadline)
             except OSError as error:
                 raise DatabaseUnusableError(
-                    f"{error.filename or path}: {error.strerror}. The database needs a folder that this user can write."
-                ) from error
+                    f"{error.filename or path}: {error.strerror}. The database needs a folder that this user can write. Make "
+                    "it one, or point DUCKDB_DATABASE to another place, and materialize again."
+                ) from None
             stack.callback(connection.close)
             yield connection
 
@@ -94,13 +96,13 @@ class TurnTakingDuckDBResource(DuckDBResource):
                         f"{path} cannot be opened as a DuckDB database ({_first_line(error)}). Nothing was changed in it. "
                         "If it is something else, move it away; if it is damaged, restore it from a copy, or move it "
                         "away and materialize every month again."
-                    ) from error
+                    ) from None
                 holder = process[1] if (process := re.search(r"PID (\d+)", str(error))) else None
                 if not said:
                     self._say_waiting(path, holder)
                     said = True
                 if time.monotonic() >= deadline:
-                    raise self._busy(path, holder) from error
+                    raise self._busy(path, holder) from None
                 time.sleep(POLL_SECONDS)
             else:
                 # A progress bar would write its control characters into the run's logs.
@@ -116,7 +118,7 @@ class TurnTakingDuckDBResource(DuckDBResource):
         return DatabaseBusyError(
             f"{path} was in use by {_process(holder)} for the {self.wait_seconds:.0f} seconds that DUCKDB_WAIT_SECONDS "
             "allows, and nothing was changed. Close it there (a notebook and a DuckDB shell hold a database until they "
-            "are closed), and materialize again."
+            "are closed) or, if that is another run, wait until it ends; then materialize again."
         )
 
 

@@ -119,7 +119,9 @@ def adhoc_request_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
         if isinstance(file.request, RequestError):
             wrong.append(f"{file.name}: {file.request}")
             if is_new:
-                context.log.warning(f"Not a request: {wrong[-1]}. It is looked at again when it changes.")
+                context.log.warning(
+                    f"Not a request: {wrong[-1]}. Mend the file; it is looked at again when it changes."
+                )
         elif is_new:
             run_requests.append(
                 dg.RunRequest(

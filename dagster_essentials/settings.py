@@ -118,7 +118,7 @@ def _location(name: str, text: str) -> str:
     except ValueError as error:
         raise SettingError(f"{name}={text} is not a URL: {error}.") from None
     if parts.scheme not in ("http", "https", "file"):
-        raise SettingError(f"{name}={text} can start with http://, https:// or file://, or be a local path.")
+        raise SettingError(f"{name}={text} has to start with http://, https:// or file://, or be a local path.")
     if not (parts.path.startswith("/") if parts.scheme == "file" else parts.hostname):
         raise SettingError(f"{name}={text} has no {'absolute path' if parts.scheme == 'file' else 'host'}.")
     return text

@@ -110,7 +110,7 @@ def is_published(url: str, attempts: int = 2, pause: Callable[[float], None] = t
             _raise_for_status(response)
             return True
 
-    return _with_attempts(ask, attempts, pause)
+    return _with_attempts(ask, attempts, pause, "Look whether the address can be reached from this machine.")
 
 
 def fetch(
@@ -158,13 +158,18 @@ def fetch(
         _remember(path, fetched)
         return fetched, True
 
-    return _with_attempts(transfer, ATTEMPTS, pause)
+    return _with_attempts(
+        transfer,
+        ATTEMPTS,
+        pause,
+        "Look whether the address can be reached from this machine, and materialize again.",
+    )
 
 
 _T = TypeVar("_T")
 
 
-def _with_attempts(attempt: Callable[[], _T], attempts: int, pause: Callable[[float], None]) -> _T:
+def _with_attempts(attempt: Callable[[], _T], attempts: int, pause: Callable[[float], None], advice: str) -> _T:
     trouble: _PassingTroubleError | None = None
     for number in range(attempts):
         if trouble is not None:
@@ -173,10 +178,7 @@ def _with_attempts(attempt: Callable[[], _T], attempts: int, pause: Callable[[fl
             return attempt()
         except _PassingTroubleError as error:
             trouble = error
-    raise SourceError(
-        f"{trouble}, {attempts} times in a row. Look whether the address can be reached from this machine, and "
-        "materialize again."
-    )
+    raise SourceError(f"{trouble}, {attempts} times in a row. {advice}")
 
 
 @contextmanager

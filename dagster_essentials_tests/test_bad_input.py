@@ -128,6 +128,12 @@ def warned(instance: dg.DagsterInstance, run_id: str) -> set[tuple[str, str]]:
     return set(failed)
 
 
+def log(instance: dg.DagsterInstance, run_id: str, step: str) -> list[str]:
+    """What the asset of `step` has said in the log of a run, without Dagster's own lines."""
+    entries = instance.all_logs(run_id)
+    return [entry.user_message for entry in entries if entry.dagster_event is None and entry.step_key == step]
+
+
 # Months that are refused
 
 REFUSED: dict[str, tuple[Callable[[], bytes | Answer], str]] = {
@@ -146,7 +152,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes | Answer], str]] = {
     "an empty file": (lambda: b"", r"not a whole parquet file.*It is empty\. Open the address in a browser"),
     "the first half": (
         lambda: sample("2023-01", 400)[:8000],
-        r"not a whole parquet file.*its end is missing: 8,000 bytes came\..*materialize again",
+        r"not a whole parquet file.*its end is missing: 8,000 bytes came\. Materialize again; if it is still so",
     ),
     "a real error page": (
         lambda: real("error_page_saved_as.parquet"),
@@ -220,14 +226,14 @@ def test_a_month_that_is_refused_leaves_nothing_where_nothing_was(
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        (lambda: damaged(sample("2023-01", 400)), r"delete it, and materialize"),
+        (lambda: damaged(sample("2023-01", 400)), r"Delete the file, and materialize.*columns\.py"),
         (
             lambda: changed(sample("2023-01"), "SELECT * REPLACE (VendorID + 0.5 AS VendorID) FROM month"),
-            r"VendorID holds a number that is not whole: [12]\.5.*delete it, and materialize",
+            r"VendorID holds a number that is not whole: [12]\.5\. Delete the file, and materialize",
         ),
         (
             lambda: changed(sample("2023-01"), "SELECT * REPLACE (3000000000 AS PULocationID) FROM month"),
-            r"3000000000.*delete it, and materialize",
+            r"3000000000.*Delete the file, and materialize",
         ),
     ],
     ids=["damaged rows", "half a vendor", "a zone beyond all numbers"],
@@ -240,14 +246,15 @@ def test_a_month_that_proves_bad_when_it_is_loaded_leaves_the_table_as_it_was(
     bad: Callable[[], bytes],
     says: str,
 ) -> None:
-    url = publish(source_server, "2023-01", bad())
+    publish(source_server, "2023-01", bad())
 
     result = materialize(project, instance, TRIPS, "2023-01")
 
     assert not result.success
     told = failure_text(result)
-    assert f"2023-01 ({url}): loading {project.file('2023-01')} failed, and the month is as it was: " in told
+    assert f"2023-01 ({project.file('2023-01')}): loading the file failed, and the month is as it was: " in told
     assert re.search(says, told)
+    assert ".partial" not in told, "the file has the name by which a person finds it"
     after = state(project)
     assert (after.columns, after.rows) == (before.columns, before.rows)
     february = project.file("2023-02").name
@@ -269,8 +276,7 @@ def test_a_month_whose_file_is_not_there_says_what_to_materialize_first(
 
     assert not result.success
     told = failure_text(result)
-    assert f"2023-01 ({source_server.trips_url}/yellow_tripdata_2023-01.parquet): " in told
-    assert f"there is no file {project.file('2023-01')}. Materialize taxi_trips_file for this month first." in told
+    assert f"2023-01 ({project.file('2023-01')}): there is no such file. Materialize taxi_trips_file for this" in told
     assert state(project).rows == before.rows
 
 
@@ -435,28 +441,62 @@ def test_a_range_tells_how_far_it_is_and_why_a_month_failed_when_it_does(
 
     result = materialize(project, instance, TRIPS, "2023-01", "2023-03")
 
-    said = [
-        (entry.step_key, entry.user_message)
-        for entry in instance.all_logs(result.run_id)
-        if entry.dagster_event is None and " of 3" in entry.user_message
-    ]
-    fetched = [text for step, text in said if step == "taxi_trips_file"]
+    fetched = log(instance, result.run_id, "taxi_trips_file")
+    here = fetched.pop()
+    size = f"{sum(map(len, files.values())) / 1e6:.1f} MB"
+    assert re.fullmatch(
+        rf"2 of 3 months are here: 500 trips, {size}, {size} of it transferred, in .* s; failed: 2023-02", here
+    )
     assert sorted(text.split(")")[0].split("(")[1] for text in fetched) == ["1 of 3", "2 of 3", "3 of 3"]
     assert {text[:7] for text in fetched} == {"2023-01", "2023-02", "2023-03"}
     (failed,) = [text for text in fetched if text.startswith("2023-02")]
-    assert re.match(r"2023-02 \(. of 3\) \(http.*\): not published", failed)
-    first, second, summary = [text for step, text in said if step == "taxi_trips"]
+    assert re.match(r"2023-02 \(. of 3\) failed \(http.*\): not published", failed)
+    first, without_file, second, summary = log(instance, result.run_id, "taxi_trips")
+    assert without_file == "2023-02 (2 of 3) failed: its file did not come; taxi_trips_file says why"
     for line, number, month, rows in ((first, 1, "2023-01", 300), (second, 3, "2023-03", 200)):
-        size = f"{len(files[month]) / 1e6:.1f} MB"
-        assert re.fullmatch(rf"{month} \({number} of 3\): {rows} trips, {size}, loaded in \d\.\d s", line), line
-    assert re.fullmatch(r"2 of 3 months loaded: 500 trips in \d+\.\d s", summary)
+        megabytes = f"{len(files[month]) / 1e6:.1f} MB"
+        assert re.fullmatch(rf"{month} \({number} of 3\): {rows} trips, {megabytes}, loaded in \d\.\d s", line), line
+    assert re.fullmatch(rf"2 of 3 months loaded: 500 trips, {size}, in \d+\.\d s; failed: 2023-02", summary)
     # The pages of both assets say it for that month.
     for asset in TRIPS:
         (record,) = instance.fetch_observations(asset.key, limit=10).records
         observation = record.asset_observation
         assert observation is not None
         assert observation.partition == "2023-02-01"
+        assert str(observation.metadata["failed"].value).startswith("2023-02 (http")
         assert "not published" in str(observation.metadata["failed"].value)
+
+
+def test_a_month_that_fails_while_a_range_is_loaded_is_in_the_log_at_its_place(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    publish(source_server, "2023-01", damaged(sample("2023-01")))
+    publish(source_server, "2023-02", sample("2023-02"))
+
+    result = materialize(project, instance, TRIPS, "2023-01", "2023-02")
+
+    first, second, summary = log(instance, result.run_id, "taxi_trips")
+    assert first.startswith(
+        f"2023-01 (1 of 2) failed ({project.file('2023-01')}): loading the file failed, and the month"
+    )
+    assert second.startswith("2023-02 (2 of 2): 300 trips, ")
+    assert summary.endswith("; failed: 2023-01")
+
+
+def test_a_run_of_one_month_does_not_count_and_tells_that_nothing_was_transferred(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    publish(source_server, "2023-01", sample("2023-01"))
+    materialize(project, instance, TRIPS, "2023-01")
+
+    result = materialize(project, instance, TRIPS, "2023-01")
+
+    size = f"{len(sample('2023-01')) / 1e6:.1f} MB"
+    assert log(instance, result.run_id, "taxi_trips_file") == [
+        f"2023-01: 300 trips, {size}, unchanged at the source, nothing transferred"
+    ]
+    (loaded,) = log(instance, result.run_id, "taxi_trips")
+    assert re.fullmatch(rf"2023-01: 300 trips, {size}, loaded in \d\.\d s", loaded)
 
 
 @pytest.mark.parametrize(
@@ -465,7 +505,7 @@ def test_a_range_tells_how_far_it_is_and_why_a_month_failed_when_it_does(
         (status(403, ACCESS_DENIED), "not published"),
         (ERROR_PAGE, "not a whole parquet file"),
         (status(302, Location="http://[::1"), "Look at the address"),
-        ("damaged", "failed, and the month is as it was"),
+        ("damaged", "loading the file failed, and the month is as it was"),
     ],
     ids=["not published", "an error page", "redirected to nonsense", "damaged rows"],
 )
@@ -486,7 +526,8 @@ def test_in_a_range_the_good_months_are_loaded_and_recorded_and_the_run_fails_fo
     assert not result.success
     told = failure_text(result)
     assert "1 of 3 months failed; the other 2 are done" in told
-    assert re.search(re.escape(f"2023-02 ({url}): ") + f".*{says}", told)
+    where = project.file("2023-02") if bad == "damaged" else url
+    assert re.search(re.escape(f"2023-02 ({where}): ") + f".*{says}", told)
     assert "2023-01" not in told
     assert "2023-03" not in told
     assert project.rows() == {"2023-01": 310, "2023-03": 330}
@@ -524,7 +565,7 @@ def test_all_bad_months_of_a_range_are_named(
 
     assert "3 of 4 months failed; the other one is done" in told
     assert re.search(r"2023-01 .*not a whole parquet file", told)
-    assert re.search(r"2023-02 .*damaged", told)
+    assert re.search(r"2023-02 .*loading the file failed", told)
     assert re.search(r"2023-04 .*not published", told)
     assert project.rows() == {"2023-03": 300}
 
@@ -552,7 +593,9 @@ def test_a_run_of_the_files_alone_fails_for_the_bad_month(
         )
 
     assert not result.success
-    assert f"1 of 2 months failed; the other one is done:\n2023-02 ({url}): what came is not" in failure_text(result)
+    assert f"1 of 2 months failed; the other one is done:\n2023-02 ({url}): what the source sent is" in failure_text(
+        result
+    )
     assert recorded(instance, trips.taxi_trips_file) == ["2023-01-01"]
     assert project.file("2023-01").read_bytes() == sample("2023-01")
     assert not project.file("2023-02").exists()
@@ -579,12 +622,13 @@ def run_with_full_disk(project: Project, first: str, last: str) -> tuple[int, st
 def test_a_disk_that_is_full_while_a_month_is_fetched_costs_nothing(
     project: Project, source_server: SourceServer, before: State
 ) -> None:
-    url = publish(source_server, "2023-01", bytes(2_000_000))
+    publish(source_server, "2023-01", bytes(2_000_000))
 
     code, told = run_with_full_disk(project, "2023-01", "2023-01")
 
     assert code != 0
-    assert f"2023-01 ({url}): {project.file('2023-01')} could not be written (File too large)." in told
+    assert f"2023-01: {project.file('2023-01')} could not be written (File too large)." in told
+    assert "Make room" in told
     assert "Make room" in told
     assert "materialize again" in told
     assert state(project) == before
@@ -596,15 +640,16 @@ def test_a_disk_that_is_full_while_months_are_loaded_costs_nothing(
 ) -> None:
     # DuckDB notices when it writes its log, when it writes the rows at the end, or when it writes them on the way.
     sizes = {"2023-03": 20_000, "2023-04": 100_000, "2023-05": 130_000}
-    urls = {month: publish(source_server, month, sample(month, rows)) for month, rows in sizes.items()}
+    for month, rows in sizes.items():
+        publish(source_server, month, sample(month, rows))
     assert materialize(project, instance, [trips.taxi_trips_file], "2023-03", "2023-05").success
 
     code, told = run_with_full_disk(project, "2023-03", "2023-05")
 
     assert code != 0
     assert "3 of 3 months failed" in told
-    for month, url in urls.items():
-        [line] = {line for line in told.splitlines() if line.startswith(f"{month} ({url}): ")}
+    for month in sizes:
+        [line] = {line for line in told.splitlines() if line.startswith(f"{month} ({project.file(month)}): ")}
         assert "the month is as it was" in line
         assert "Make room on the disk" in line, line
         assert "materialize again" in line
@@ -631,7 +676,7 @@ def test_a_file_that_cannot_be_written_fails_the_month_and_says_where(
     source_server: SourceServer,
     hinder: Callable[[Project], None],
 ) -> None:
-    url = publish(source_server, "2023-01", sample("2023-01"))
+    publish(source_server, "2023-01", sample("2023-01"))
     hinder(project)
     before = sorted(project.folder.rglob("*"))
 
@@ -639,7 +684,9 @@ def test_a_file_that_cannot_be_written_fails_the_month_and_says_where(
 
     assert not result.success
     told = failure_text(result)
-    assert re.search(re.escape(f"2023-01 ({url}): {project.folder}/raw") + r"\S* could not be written \(", told)
+    assert re.search(re.escape(f"2023-01: {project.folder}/raw") + r"\S* could not be written \(", told)
+    assert ".partial" not in told
+    assert "Something else is in its place: move that away, and" in told
     assert "materialize again" in told
     assert sorted(project.folder.rglob("*")) == before
 
@@ -647,14 +694,18 @@ def test_a_file_that_cannot_be_written_fails_the_month_and_says_where(
 def test_a_database_folder_that_cannot_be_made_fails_all_months_and_says_where(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
-    urls = {month: publish(source_server, month, sample(month)) for month in ("2023-01", "2023-02")}
+    for month in ("2023-01", "2023-02"):
+        publish(source_server, month, sample(month))
     project.database.parent.write_text("in the way")
 
     result = materialize(project, instance, TRIPS, "2023-01", "2023-02")
 
     assert not result.success
-    for month, url in urls.items():
-        assert f"{month} ({url}): {project.database.parent}: File exists. The database needs" in failure_text(result)
+    told = failure_text(result)
+    assert (
+        f"2 of 2 months failed:\n2023-01, 2023-02: {project.database.parent}: File exists. The database needs" in told
+    )
+    assert "or point DUCKDB_DATABASE to another place, and materialize again" in told
     assert project.database.parent.read_text() == "in the way"
     assert recorded(instance, trips.taxi_trips) == []
 
@@ -666,7 +717,7 @@ def test_a_database_folder_that_cannot_be_made_fails_all_months_and_says_where(
 def test_something_else_under_the_databases_name_is_not_touched(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer, what: str
 ) -> None:
-    url = publish(source_server, "2023-01", sample("2023-01"))
+    publish(source_server, "2023-01", sample("2023-01"))
     project.database.parent.mkdir()
     if what == "text":
         project.database.write_text("vendor_id,pickup_zone_id\n1,2\n")
@@ -683,7 +734,7 @@ def test_something_else_under_the_databases_name_is_not_touched(
 
     assert not result.success
     told = failure_text(result)
-    assert f"2023-01 ({url}): {project.database} cannot be opened as a DuckDB database (" in told
+    assert f"2023-01: {project.database} cannot be opened as a DuckDB database (" in told
     assert "move it away" in told
     assert project.database.read_bytes() == before
 
@@ -752,14 +803,18 @@ def test_a_table_of_trips_without_months_is_not_touched(
 ) -> None:
     with duckdb.connect(str(project.database)) as connection:
         connection.execute("ALTER TABLE trips DROP COLUMN partition_date")
-    url = publish(source_server, "2023-01", sample("2023-01"))
+    for month in ("2023-01", "2023-02"):
+        publish(source_server, month, sample(month))
     old_columns = columns(project)
 
-    result = materialize(project, instance, TRIPS, "2023-01")
+    result = materialize(project, instance, TRIPS, "2023-01", "2023-02")
 
     assert not result.success
     told = failure_text(result)
-    assert f"2023-01 ({url}): the table trips in {project.database} has no column partition_date" in told
+    assert (
+        f"2 of 2 months failed:\n2023-01, 2023-02: the table trips in {project.database} has no column partition_date"
+        in told
+    )
     assert "Rename or drop it, and materialize again." in told
     assert columns(project) == old_columns
     assert project.query("SELECT * FROM trips ORDER BY ALL") == [row[:10] for row in course_rows]
@@ -781,28 +836,58 @@ def test_a_run_waits_for_a_database_in_use_and_succeeds(
     assert project.rows() == {"2023-01": 300, "2023-02": 300, "2023-03": 300}
     waiting = f"data.duckdb is in use by process {holder.pid}; waiting for it, 60 seconds at most."
     assert said == [waiting]
-    assert waiting in [entry.user_message for entry in instance.all_logs(result.run_id)], "it stands in the run's log"
+    first, loaded = log(instance, result.run_id, "taxi_trips")
+    assert first == waiting, "it stands in the run's log"
+    assert re.fullmatch(
+        r"2023-03: 300 trips, .* MB, loaded in \d\.\d s after \d+\.\d s of waiting for the database", loaded
+    )
 
 
 @pytest.mark.parametrize("how", [NOTEBOOK, RUN], ids=["by a notebook", "by a run of another instance"])
 def test_a_run_gives_up_on_a_database_in_use_for_ever_and_names_who_has_it(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer, before: State, how: str
 ) -> None:
-    urls = {month: publish(source_server, month, sample(month, 200)) for month in ("2023-01", "2023-02", "2023-03")}
+    for month in ("2023-01", "2023-02", "2023-03"):
+        publish(source_server, month, sample(month, 200))
 
     with held(project.database, how) as holder:
         result = materialize(project, instance, TRIPS, "2023-01", "2023-03", wait_seconds=0.3)
 
     assert not result.success
     told = failure_text(result)
-    for month, url in urls.items():
-        assert f"{month} ({url}): {project.database} was in use by process {holder.pid} for " in told
+    in_use = f"{project.database} was in use by process {holder.pid} for "
+    assert f"3 of 3 months failed:\n2023-01, 2023-02, 2023-03: {in_use}" in told
     assert "materialize again" in told
+    _, first, others, summary = log(instance, result.run_id, "taxi_trips")
+    assert first.startswith(f"2023-01 (1 of 3) failed: {in_use}")
+    assert others == "not tried, for the same reason: 2023-02, 2023-03"
+    assert summary.startswith("0 of 3 months loaded: 0 trips, ")
+    for record in instance.fetch_observations(trips.taxi_trips.key, limit=10).records:
+        assert record.asset_observation is not None
+        assert in_use in str(record.asset_observation.metadata["failed"].value), (
+            "each month's page has the whole reason"
+        )
     waits = [entry for entry in instance.all_logs(result.run_id) if "waiting for it" in entry.user_message]
     assert len(waits) == 1, "the other months do not wait as well"
     after = state(project)
     assert (after.columns, after.rows) == (before.columns, before.rows)
     assert recorded(instance, trips.taxi_trips) == ["2023-01-01", "2023-02-01"]
+
+
+def test_a_database_in_use_is_the_first_thing_that_a_run_says_of_any_asset(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    source_server.files["/taxi_zones.csv"] = ZONES_CSV
+    project.database.parent.mkdir()
+
+    with held(project.database, NOTEBOOK) as holder:
+        result = materialize(project, instance, ZONES, wait_seconds=0.3)
+
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    error = failed.step_failure_data.error
+    assert error is not None
+    assert f"DatabaseBusyError: {project.database} was in use by process {holder.pid} for " in error.message
+    assert (error.cause, error.context) == (None, None), "no trace of DuckDB's stands below it"
 
 
 # Zones
@@ -863,6 +948,9 @@ def test_zones_that_are_refused_fail_the_run_and_stay_as_they_were(
 
     assert not result.success
     assert re.search(re.escape(f"taxi zones ({source_server.zones_url}): ") + f".*{says}", failure_text(result))
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    assert failed.step_failure_data.error is not None
+    assert failed.step_failure_data.error.cause is None, "it is said once, and not of the trips' address"
     assert (state(project), zone_rows(project)) == before
 
 
@@ -932,7 +1020,7 @@ def test_a_file_without_rows_that_somebody_put_there_does_not_empty_the_month(
 def test_rows_that_are_not_as_many_as_the_footer_says_are_not_kept_and_fail_the_check(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = publish(source_server, "2023-01", sample("2023-01"))
+    publish(source_server, "2023-01", sample("2023-01"))
     assert materialize(project, instance, TRIPS, "2023-01").success
     before = project.query("SELECT * FROM trips ORDER BY ALL")
     monkeypatch.setattr(trips, "read_layout", lambda path: replace(read_layout(path), rows=read_layout(path).rows + 1))
@@ -940,7 +1028,9 @@ def test_rows_that_are_not_as_many_as_the_footer_says_are_not_kept_and_fail_the_
     result = materialize(project, instance, TRIPS, "2023-01")
 
     assert not result.success
-    assert f"2023-01 ({url}): the file has 301 rows, and 300 came into the table" in failure_text(result)
+    assert f"2023-01 ({project.file('2023-01')}): the file has 301 rows, and 300 came into the table" in failure_text(
+        result
+    )
     assert project.query("SELECT * FROM trips ORDER BY ALL") == before
     records = instance.get_records_for_run(result.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     (evaluation,) = [record.event_log_entry.asset_check_evaluation for record in records]

@@ -363,6 +363,7 @@ def test_a_source_that_is_down_is_the_reason_to_skip(
     assert "Connection refused" in reason
     assert "secret" not in reason
     assert "ot published" not in reason
+    assert "materialize" not in reason, "there is nothing to materialize again: the next tick asks again"
 
 
 @pytest.mark.parametrize("code", [429, 500, 503])

@@ -352,13 +352,14 @@ def test_a_value_that_is_no_number_is_left_out_of_its_sum_only(place: Project, i
     assert csv_path(place).read_text() == HEADER + "2023-01-08,7,60.00,6.00,6\n"
 
 
-def test_weeks_that_cannot_be_counted_are_named(place: Project, instance: dg.DagsterInstance) -> None:
+@pytest.mark.parametrize("lacking", ["trip_distance", "partition_date"])
+def test_weeks_that_cannot_be_counted_are_named(place: Project, instance: dg.DagsterInstance, lacking: str) -> None:
     put_month(place, "2023-01", daily("2023-01-08", "2023-01-21"))
     with database(place) as connection:
-        connection.execute("ALTER TABLE trips DROP COLUMN trip_distance")
+        connection.execute(f"ALTER TABLE trips DROP COLUMN {lacking}")
     text = failure_text(add_up(place, instance, "2023-01-08", "2023-01-15"))
-    assert "2023-01-08, 2023-01-15: the weeks could not be added up" in text
-    assert "trip_distance" in text
+    assert "Failure: 2023-01-08, 2023-01-15: the weeks could not be added up" in text
+    assert lacking in text
     assert "rename or drop it" in text
 
 
@@ -396,6 +397,8 @@ def test_a_week_without_trips_in_a_loaded_month_is_a_row_of_zeros_and_a_warning(
         "2023-02-12": ", ".join(f"2023-02-{day}" for day in range(12, 19)),
         "2023-02-19": "2023-02-19",
     }
+    assert found["2023-02-05"].description == "Days of the week of 2023-02-05 without trips: none."
+    assert found["2023-02-19"].description == "Days of the week of 2023-02-19 without trips: 2023-02-19."
 
 
 def test_days_before_the_first_month_are_counted_but_not_missed(place: Project, instance: dg.DagsterInstance) -> None:
@@ -489,14 +492,26 @@ def test_weeks_whose_months_are_not_loaded_fail_and_the_others_are_kept(
     assert f"{len(bad)} of 14 weeks failed; the other 7 are done" in text
     lines = text.splitlines()
     for week in bad:
-        assert sum(f"the week of {week} has days in" in line for line in lines) == 1
+        assert sum(f"week of {week}" in line for line in lines) == 1
     assert any(
-        "the week of 2018-12-30 has days in 2018-12, and it is not loaded. Materialize taxi_trips_file and taxi_trips "
-        "for 2018-12-01 first." in line
+        line.endswith(
+            "week of 2018-12-30: has days in 2018-12, and it is not loaded. Materialize taxi_trips_file and taxi_trips "
+            "for 2018-12-01 first."
+        )
         for line in lines
     )
-    assert any("2019-02-24 has days in 2019-02, and it is" in line and "2019-02-01 first" in line for line in lines)
-    assert any("2019-03-31 has days in 2019-04, and it is" in line for line in lines)
+    # Those for which the same is to be done stand in one line.
+    february = ", ".join(f"week of {week}" for week in bad if "2018-12-30" < week < "2019-03")
+    assert f"{february}: has days in 2019-02, and it is not loaded. " in text
+    assert any("2019-03-31: has days in 2019-04, and it is" in line for line in lines)
+    said = [
+        entry.user_message
+        for entry in instance.all_logs(result.run_id)
+        if entry.dagster_event is None and entry.user_message.startswith("week of ")
+    ]
+    for number, (week, line) in enumerate(zip([*bad, *good], said, strict=True), start=1):
+        rest = " failed: has days in " if week in bad else ": "
+        assert line.startswith(f"week of {week} ({number} of 14){rest}"), line
 
 
 def test_a_week_that_lacks_both_months_names_both(place: Project, instance: dg.DagsterInstance) -> None:
@@ -582,6 +597,7 @@ def test_a_csv_that_cannot_be_written_leaves_table_and_file_as_they_were(
         kept = csv_path(real)
         monkeypatch.setattr(metrics, "csv", SimpleNamespace(writer=FullDisk))
     text = failure_text(add_up(real, instance, "2019-01-06", "2019-01-13"))
+    assert "2019-01-06, 2019-01-13: " in text
     assert "outputs" in text
     assert "could not be written" in text
     assert os.strerror(errno.ENOSPC if trouble == "disk full" else errno.EEXIST) in text
@@ -818,6 +834,7 @@ def test_a_month_without_a_trip_in_manhattan_is_a_warning(place: Project, instan
         "months": 2,
         "months_with_trips": 1,
     }
+    assert check.description == "1 of 2 months have trips that were picked up in Manhattan."
     assert stats(place)["months"] == ["2023-01", "2023-02"]
 
 
@@ -836,6 +853,7 @@ def test_a_zones_table_that_has_a_zone_twice_fails_the_check_of_the_sum(
         "trips_in_zones": 62,
         "trips_picked_up": 31,
     }
+    assert check.description == "62 trips in the zones, 31 picked up in Manhattan."
 
 
 @pytest.mark.parametrize(
@@ -844,8 +862,8 @@ def test_a_zones_table_that_has_a_zone_twice_fails_the_check_of_the_sum(
         ("no zones", ["There is no table zones.", "Materialize taxi_zones_file and taxi_zones first."]),
         ("no trips", ["No trips are loaded.", "Materialize taxi_trips_file and taxi_trips"]),
         ("empty trips", ["No trips are loaded.", "Materialize taxi_trips_file and taxi_trips"]),
-        ("empty zones", ["none of Manhattan", "TAXI_ZONES_URL"]),
-        ("other boroughs", ["none of Manhattan", "TAXI_ZONES_URL"]),
+        ("empty zones", ["no zone of Manhattan", "TAXI_ZONES_URL"]),
+        ("other boroughs", ["no zone of Manhattan", "TAXI_ZONES_URL"]),
         ("broken outline", ["not a multipolygon", "Materialize taxi_zones_file and taxi_zones again."]),
         ("no outline", ["not a multipolygon", "Materialize taxi_zones_file and taxi_zones again."]),
         ("foreign trips", ["partition_date", "rename or drop it"]),

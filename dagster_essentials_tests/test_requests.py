@@ -17,6 +17,7 @@ from shutil import copyfile
 from typing import Any
 
 import dagster as dg
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -834,6 +835,7 @@ def test_a_period_of_which_months_are_not_loaded_gives_a_picture_that_says_so(
     assert not evaluation.passed
     assert evaluation.severity == dg.AssetCheckSeverity.WARN
     assert evaluation.metadata["months_not_loaded"].value == lacking
+    assert evaluation.description == f"Months of a.json that are not loaded: {lacking}."
     assert (sample_studio.outputs / "a.png").exists()
 
 
@@ -899,6 +901,17 @@ def test_without_the_zones_it_fails_and_says_what_to_do(
     assert materialize(studio.project, studio.instance, assets, "2023-01").success
     result = studio.ask("Bronx", "2023-01-01", "2023-02-01")
     assert_failed(studio, result, "a.json: there is no table zones. Materialize taxi_zones_file and taxi_zones")
+
+
+@pytest.mark.parametrize(("table", "column"), [("trips", "partition_date"), ("zones", "borough")])
+def test_a_table_that_something_else_made_is_named_with_the_request(
+    table: str, column: str, sample_studio: Studio
+) -> None:
+    with duckdb.connect(str(sample_studio.project.database)) as connection:
+        connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    result = sample_studio.ask("Bronx", "2023-01-01", "2023-02-01")
+    assert "Failure: a.json: the trips could not be counted: " in failure_text(result)
+    assert_failed(sample_studio, result, column, "rename or drop it", "execute this run again")
 
 
 def test_a_picture_that_cannot_be_written_fails_the_run_and_says_where(sample_studio: Studio) -> None:

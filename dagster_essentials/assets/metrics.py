@@ -24,10 +24,10 @@ from dagster_essentials.assets.trips import (
     DATABASE_NAME,
     DATABASE_POOL,
     OWNERS,
+    failing_in_words,
     has_table,
     loaded_months,
     not_written,
-    said_by_duckdb,
     taxi_trips,
     taxi_zones,
 )
@@ -36,6 +36,7 @@ from dagster_essentials.partitions import months_of_week, weekly_partition
 from dagster_essentials.recording import (
     Recorded,
     fail_run,
+    name,
     partitions_are_recorded,
     progress,
     record_failure,
@@ -145,9 +146,12 @@ def _why_not_yet(week: str, loaded: set[str]) -> str | None:
         return None
     names, keys = " and ".join(month[:7] for month in lacking), ",".join(lacking)
     return (
-        f"the week of {week} has days in {names}, and {'they are' if len(lacking) > 1 else 'it is'} not loaded. "
+        f"has days in {names}, and {'they are' if len(lacking) > 1 else 'it is'} not loaded. "
         f"Materialize taxi_trips_file and taxi_trips for {keys} first."
     )
+
+
+_AS_IT_WAS = "the weeks could not be added up, and the table trips_by_week is as it was"
 
 
 def _evaluate_days(week: Week) -> dg.AssetCheckResult:
@@ -158,6 +162,7 @@ def _evaluate_days(week: Week) -> dg.AssetCheckResult:
         check_name=EVERY_DAY_HAS_TRIPS,
         passed=not lacking,
         severity=dg.AssetCheckSeverity.WARN,
+        description=f"Days of the week of {week.period} without trips: {', '.join(lacking) or 'none'}.",
         metadata={"days_without_trips": ", ".join(lacking) or "none"},
     )
 
@@ -216,38 +221,30 @@ def _evaluate_days(week: Week) -> dg.AssetCheckResult:
 def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -> Recorded:
     """Add up each week of the run whose months are all loaded; the run fails if there are others, naming them."""
     keys = context.partition_keys
+    advice = "If it or trips was made by something else, rename or drop it, and materialize again."
     with database.get_connection() as connection:
-        loaded = loaded_months(connection, {month[:7] for key in keys for month in months_of_week(key)})
-        reasons = {key: reason for key in keys if (reason := _why_not_yet(key, loaded))}
-        for key, reason in reasons.items():
-            context.log.error(reason)
-            record_failure(context, key, reason)
+        with failing_in_words(f"{', '.join(keys)}: {_AS_IT_WAS}", advice):
+            loaded = loaded_months(connection, {month[:7] for key in keys for month in months_of_week(key)})
+        reasons = {key: f"{name(context, key)}: {why}" for key in keys if (why := _why_not_yet(key, loaded))}
+        for number, (key, reason) in enumerate(reasons.items(), start=1):
+            record_failure(context, key, reason, number)
         ready = [key for key in keys if key not in reasons]
         if ready:
             try:
-                weeks = count_weeks(connection, ready)
-                all_weeks = _keep_weeks(connection, weeks)
+                with failing_in_words(f"{', '.join(ready)}: {_AS_IT_WAS}", advice):
+                    weeks = count_weeks(connection, ready)
+                    all_weeks = _keep_weeks(connection, weeks)
             except OSError as error:
-                reason = not_written(error, Path(constants.TRIPS_BY_WEEK_FILE_PATH))
-                raise dg.Failure(reason, allow_retries=False) from error
-            except duckdb.Error as error:
-                said, no_room = said_by_duckdb(error)
-                raise dg.Failure(
-                    f"{', '.join(ready)}: the weeks could not be added up, and the table trips_by_week is as it was: {said}. "
-                    + (
-                        no_room
-                        or "If it or trips was made by something else, rename or drop it, and materialize again."
-                    ),
-                    allow_retries=False,
-                ) from error
+                why = not_written(error, Path(constants.TRIPS_BY_WEEK_FILE_PATH))
+                raise dg.Failure(f"{', '.join(ready)}: {why}", allow_retries=False) from None
             # Recorded before the database is free again: a month that is loaded after this is then also recorded after
             # this, and the week counts as stale.
-            for number, week in enumerate(weeks, start=1):
+            for number, week in enumerate(weeks, start=len(reasons) + 1):
                 period = week.period.isoformat()
-                context.log.info(f"week of {progress(period, ready, number)}: {week.num_trips:,} trips")
+                context.log.info(f"{progress(context, period, number)}: {week.num_trips:,} trips")
                 figures = {name: getattr(week, name) for name in WEEK_COLUMNS[1:]}
                 # One picture a run: it shows all weeks there are, and takes 40 kB of the event log.
-                picture = {"weeks": pictures.preview(pictures.draw_weeks(all_weeks))} if number == len(weeks) else {}
+                picture = {"weeks": pictures.preview(pictures.draw_weeks(all_weeks))} if number == len(keys) else {}
                 record_partition(
                     context,
                     period,
@@ -261,7 +258,7 @@ def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -
                     checks=[_evaluate_days(week)],
                 )
     if reasons:
-        fail_run(reasons, keys, "weeks")
+        fail_run(context, reasons)
     yield from partitions_are_recorded(context)
 
 
@@ -328,7 +325,10 @@ def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: 
     """Count the pickups of all loaded months by zone, and write them with the zones' outlines."""
     path = Path(constants.MANHATTAN_STATS_FILE_PATH)
     with database.get_connection() as connection:
-        try:
+        with failing_in_words(
+            "The tables trips and zones could not be counted",
+            "If one of them was made by something else, rename or drop it, and materialize taxi_trips or taxi_zones again.",
+        ):
             months = _all_months(connection)
             zones = connection.execute(
                 """
@@ -344,16 +344,9 @@ def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: 
                 WHERE pickup_zone_id IN (SELECT zone_id FROM zones WHERE borough = 'Manhattan')
                 """
             ).fetchall()[0]
-        except duckdb.Error as error:
-            said, _ = said_by_duckdb(error)
-            raise dg.Failure(
-                f"The tables trips and zones could not be counted: {said}. If one of them was made by something else, rename "
-                "or drop it, and materialize taxi_trips or taxi_zones again.",
-                allow_retries=False,
-            ) from error
         if not zones:
             raise dg.Failure(
-                "The table zones has none of Manhattan. Look what TAXI_ZONES_URL points to, and materialize "
+                "The table zones has no zone of Manhattan. Look what TAXI_ZONES_URL points to, and materialize "
                 "taxi_zones_file and taxi_zones again.",
                 allow_retries=False,
             )
@@ -376,7 +369,7 @@ def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: 
             with replacing(path) as temporary:
                 temporary.write_text(json.dumps({"type": "FeatureCollection", "months": months, "features": features}))
         except OSError as error:
-            raise dg.Failure(not_written(error, path), allow_retries=False) from error
+            raise dg.Failure(not_written(error, path), allow_retries=False) from None
     counted = sum(num_trips for _, _, _, num_trips, _ in zones)
     return dg.MaterializeResult(
         metadata={
@@ -389,12 +382,14 @@ def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: 
             dg.AssetCheckResult(
                 check_name=SUM_MATCHES_TRIPS,
                 passed=counted == picked_up,
+                description=f"{counted:,} trips in the zones, {picked_up:,} picked up in Manhattan.",
                 metadata={"trips_in_zones": counted, "trips_picked_up": picked_up},
             ),
             dg.AssetCheckResult(
                 check_name=MANHATTAN_HAS_TRIPS,
                 passed=months_with == len(months),
                 severity=dg.AssetCheckSeverity.WARN,
+                description=f"{months_with} of {len(months)} months have trips that were picked up in Manhattan.",
                 metadata={"num_trips": picked_up, "months": len(months), "months_with_trips": months_with},
             ),
         ],
@@ -456,7 +451,7 @@ def manhattan_map() -> dg.MaterializeResult[Any]:
             with replacing(path) as temporary:
                 temporary.write_bytes(picture)
     except OSError as error:
-        raise dg.Failure(not_written(error, path), allow_retries=False) from error
+        raise dg.Failure(not_written(error, path), allow_retries=False) from None
     return dg.MaterializeResult(
         metadata={
             "map": pictures.preview(picture),
@@ -480,15 +475,15 @@ def _read_stats(path: Path) -> tuple[str, list[tuple[Any, int]]]:
             for feature in stats["features"]
         ]
         return _months_in_words(stats["months"]), zones
-    except FileNotFoundError as error:
+    except FileNotFoundError:
         raise dg.Failure(
             f"{path} is not there. Materialize manhattan/manhattan_stats first.", allow_retries=False
-        ) from error
+        ) from None
     except OSError as error:
         raise dg.Failure(
             f"{path} cannot be read ({error.strerror}). Look what it is, and materialize manhattan/manhattan_stats again.",
             allow_retries=False,
-        ) from error
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise _not_ours(path, error) from error
 

@@ -21,6 +21,7 @@ from dagster_essentials.assets import constants
 from dagster_essentials.assets.trips import (
     DATABASE_POOL,
     OWNERS,
+    failing_in_words,
     has_table,
     loaded_months,
     newest_month,
@@ -163,7 +164,14 @@ def _months(start_date: str, end_date: str) -> list[str]:
 )
 def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Count the trips of the request, and draw them."""
-    with database.get_connection() as connection:
+    with (
+        database.get_connection() as connection,
+        failing_in_words(
+            f"{config.filename}: the trips could not be counted",
+            "If the table trips or zones was made by something else, rename or drop it, materialize taxi_trips or taxi_zones "
+            "again, and execute this run again.",
+        ),
+    ):
         start_date, end_date = _period(config, connection)
         months = _months(start_date, end_date)
         loaded = loaded_months(connection, months)
@@ -201,7 +209,7 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
         with replacing(path) as temporary:
             temporary.write_bytes(picture)
     except OSError as error:
-        raise dg.Failure(f"{config.filename}: {not_written(error, path)}", allow_retries=False) from error
+        raise dg.Failure(f"{config.filename}: {not_written(error, path)}", allow_retries=False) from None
     return dg.MaterializeResult(
         metadata={
             "picture": pictures.preview(picture),
@@ -216,6 +224,7 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
                 check_name=PERIOD_IS_LOADED,
                 passed=not lacking,
                 severity=dg.AssetCheckSeverity.WARN,
+                description=f"Months of {config.filename} that are not loaded: {_some(lacking) or 'none'}.",
                 metadata={"months_not_loaded": _some(lacking) or "none"},
             )
         ],

@@ -6,9 +6,9 @@ in `checks.py`, how a file is fetched in `source.py`, and how the database is sh
 
 import re
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from dagster_essentials.recording import (
     fail_run,
     failures_in_run,
     is_executed,
+    name,
     partitions_are_recorded,
     progress,
     record_failure,
@@ -67,19 +68,15 @@ def trips_url(month: str) -> str:
     return f"{SETTINGS.trips_url}/yellow_tripdata_{month}.parquet"
 
 
-def _reason(key: str, problem: object) -> str:
-    """Why the month of the partition `key` failed, as it stands in logs and errors."""
-    month = key[:7]
-    if isinstance(problem, OSError):
-        problem = not_written(problem, _trips_path(month))
-    return f"{month} ({source.shown(trips_url(month))}): {problem}"
-
-
 def not_written(error: OSError, path: Path) -> str:
     """What a failure says whose cause is that a file, `path` or one beside it, could not be written."""
+    advice = "Make room, or give this user the right to write there"
+    if isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError)):
+        advice = "Something else is in its place: move that away"
     return (
-        f"{error.filename or path} could not be written ({error.strerror}). What was there before is unchanged. Make room, "
-        "or give this user the right to write there, and materialize again."
+        # The second name of an error is that under which the file was to stand; the first is then a temporary one.
+        f"{error.filename2 or error.filename or path} could not be written ({error.strerror}). What was there before is "
+        f"unchanged. {advice}, and materialize again."
     )
 
 
@@ -108,6 +105,7 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
     """Bring the file of each month of the run here; what has not changed at the source is not transferred again."""
     months = context.partition_keys
     reasons: dict[str, str] = {}
+    began, total_rows, total_bytes, total_transferred = time.monotonic(), 0, 0, 0
     pool = ThreadPoolExecutor(max_workers=min(DOWNLOADS_AT_ONCE, len(months)))
     try:
         futures = {pool.submit(_fetch_month, key[:7]): key for key in months}
@@ -116,12 +114,19 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
             try:
                 fetched, transferred, rows, seconds = future.result()
             except (SourceError, LayoutError, OSError) as error:
-                reasons[key] = _reason(key, error)
-                context.log.error(reasons[key].replace(key[:7], progress(key[:7], months, number), 1))
-                record_failure(context, key, reasons[key])
+                # What goes wrong on this machine has nothing to do with the address.
+                reasons[key] = name(context, key) + (
+                    f": {not_written(error, _trips_path(key[:7]))}"
+                    if isinstance(error, OSError)
+                    else f" ({source.shown(trips_url(key[:7]))}): {error}"
+                )
+                record_failure(context, key, reasons[key], number)
                 continue
+            total_bytes += fetched.bytes
+            total_transferred += fetched.bytes if transferred else 0
+            total_rows += rows
             context.log.info(
-                f"{progress(key[:7], months, number)}: {rows:,} trips, {fetched.bytes / 1e6:.1f} MB, "
+                f"{progress(context, key, number)}: {rows:,} trips, {fetched.bytes / 1e6:.1f} MB, "
                 + (f"fetched in {seconds:.1f} s" if transferred else "unchanged at the source, nothing transferred")
             )
             record_partition(
@@ -141,10 +146,25 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> Recorded:
             )
     finally:
         pool.shutdown(cancel_futures=True)
+    figures = f"{total_rows:,} trips, {total_bytes / 1e6:.1f} MB, {total_transferred / 1e6:.1f} MB of it transferred"
+    _log_summary(context, "are here", reasons, figures, began)
     # One bad month must not keep the good ones out of the table: when they are loaded in this run, taxi_trips fails it.
     if reasons and not (len(reasons) < len(months) and is_executed(context, taxi_trips)):
-        fail_run(reasons, months)
+        fail_run(context, reasons)
     yield from partitions_are_recorded(context)
+
+
+def _log_summary(
+    context: dg.AssetExecutionContext, done: str, reasons: Collection[str], figures: str, began: float
+) -> None:
+    """Say at the end of a run of several months how many are `done`, with `figures`, and which failed."""
+    total = len(context.partition_keys)
+    if total > 1:
+        failed = ", ".join(name(context, key) for key in sorted(reasons))
+        context.log.info(
+            f"{total - len(reasons)} of {total} months {done}: {figures}, in {time.monotonic() - began:.1f} s"
+            + (f"; failed: {failed}" if failed else "")
+        )
 
 
 def _fetch_month(month: str) -> tuple[Fetched, bool, int, float]:
@@ -163,24 +183,23 @@ def _check_trips(path: Path) -> None:
         layout = read_layout(path)
     except duckdb.Error:
         raise SourceError(
-            f"what came is not a whole parquet file, and was thrown away. {_beginning(path)} Open the address in a browser "
-            "to see what the source says, and materialize again."
+            f"what the source sent is not a whole parquet file, and was not kept. {_beginning(path)}"
         ) from None
     if layout.rows == 0:
-        raise SourceError(
-            "the file has no rows, and was thrown away. Materialize again when the source has a better one."
-        )
+        raise SourceError("the file has no rows, and was not kept. Materialize again when the source has a better one.")
     select_columns(layout)
 
 
 def _beginning(path: Path) -> str:
     with open(path, "rb") as file:
         start = file.read(60)
-    if not start:
-        return "It is empty."
     if start.startswith(b"PAR1"):
-        return f"It begins like one, but its end is missing: {path.stat().st_size:,} bytes came."
-    return f"It begins with {start.decode('utf-8', 'replace').strip()!r}."
+        return (
+            f"It begins like one, but its end is missing: {path.stat().st_size:,} bytes came. Materialize again; if it is "
+            "still so, the source's own file is broken."
+        )
+    said = f"It begins with {start.decode('utf-8', 'replace').strip()!r}." if start else "It is empty."
+    return f"{said} Open the address in a browser to see what the source says, and materialize again."
 
 
 @dataclass(frozen=True)
@@ -213,7 +232,7 @@ def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"CREATE TABLE IF NOT EXISTS trips ({columns})")
     present = {name for name, *_ in connection.execute("DESCRIBE trips").fetchall()}
     if lacking := [column.name for column in COURSE_COLUMNS if column.name not in present]:
-        raise LoadError(
+        raise DatabaseUnusableError(
             f"the table trips in {SETTINGS.database} has no column {', '.join(lacking)}, so it was made by something else "
             "(the course's lessons before the eighth make one like it). Nothing was changed in it. Rename or drop it, "
             "and materialize again."
@@ -253,7 +272,7 @@ def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) ->
     All of it or nothing: it is one transaction, and rows that are not as many as the file's footer says are not kept.
 
     Raises:
-        LoadError, LayoutError, duckdb.Error: it could not be done; the month is as it was.
+        LoadError, LayoutError, DatabaseUnusableError, duckdb.Error: it could not be done; the month is as it was.
     """
     layout = read_layout(path)
     if layout.rows == 0:
@@ -280,24 +299,43 @@ def load_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) ->
     return loaded
 
 
-def _why_not_loaded(error: Exception, path: Path) -> str:
+def _why_not_loaded(error: Exception, path: Path, file: Path) -> str:
+    """What kept the month of the file `path`, which was read by the name `file`, from being loaded, and what to do."""
     if isinstance(error, FileNotFoundError):
-        return f"there is no file {path}. Materialize taxi_trips_file for this month first."
+        return "there is no such file. Materialize taxi_trips_file for this month first."
     if isinstance(error, OSError):
-        return f"{path} cannot be read ({error.strerror}). Materialize taxi_trips_file and taxi_trips again."
+        return f"the file cannot be read ({error.strerror}). Materialize taxi_trips_file and taxi_trips again."
     if not isinstance(error, duckdb.Error):
         return str(error)
     said, no_room = said_by_duckdb(error)
-    advice = no_room or f"If {path} is damaged, delete it, and materialize taxi_trips_file and taxi_trips again."
-    return f"loading {path} failed, and the month is as it was: {said}. {advice}"
+    advice = no_room or (
+        "Delete the file, and materialize taxi_trips_file and taxi_trips again. If it fails in the same way, the source's "
+        "own file is like that: what its columns become is decided in dagster_essentials/columns.py."
+    )
+    said = said.replace(str(file), str(path))
+    return f"loading the file failed, and the month is as it was: {said}. {advice}"
 
 
 def said_by_duckdb(error: duckdb.Error) -> tuple[str, str]:
     """What `error` says in one line, and what to do if it is for want of room; else nothing."""
-    said = str(error).partition("\n")[0].rstrip(".")
+    said = str(error).partition("\n")[0].rstrip(".!")
     if re.search("could not write|no space left", said, re.IGNORECASE):
         return said, f"Make room on the disk of {SETTINGS.database}, and materialize again."
     return said, ""
+
+
+@contextmanager
+def failing_in_words(what: str, advice: str) -> Iterator[None]:
+    """Let an error of DuckDB in the block fail the run with `what` happened, what DuckDB says, and `advice`.
+
+    Raises:
+        dagster.Failure: for every duckdb.Error.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        said, no_room = said_by_duckdb(error)
+        raise dg.Failure(f"{what}: {said}. {no_room or advice}", allow_retries=False) from error
 
 
 def _column_lineage() -> dg.TableColumnLineage:
@@ -332,12 +370,16 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
     """Load each month of the run into `trips`, a transaction each, and count what is odd in it."""
     months = context.partition_keys
     reasons = failures_in_run(context, taxi_trips_file)
-    began, total_rows = time.monotonic(), 0
+    began, total_rows, total_bytes = time.monotonic(), 0, 0
     for number, key in enumerate(months, start=1):
         if key in reasons:
-            record_failure(context, key, reasons[key])
+            context.log.error(
+                f"{progress(context, key, number)} failed: its file did not come; taxi_trips_file says why"
+            )
+            record_failure(context, key, reasons[key], None)
             continue
         month, path = key[:7], _trips_path(key[:7])
+        file = path
         started = time.monotonic()
         try:
             with database.get_connection() as connection:
@@ -348,26 +390,30 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
                     loaded = load_month(connection, month, file)
         except (DatabaseBusyError, DatabaseUnusableError) as error:
             # As true for the months to come, and each of them would wait as long.
+            left_out = [left for left in months[number:] if left not in reasons]
             for left in months[number - 1 :]:
-                reasons.setdefault(left, _reason(left, error))
-                record_failure(context, left, reasons[left])
+                reasons.setdefault(left, f"{name(context, left)}: {error}")
+                record_failure(context, left, reasons[left], number if left == key else None)
+            if left_out:
+                names = ", ".join(name(context, left) for left in left_out)
+                context.log.error(f"not tried, for the same reason: {names}")
             break
         except (LoadError, LayoutError, OSError, duckdb.Error) as error:
-            reasons[key] = _reason(key, _why_not_loaded(error, path))
-            context.log.error(reasons[key].replace(month, progress(month, months, number), 1))
+            reasons[key] = f"{month} ({path}): {_why_not_loaded(error, path, file)}"
             checks = (
                 [evaluate_rows(error.loaded.counts, error.loaded.layout.rows)]
                 if isinstance(error, RowsDifferError)
                 else []
             )
-            record_failure(context, key, reasons[key], checks)
+            record_failure(context, key, reasons[key], number, checks)
             continue
         seconds = time.monotonic() - started - waited
         rows = loaded.counts.rows
         checks = evaluate_month(loaded.counts, loaded.layout.rows, loaded.selection.unknown)
         total_rows += rows
+        total_bytes += size
         context.log.info(
-            f"{progress(month, months, number)}: {rows:,} trips, {size / 1e6:.1f} MB, loaded in {seconds:.1f} s"
+            f"{progress(context, key, number)}: {rows:,} trips, {size / 1e6:.1f} MB, loaded in {seconds:.1f} s"
             + (f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else "")
         )
         record_partition(
@@ -386,11 +432,9 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
             },
             checks=checks,
         )
-    if len(months) > 1:
-        done, seconds = len(months) - len(reasons), time.monotonic() - began
-        context.log.info(f"{done} of {len(months)} months loaded: {total_rows:,} trips in {seconds:.1f} s")
+    _log_summary(context, "loaded", reasons, f"{total_rows:,} trips, {total_bytes / 1e6:.1f} MB", began)
     if reasons:
-        fail_run(reasons, months)
+        fail_run(context, reasons)
     yield from partitions_are_recorded(context)
 
 
@@ -419,15 +463,16 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
     url = source.shown(SETTINGS.zones_url)
     try:
         fetched, transferred = source.fetch(SETTINGS.zones_url, path, validate=read_zones)
-    except NotPublishedError as error:
+    except NotPublishedError:
+        # From None, here and below: the message says all there is, and Dagster prints the trace of a cause as well.
         raise dg.Failure(
             f"taxi zones ({url}): not published there. Point TAXI_ZONES_URL to where they are, and materialize again.",
             allow_retries=False,
-        ) from error
+        ) from None
     except (SourceError, ZonesError) as error:
-        raise dg.Failure(f"taxi zones ({url}): {error}", allow_retries=False) from error
+        raise dg.Failure(f"taxi zones ({url}): {error}", allow_retries=False) from None
     except OSError as error:
-        raise dg.Failure(f"taxi zones ({url}): {not_written(error, path)}", allow_retries=False) from error
+        raise dg.Failure(f"taxi zones ({url}): {not_written(error, path)}", allow_retries=False) from None
     return dg.MaterializeResult(
         data_version=dg.DataVersion(fetched.sha256),
         metadata={
@@ -463,24 +508,22 @@ def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult[Any]:
     path = Path(constants.TAXI_ZONES_FILE_PATH)
     try:
         zones = read_zones(path)
-    except FileNotFoundError as error:
-        raise dg.Failure(f"{path} is not there. Materialize taxi_zones_file first.", allow_retries=False) from error
+    except FileNotFoundError:
+        raise dg.Failure(f"{path} is not there. Materialize taxi_zones_file first.", allow_retries=False) from None
     except ZonesError as error:
-        raise dg.Failure(f"{path}: {error}", allow_retries=False) from error
+        raise dg.Failure(f"{path}: {error}", allow_retries=False) from None
     except OSError as error:
         raise dg.Failure(
             f"{path} cannot be read ({error.strerror}). Materialize taxi_zones_file again.", allow_retries=False
-        ) from error
-    with database.get_connection() as connection:
-        try:
-            _replace_zones(connection, zones)
-        except duckdb.Error as error:
-            said, no_room = said_by_duckdb(error)
-            raise dg.Failure(
-                f"The table zones could not be written, and is as it was: {said}. "
-                + (no_room or "If it was made by something else, rename or drop it, and materialize again."),
-                allow_retries=False,
-            ) from error
+        ) from None
+    with (
+        database.get_connection() as connection,
+        failing_in_words(
+            "The table zones could not be written, and is as it was",
+            "If it was made by something else, rename or drop it, and materialize again.",
+        ),
+    ):
+        _replace_zones(connection, zones)
     return dg.MaterializeResult(metadata={"dagster/row_count": len(zones)})
 
 

@@ -208,8 +208,8 @@ def test_a_month_that_is_not_published_is_failed_with_its_reason_and_the_ones_be
     expect(reason).to_be_visible()
     page.reload()  # Without the note that a backfill was created.
     expect(reason).to_be_visible()
-    page.get_by_placeholder("Filter…").filter(visible=True).last.fill("of 2) (http")
-    expect(page.get_by_text(re.compile(r"2023-05 \(. of 2\) \(http.*not published"))).to_be_visible()
+    page.get_by_placeholder("Filter…").filter(visible=True).last.fill("of 2) failed")
+    expect(page.get_by_text(re.compile(r"2023-05 \(. of 2\) failed \(http.*not published"))).to_be_visible()
     expect(page.get_by_text("Stack Trace")).to_have_count(0)
     picture("failed-run")
 
