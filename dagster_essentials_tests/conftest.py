@@ -40,6 +40,7 @@ SLOW = (
     "test_metrics",
     "test_real_months",
     "test_commands",
+    "test_docs",
     "test_services",
     "test_dagster_dev",
     "test_lesson",
