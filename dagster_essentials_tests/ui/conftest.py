@@ -34,6 +34,10 @@ ARGUMENTS = [
 WIDE: ViewportSize = {"width": 1760, "height": 900}
 """Room for the graph: in less, its boxes have the assets' names only."""
 
+STILL = """() => Promise.allSettled(document.getAnimations().filter(
+    animation => animation.effect.getComputedTiming().iterations !== Infinity).map(animation => animation.finished))"""
+"""Waits until pop-ups have stopped fading in and out."""
+
 MARGIN = 60
 """Pixels around a part of a picture."""
 
@@ -106,6 +110,7 @@ def picture(page: Page) -> Picture:
             return
         # What is pointed at is drawn differently.
         page.mouse.move(0, 0)
+        page.evaluate(STILL)
         shown = Image.open(BytesIO(page.screenshot())).convert("RGB")
         boxes = [box for thing in around if (box := thing.bounding_box())]
         if boxes:
