@@ -60,15 +60,20 @@ class Services(Dev):
         # systemd hands on nothing of the shell's, and the shell's PWD least of all.
         environment = {key: value for key, value in self.env.items() if key != "PWD"} | variables
         with open(self.root / "dev.log", "ab") as log:
-            if before := service.get("ExecStartPre"):
+
+            def run(command: str) -> None:
                 subprocess.run(
-                    shlex.split(self._here(before)),
+                    shlex.split(self._here(command)),
                     cwd=self._here(service["WorkingDirectory"]),
                     env=environment,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     check=True,
+                    timeout=90,
                 )
+
+            if before := service.get("ExecStartPre"):
+                run(before)
             self.processes[name] = subprocess.Popen(
                 shlex.split(self._here(service["ExecStart"])),
                 cwd=self._here(service["WorkingDirectory"]),
@@ -79,6 +84,8 @@ class Services(Dev):
                 # Whoever starts the tests in the background hands on an ignored SIGINT, which Dagster relies on.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
+            if after := service.get("ExecStartPost"):
+                run(after)
 
     def stop_unit(self, name: str, seconds: float) -> None:
         """Ask it to end, as systemd does, and see that it has within `seconds`."""
