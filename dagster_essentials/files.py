@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the folder cannot be made or written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
+    remove_leftovers(path)
     temporary, held = _locked_temporary(path)
     try:
         yield temporary
@@ -36,10 +36,13 @@ def replacing(path: Path) -> Iterator[Path]:
 def second_name(path: Path) -> Iterator[Path]:
     """Give another name to the file that `path` is now: whatever takes its place meanwhile, the block has one file.
 
+    A killed process leaves its second name, which the next reader or writer of `path` removes.
+
     Raises:
         FileNotFoundError: there is no such file.
     """
     try:
+        remove_leftovers(path)
         name, held = _locked_link(path)
     except FileNotFoundError:
         raise
@@ -87,7 +90,12 @@ def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes have left beside `path`.
+
+    Raises:
+        OSError: the folder is not there, or cannot be written.
+    """
     prefix = f".{path.name}."
     for entry in path.parent.iterdir():
         if not (entry.name.startswith(prefix) and entry.name.endswith(_SUFFIX)):

@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 
 import requests
 
-from dagster_essentials.files import replacing
+from dagster_essentials.files import remove_leftovers, replacing
 
 ATTEMPTS = 5
 """How often a request is made before a passing trouble counts as lasting: with the pauses below, over 7.5 seconds."""
@@ -135,6 +135,8 @@ def fetch(
         with _opened(url, known) as opened:
             if opened is None:
                 assert known is not None
+                with suppress(OSError):
+                    remove_leftovers(path)
                 return known, False
             headers, chunks = opened
             with replacing(path) as temporary:

@@ -77,6 +77,19 @@ class Dev:
         daemons = health["instance"]["daemonHealth"]["allDaemonStatuses"]
         return all(daemon["healthy"] for daemon in daemons if daemon["required"])
 
+    def is_loaded(self) -> bool:
+        """Whether the webserver has the code location."""
+        try:
+            answer = self.graphql(
+                "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename } } } } }"
+            )
+        except OSError:
+            return False
+        entries = answer["workspaceOrError"]["locationEntries"]
+        return [(entry["name"], (entry["locationOrLoadError"] or {}).get("__typename")) for entry in entries] == [
+            ("dagster_essentials", "RepositoryLocation")
+        ]
+
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := condition()):

@@ -96,18 +96,6 @@ class Services(Dev):
         finally:
             os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
 
-    def is_loaded(self) -> bool:
-        try:
-            answer = self.graphql(
-                "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename } } } } }"
-            )
-        except OSError:
-            return False
-        entries = answer["workspaceOrError"]["locationEntries"]
-        return [(entry["name"], (entry["locationOrLoadError"] or {}).get("__typename")) for entry in entries] == [
-            ("dagster_essentials", "RepositoryLocation")
-        ]
-
 
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
