@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import dagster as dg
 import duckdb
@@ -66,7 +67,12 @@ OWNERS = ["team:nyc-taxi"]
 
 def trips_url(month: str) -> str:
     """Where the source has `month` (``YYYY-MM``)."""
-    return f"{SETTINGS.trips_url}/yellow_tripdata_{month}.parquet"
+    name = f"yellow_tripdata_{month}.parquet"
+    parts = urlsplit(SETTINGS.trips_url)
+    if parts.scheme not in ("http", "https"):
+        return f"{SETTINGS.trips_url}/{name}"
+    # A store that asks for a token has it behind the path.
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
 def not_written(error: OSError, path: Path) -> str:
