@@ -11,8 +11,8 @@ from pathlib import Path
 LARGEST_FOOTER = 4_000_000
 """Bytes. A real month's has 10,000 to 60,000; 17 million rows in DuckDB's row groups of 122,880 come to 400,000."""
 LONGEST_LIST = 2_000
-"""Columns, row groups and the like. A real month has 19 to 21 columns. 2,000 nested in each other, the worst of such
-lists, cost DuckDB a second; 10,000 cost half a minute."""
+"""Columns, row groups and the like. A real month has 19 to 21 columns. 1,900 nested in each other, the worst of such
+lists, cost two seconds; 10,000 cost half a minute."""
 DEEPEST = 16
 """Structures within each other. The format's own have 7."""
 
