@@ -65,7 +65,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingError(f"DUCKDB_MEMORY_LIMIT={memory_limit} is not a size such as 512MB or 4GB.")
     threads = value("DUCKDB_THREADS", "")
     return Settings(
-        database=_path("DUCKDB_DATABASE", value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
+        database=_database("DUCKDB_DATABASE", value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
         data_dir=_path("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data")),
         trips_url=_location("TAXI_TRIPS_URL", value("TAXI_TRIPS_URL", TLC_TRIP_DATA)).rstrip("/"),
         zones_url=_location("TAXI_ZONES_URL", value("TAXI_ZONES_URL", COURSE_ZONES)),
@@ -107,6 +107,16 @@ def _path(name: str, text: str) -> Path:
         return PROJECT_ROOT / Path(text).expanduser()
     except RuntimeError as error:
         raise SettingError(f"{name}={text} is not a path: {error}") from None
+
+
+def _database(name: str, text: str) -> Path:
+    path = _path(name, text)
+    if "?" in str(path):
+        # DuckDB writes beside `a?/b.duckdb` into `a.wal?/b.duckdb`, and a load fails at its end.
+        raise SettingError(
+            f"{name}={path} has a ? in it, which DuckDB does not take for a part of a name. Choose another."
+        )
+    return path
 
 
 def _location(name: str, text: str) -> str:

@@ -165,6 +165,11 @@ def test_a_malformed_address_is_refused_without_its_password(variable: str, valu
     assert [part for part in ("hunter2", "hun/", "hun?", "hun#", "ter2") if part in told] == []
 
 
+@pytest.mark.parametrize("value", ["/data?/taxi.duckdb", "taxi?.duckdb"])
+def test_a_question_mark_in_the_databases_path_is_refused(value: str) -> None:
+    assert_refused({"DUCKDB_DATABASE": value}, "DUCKDB_DATABASE=", value, "has a ? in it")
+
+
 def test_an_address_may_have_a_password_and_a_token() -> None:
     address = "https://user:h%40nter2@host:8443/months?token=a%2Fb"
     assert read_settings({"TAXI_TRIPS_URL": address}).trips_url == address
