@@ -65,7 +65,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingError(f"DUCKDB_MEMORY_LIMIT={memory_limit} is not a size such as 512MB or 4GB.")
     threads = value("DUCKDB_THREADS", "")
     return Settings(
-        database=_path("DUCKDB_DATABASE", value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
+        database=_database("DUCKDB_DATABASE", value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
         data_dir=_path("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data")),
         trips_url=_location("TAXI_TRIPS_URL", value("TAXI_TRIPS_URL", TLC_TRIP_DATA)).rstrip("/"),
         zones_url=_location("TAXI_ZONES_URL", value("TAXI_ZONES_URL", COURSE_ZONES)),
@@ -109,19 +109,39 @@ def _path(name: str, text: str) -> Path:
         raise SettingError(f"{name}={text} is not a path: {error}") from None
 
 
+def _database(name: str, text: str) -> Path:
+    path = _path(name, text)
+    if "?" in str(path):
+        # DuckDB writes beside `a?/b.duckdb` into `a.wal?/b.duckdb`, and a load fails at its end.
+        raise SettingError(
+            f"{name}={path} has a ? in it, which DuckDB does not take for a part of a name. Choose another."
+        )
+    return path
+
+
 def _location(name: str, text: str) -> str:
     """A URL with a scheme this project can read, or the absolute path of a local file or folder."""
+    # What follows may be a password or a token, of which no one can say where it ends when the address is malformed.
+    shown = f"{name}={text}" if not set(text) & set("@?") else f"{name}={text.partition(':')[0]}:..."
     if "://" not in text:
+        if re.match("(https?|file):", text, re.IGNORECASE):
+            raise SettingError(f"{shown} is not a URL: it lacks a slash. Write http://, https:// or file://.")
         return str(_path(name, text))
     try:
         parts = urlsplit(text)
-    except ValueError as error:
-        raise SettingError(f"{name}={text} is not a URL: {error}.") from None
+        _ = parts.port
+    except ValueError:
+        raise SettingError(f"{shown} is not a URL: look at its host and port. {_IN_A_PASSWORD}") from None
     if parts.scheme not in ("http", "https", "file"):
-        raise SettingError(f"{name}={text} has to start with http://, https:// or file://, or be a local path.")
+        raise SettingError(f"{shown} has to start with http://, https:// or file://, or be a local path.")
     if not (parts.path.startswith("/") if parts.scheme == "file" else parts.hostname):
-        raise SettingError(f"{name}={text} has no {'absolute path' if parts.scheme == 'file' else 'host'}.")
+        raise SettingError(f"{shown} has no {'absolute path' if parts.scheme == 'file' else 'host'}.")
+    if parts.scheme != "file" and "@" in parts.path + parts.query + parts.fragment:
+        raise SettingError(f"{shown} has an @ behind its host. {_IN_A_PASSWORD}")
     return text
+
+
+_IN_A_PASSWORD = "In a password, write / as %2F, ? as %3F, # as %23 and @ as %40; anywhere else too, @ as %40."
 
 
 SETTINGS = read_settings()

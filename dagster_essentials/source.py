@@ -7,6 +7,8 @@ caller's business, through the `validate` of `fetch`; what is in it is none of t
 import hashlib
 import json
 import os
+import re
+import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from dataclasses import asdict, dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urljoin, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 import requests
@@ -81,9 +83,26 @@ def shown(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _credentials(url: str) -> str:
-    """What stands before the host in `url`; without any, something that stands nowhere."""
-    return "".join(urlsplit(url).netloc.rpartition("@")[:2]) or "\0"
+def _without_secrets(said: str, url: str) -> str:
+    """`said`, an error of the request for `url`, without the user names, passwords and queries of any address in it."""
+    said = said.replace(url, shown(url)).replace("".join(urlsplit(url).netloc.rpartition("@")[:2]) or "\0", "")
+    # A redirect may have led to an address with a password of its own.
+    return re.sub(r"\?[^\s'\"]*", "", re.sub(r"//\S*@", "//", said))
+
+
+class _Session(requests.Session):
+    """Follows redirects, but not from https to http, where others could read and change what comes."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target is not None and urlsplit(resp.url).scheme == "https":
+            address = urljoin(resp.url, target)
+            if urlsplit(address).scheme == "http":
+                raise SourceError(
+                    f"the source redirects from https to {shown(address)}, where nothing proves who answers. Look whether "
+                    "the address has moved, or set that one if it is to be trusted."
+                )
+        return target
 
 
 def is_published(url: str, attempts: int = 2, pause: Callable[[float], None] = time.sleep) -> bool:
@@ -189,29 +208,48 @@ def _request(method: str, url: str, headers: dict[str, str]) -> Iterator[request
     headers = {"Accept-Encoding": "identity", **headers}
     try:
         try:
-            response = requests.request(method, url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS)
+            with _Session() as session:
+                response = session.request(method, url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError) as error:
             # Their texts, and those of their causes, quote the address with user name and password.
-            said = _innermost(error).replace(url, shown(url)).replace(_credentials(url), "")
+            said = _without_secrets(_said(error), url)
             raise SourceError(f"cannot be requested ({said}). Look at the address.") from None
+        except OSError as error:
+            if isinstance(error, requests.exceptions.RequestException):
+                raise
+            raise SourceError(f"cannot be requested ({error}). Look at REQUESTS_CA_BUNDLE.") from None
         with response:
             yield response
     except requests.exceptions.Timeout as error:
         raise _PassingTroubleError(f"no answer for {TIMEOUT_SECONDS[1]:.0f} seconds") from error
     except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-        raise _PassingTroubleError(f"the connection failed ({_innermost(error)})") from error
+        said = _without_secrets(_said(error), url)
+        if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+            raise SourceError(
+                f"the source could not prove who it is ({said}). Look at the address, and at this machine's clock. If its "
+                "certificate is of an authority of your own, let REQUESTS_CA_BUNDLE name the file with that authority's "
+                "certificate, and materialize again."
+            ) from None
+        raise _PassingTroubleError(f"the connection failed ({said})") from None
     except requests.exceptions.RequestException as error:
-        raise SourceError(f"cannot be read ({_innermost(error)}). Look at the address.") from error
+        said = _without_secrets(_said(error), url)
+        raise SourceError(f"cannot be read ({said}). Look at the address.") from None
 
 
-def _innermost(error: BaseException) -> str:
+def _innermost(error: BaseException) -> BaseException:
     """The cause at the bottom, which is the one a person understands, for example "Connection refused"."""
     while (cause := getattr(error, "reason", None) or error.__cause__ or error.__context__) is not None:
         if not isinstance(cause, BaseException):
             break
         error = cause
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(text)
+    return error
+
+
+def _said(error: BaseException) -> str:
+    error = _innermost(error)
+    # OpenSSL's errors call their kind what others call their text.
+    text = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
+    return str(text or type(error).__name__)
 
 
 def _raise_for_status(response: requests.Response) -> None:

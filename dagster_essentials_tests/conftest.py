@@ -50,6 +50,7 @@ DUCKDB = (
     "test_columns",
     "test_sample",
     "test_bad_input",
+    "test_hostile_files",
     "test_database",
     "test_requests",
     "test_metrics",

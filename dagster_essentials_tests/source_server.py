@@ -1,11 +1,13 @@
 """A source on this machine: serves sample months over HTTP, and misbehaves on demand."""
 
 import socket
+import ssl
 import struct
 import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -24,7 +26,8 @@ class SourceServer:
         requests: every request so far: method, path and the number of bytes of the body that was sent.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
+        """With a `certificate`, the file of one and its key, it speaks https."""
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, list[Answer]] = {}
         self.validators: tuple[str, ...] = ("ETag", "Last-Modified")
@@ -46,6 +49,12 @@ class SourceServer:
                 pass
 
         self._server = _QuietServer(("127.0.0.1", 0), Handler)
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
 
     def __enter__(self) -> "SourceServer":
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -58,7 +67,7 @@ class SourceServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def trips_url(self) -> str:

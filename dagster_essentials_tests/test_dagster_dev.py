@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -60,6 +61,14 @@ def _backfill(dev: Dev, *options: str, months: list[str]) -> None:
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
     assert sorted(run.tags["dagster/partition"][:7] for run in runs) == months
     assert {month: dev.rows()[month] for month in months} == {month: MONTHS[month] for month in months}
+
+
+def test_nothing_but_this_machine_can_reach_it(dev: Dev) -> None:
+    with socket.create_connection(("127.0.0.1", dev.port), timeout=10):
+        pass
+    # Another address of this same machine, where a process that listens on all of them would answer.
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", dev.port), timeout=10)
 
 
 # The tests below follow one another as the weeks of a project do: two months first, then the 5th of a month, then the rest.

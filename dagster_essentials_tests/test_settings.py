@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,45 @@ def test_what_is_not_a_whole_number_or_too_small_is_refused(variable: str, lowes
 def test_an_address_of_an_unknown_kind_is_refused(variable: str, scheme: str) -> None:
     value = f"{scheme}://bucket/place"
     assert_refused({variable: value}, f"{variable}={value}", "http://", "https://", "file://", "local path")
+
+
+@pytest.mark.parametrize("variable", ["TAXI_TRIPS_URL", "TAXI_ZONES_URL"])
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("https://user:hunter2@[::1/months", "is not a URL"),
+        ("https://user:hunter2@host:port/months", "is not a URL"),
+        ("https://user:hun/ter2@host/months", "is not a URL"),
+        ("https://user:hun?ter2@host/months", "is not a URL"),
+        ("https://user:hun#ter2@host/months", "is not a URL"),
+        ("https://user:1/hunter2@host/months", "has an @ behind its host"),
+        ("https://user:hunter2@\u2100/months", "is not a URL"),
+        ("https://user:hunter2@/months", "has no host"),
+        ("https:///months?token=hunter2", "has no host"),
+        ("https://host:port/months?token=hunter2", "is not a URL"),
+        ("https://host/months?token=x@hunter2", "has an @ behind its host"),
+        ("https:/user:hunter2@host/months", "is not a URL"),
+        ("HTTPS:user:hunter2@host/months", "is not a URL"),
+        ("ftp://user:hunter2@host/months", "has to start with"),
+        ("sftp://host/months?token=hunter2", "has to start with"),
+    ],
+)
+def test_a_malformed_address_is_refused_without_its_password(variable: str, value: str, says: str) -> None:
+    with pytest.raises(SettingError, match=says) as refused:
+        read_settings({variable: value})
+    told = "".join(traceback.format_exception(refused.value))
+    assert variable in told
+    assert [part for part in ("hunter2", "hun/", "hun?", "hun#", "ter2") if part in told] == []
+
+
+@pytest.mark.parametrize("value", ["/data?/taxi.duckdb", "taxi?.duckdb"])
+def test_a_question_mark_in_the_databases_path_is_refused(value: str) -> None:
+    assert_refused({"DUCKDB_DATABASE": value}, "DUCKDB_DATABASE=", value, "has a ? in it")
+
+
+def test_an_address_may_have_a_password_and_a_token() -> None:
+    address = "https://user:h%40nter2@host:8443/months?token=a%2Fb"
+    assert read_settings({"TAXI_TRIPS_URL": address}).trips_url == address
 
 
 @pytest.mark.parametrize("value", ["lots", "512", "MB", "-1GB", "1,5GB", "512MBytes", "GB 4"])

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import os
 import socket
+import subprocess
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -40,6 +41,34 @@ def unused_port() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for this machine that no authority has signed, with its key in the same file."""
+    path = tmp_path_factory.mktemp("certificate") / "own.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run(
+        [*command.split(), "-keyout", path, "-out", path.with_suffix(".crt")], check=True, capture_output=True
+    )
+    path.write_bytes(path.read_bytes() + path.with_suffix(".crt").read_bytes())
+    return path
+
+
+@pytest.fixture
+def secure_server(certificate: Path) -> Iterator[SourceServer]:
+    """A source that speaks https with that certificate."""
+    with SourceServer(certificate) as server:
+        server.files["/a/file.parquet"] = CONTENT
+        yield server
+
+
+@pytest.fixture
+def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process takes the certificate for good, as docs/operations.md says."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate.with_suffix(".crt")))
 
 
 @pytest.fixture
@@ -456,6 +485,97 @@ def test_a_redirect_never_leads_to_a_file_of_this_machine(
     assert source_server.requested("/a/file.parquet") == 2
 
 
+# Who it is
+
+
+@pytest.mark.parametrize("asked", ["fetch", "is_published"])
+def test_a_source_that_cannot_prove_who_it_is_is_refused_at_once(
+    secure_server: SourceServer, path: Path, asked: str
+) -> None:
+    url = f"{secure_server.url}/a/file.parquet"
+    pauses: list[float] = []
+
+    with pytest.raises(
+        SourceError, match=r"could not prove who it is \(self-signed.*\).*REQUESTS_CA_BUNDLE"
+    ) as refused:
+        fetch(url, path, pauses) if asked == "fetch" else source.is_published(url, pause=pauses.append)
+
+    assert "Look at the address" in str(refused.value)
+    assert pauses == []
+    assert secure_server.requests == []
+    assert contents(path.parent) == {}
+
+
+@pytest.mark.usefixtures("trusted")
+def test_an_own_authority_that_is_named_is_believed(secure_server: SourceServer, path: Path) -> None:
+    url = f"{secure_server.url}/a/file.parquet"
+
+    assert source.is_published(url)
+    assert fetch(url, path)[1]
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_certificate_of_another_name_is_refused(secure_server: SourceServer, path: Path) -> None:
+    with pytest.raises(SourceError, match=r"could not prove who it is \(Hostname mismatch"):
+        fetch(f"{secure_server.url}/a/file.parquet".replace("127.0.0.1", "localhost"), path)
+
+    assert contents(path.parent) == {}
+
+
+def test_an_authority_whose_file_is_not_there_is_not_taken_for_a_trouble_of_the_disk(
+    secure_server: SourceServer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(path / "nowhere.pem"))
+
+    with pytest.raises(SourceError, match=r"cannot be requested.*nowhere\.pem.*Look at REQUESTS_CA_BUNDLE"):
+        fetch(f"{secure_server.url}/a/file.parquet", path)
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_redirect_never_leads_from_https_to_http(
+    secure_server: SourceServer, source_server: SourceServer, url: str, path: Path
+) -> None:
+    elsewhere = url.replace("http://", f"http://user:{SECRET}@") + f"?token={SECRET}"
+    secure_server.answers["/moved"] = [status(302, Location=elsewhere)]
+    secure_server.answers["/twice"] = [status(302, Location="/moved")]
+    # Without a scheme it stays with the one there was.
+    secure_server.answers["/within"] = [
+        status(302, Location=f"//{secure_server.url.partition('//')[2]}/a/file.parquet")
+    ]
+
+    for place in ("/moved", "/twice"):
+        with pytest.raises(SourceError, match=f"redirects from https to {url}, where nothing proves") as refused:
+            fetch(f"{secure_server.url}{place}", path)
+        assert SECRET not in "".join(traceback.format_exception(refused.value))
+        with pytest.raises(SourceError, match="redirects from https"):
+            source.is_published(f"{secure_server.url}{place}")
+
+    assert source_server.requests == [], "it was not even asked"
+    assert contents(path.parent) == {}
+    assert fetch(f"{secure_server.url}/within", path)[1]
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_redirect_may_lead_from_http_to_https(
+    secure_server: SourceServer, source_server: SourceServer, path: Path
+) -> None:
+    source_server.answers["/moved"] = [status(301, Location=f"{secure_server.url}/a/file.parquet")]
+
+    assert fetch(f"{source_server.url}/moved", path)[1]
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("target", ["ftp://127.0.0.1/f", "data:,x", "javascript:x", "gopher://127.0.0.1/", "s3://b/f"])
+def test_a_redirect_never_leaves_http(source_server: SourceServer, url: str, path: Path, target: str) -> None:
+    source_server.answers["/a/file.parquet"] = [status(302, Location=target)]
+
+    with pytest.raises(SourceError, match="cannot be requested"):
+        fetch(url, path)
+
+    assert contents(path.parent) == {}
+
+
 def test_a_file_that_cannot_be_written_here_is_an_error_of_this_machine(url: str, path: Path) -> None:
     path.parent.write_text("a file where the folder should be")
 
@@ -499,6 +619,11 @@ def test_credentials_in_an_address_are_used_and_not_kept(source_server: SourceSe
         "127.0.0.1:{port}/500",
         "127.0.0.1:{port}/short",
         "127.0.0.1:{port}/ftp",
+        "127.0.0.1:{port}/to/0",
+        "127.0.0.1:{port}/to/1",
+        "127.0.0.1:{port}/to/2",
+        "127.0.0.1:{port}/to/3",
+        "127.0.0.1:{port}/to/4",
         "127.0.0.1:{port}/500?token={secret}",
         "127.0.0.1:{unused}/file?token={secret}",
         "127.0.0.1:99999/file?token={secret}",
@@ -520,6 +645,11 @@ def test_credentials_in_an_address_never_appear_in_an_error(
     source_server.answers["/ftp"] = [status(302, Location=f"ftp://user:{SECRET}@127.0.0.1/")]
     port = source_server.url.rpartition(":")[2]
     told = []
+    # Redirects to addresses with secrets of their own.
+    for number, place_behind in enumerate(("127.0.0.1:99999/f", "/f", "127.0.0.1:port/f", "[::1/f", "127.0.0.1:1/f")):
+        source_server.answers[f"/to/{number}"] = [
+            status(302, Location=f"http://user:{SECRET}@{place_behind}?token={SECRET}")
+        ]
 
     with unused_port() as unused:
         address = f"http://user:{SECRET}@" + place.format(port=port, unused=unused, secret=SECRET)

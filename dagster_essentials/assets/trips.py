@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import dagster as dg
 import duckdb
@@ -29,6 +30,7 @@ from dagster_essentials.columns import (
     Selection,
     literal_path,
     read_layout,
+    reader,
     select_columns,
 )
 from dagster_essentials.files import second_name
@@ -65,7 +67,12 @@ OWNERS = ["team:nyc-taxi"]
 
 def trips_url(month: str) -> str:
     """Where the source has `month` (``YYYY-MM``)."""
-    return f"{SETTINGS.trips_url}/yellow_tripdata_{month}.parquet"
+    name = f"yellow_tripdata_{month}.parquet"
+    parts = urlsplit(SETTINGS.trips_url)
+    if parts.scheme not in ("http", "https"):
+        return f"{SETTINGS.trips_url}/{name}"
+    # A store that asks for a token has it behind the path.
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
 def not_written(error: OSError, path: Path) -> str:
@@ -187,16 +194,51 @@ def _check_trips(path: Path) -> None:
         ) from None
     if layout.rows == 0:
         raise SourceError("the file has no rows, and was not kept. Materialize again when the source has a better one.")
-    select_columns(layout)
+    selection = select_columns(layout)
+    try:
+        rows = _decode(path, selection)
+    except duckdb.Error as error:
+        said = said_by_duckdb(error)[0].replace(f' "{path}"', "").replace(str(path), "the file")
+        raise SourceError(f"the rows of the file cannot be read, and it was not kept: {said}. {_READ_AGAIN}") from None
+    if rows != layout.rows:
+        raise SourceError(
+            f"the file has {rows:,} rows where its footer counts {layout.rows:,}, and was not kept. {_READ_AGAIN}"
+        )
+
+
+_READ_AGAIN = (
+    "Materialize again; if it fails in the same way, the source's own file is like that: what its columns become is decided "
+    "in dagster_essentials/columns.py."
+)
+
+
+def _decode(path: Path, selection: Selection) -> int:
+    """Read every value that `trips` would take from the file at `path`, and return the number of rows.
+
+    Raises:
+        duckdb.Error: a page is damaged, or a value cannot become the table's.
+    """
+    # Of the functions that no statistics of the file can answer for, the cheapest: 0.26 s for the 3 million rows of a
+    # month of 45 MB, beside 2 s or more for the load.
+    values = ", ".join(f"last({expression})" for expression in selection.expressions)
+    with reader() as connection:
+        found = connection.execute(
+            f"SELECT count(*), {values} FROM {FILE}", {"file": literal_path(path), "month": "9999-12"}
+        ).fetchall()
+    rows: int = found[0][0]
+    return rows
 
 
 def _beginning(path: Path) -> str:
     with open(path, "rb") as file:
         start = file.read(60)
+        file.seek(max(path.stat().st_size - 4, 0))
+        end = file.read()
     if start.startswith(b"PAR1"):
+        wrong = "its footer is damaged" if end == b"PAR1" else "its end is missing"
         return (
-            f"It begins like one, but its end is missing: {path.stat().st_size:,} bytes came. Materialize again; if it is "
-            "still so, the source's own file is broken."
+            f"It begins like one, but {wrong}: {path.stat().st_size:,} bytes came. Materialize again; if it is still so, the "
+            "source's own file is broken."
         )
     said = f"It begins with {start.decode('utf-8', 'replace').strip()!r}." if start else "It is empty."
     return f"{said} Open the address in a browser to see what the source says, and materialize again."

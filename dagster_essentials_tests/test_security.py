@@ -1,0 +1,291 @@
+"""What comes from outside stays what it is: a password is never shown, and a name or a value is never a command.
+
+Hostile months are in `test_hostile_files.py`, certificates and redirects in `test_source.py`.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+
+from dagster_essentials.assets import constants, trips
+from dagster_essentials.columns import literal_path, read_layout, select_columns
+from dagster_essentials.resources import TurnTakingDuckDBResource
+from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials.schedules import trip_update_schedule
+from dagster_essentials.sensors import RequestError, read_request
+from dagster_essentials.settings import SETTINGS
+from dagster_essentials_tests.conftest import Project, failure_text, materialize
+from dagster_essentials_tests.source_server import SourceServer, status
+from dagster_essentials_tests.test_source import SECRET, demanding_password
+
+ASSETS = [trips.taxi_trips_file, trips.taxi_trips]
+SQL = ["x'); DROP TABLE trips; --", 'x"); DROP TABLE trips; --', "2023-01'; DROP TABLE trips; --", "$month", "{}", "%s"]
+
+
+# Passwords and tokens
+
+TOKEN = "s3same"
+
+
+@pytest.fixture
+def secret_project(project: Project, source_server: SourceServer, tmp_path: Path) -> Project:
+    """A source that answers only to a user name, a password and a token: January is there, and February is not."""
+    samples = tmp_path / "samples"
+    month = demanding_password(write_month(samples, "2023-01", 100).read_bytes())
+    zones = demanding_password(write_zones(samples / "taxi_zones.csv").read_bytes())
+    source_server.answers[f"/trip-data/yellow_tripdata_2023-01.parquet?token={TOKEN}"] = [month]
+    source_server.answers[f"/taxi_zones.csv?token={TOKEN}"] = [zones]
+    elsewhere = f"http://other:{SECRET}@127.0.0.1:99999/f?token={TOKEN}"
+    source_server.answers[f"/trip-data/yellow_tripdata_2023-02.parquet?token={TOKEN}"] = [
+        status(302, Location=elsewhere)
+    ]
+    address = source_server.url.replace("http://", f"http://user:{SECRET}@")
+    project.trips_url = f"{address}/trip-data?token={TOKEN}"
+    project.zones_url = f"{address}/taxi_zones.csv?token={TOKEN}"
+    return project
+
+
+def places_of_secrets(folder: Path) -> Iterator[str]:
+    """The files under `folder` in whose name or content a secret stands."""
+    for path in folder.rglob("*"):
+        content = bytes(path) + (path.read_bytes() if path.is_file() else b"")
+        if SECRET.encode() in content or TOKEN.encode() in content:
+            yield str(path)
+
+
+def test_no_log_record_note_or_output_has_a_password_or_a_token(
+    secret_project: Project, source_server: SourceServer
+) -> None:
+    command = ("asset", "materialize", "-m", "dagster_essentials.definitions", "--select")
+
+    good = secret_project.run(*command, "taxi_trips_file,taxi_trips,taxi_zones_file", "--partition", "2023-01-01")
+    bad = secret_project.run(*command, "taxi_trips_file", "--partition", "2023-02-01")
+    source_server.answers[f"/taxi_zones.csv?token={TOKEN}"] = [status(401)]
+    worse = secret_project.run(*command, "taxi_zones_file")
+
+    assert (good.returncode, bad.returncode, worse.returncode) == (0, 1, 1), good.stdout
+    assert secret_project.rows() == {"2023-01": 100}
+    assert "2023-02 (http://127.0.0.1:" in bad.stdout, "it says which address, and that it failed"
+    assert "Look at the address" in bad.stdout
+    for output in (good.stdout, bad.stdout, worse.stdout):
+        assert SECRET not in output
+        assert TOKEN not in output
+    assert list((secret_project.home / "history").rglob("*.db")), "the history is there to be searched"
+    assert list(secret_project.file("2023-01").parent.glob(".*.source.json")), "so is the note beside the file"
+    assert list(places_of_secrets(secret_project.folder)) == []
+
+
+def test_a_malformed_address_is_refused_by_the_command_line_without_its_password(secret_project: Project) -> None:
+    secret_project.trips_url = f"https://user:{SECRET}@host:port/trip-data?token={TOKEN}"
+
+    result = secret_project.run("asset", "list", "-m", "dagster_essentials.definitions")
+
+    assert result.returncode != 0
+    assert "TAXI_TRIPS_URL=https:... is not a URL" in result.stdout
+    assert SECRET not in result.stdout
+    assert TOKEN not in result.stdout
+
+
+@pytest.mark.parametrize("code", [302, 401])
+def test_a_tick_that_cannot_ask_the_source_tells_no_password(
+    secret_project: Project,
+    source_server: SourceServer,
+    history: dg.DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+) -> None:
+    monkeypatch.setattr(
+        "dagster_essentials.assets.trips.SETTINGS", replace(SETTINGS, trips_url=secret_project.trips_url)
+    )
+    for month in ("2023-01", "2023-02"):
+        path = f"/trip-data/yellow_tripdata_{month}.parquet?token={TOKEN}"
+        elsewhere = f"http://other:{SECRET}@127.0.0.1:99999/f?token={TOKEN}"
+        source_server.answers[path] = [status(code, Location=elsewhere)]
+    history.report_runless_asset_event(dg.AssetMaterialization(trips.taxi_trips.key, partition="2022-12-01"))
+    with dg.build_schedule_context(
+        instance=history, scheduled_execution_time=datetime(2023, 4, 5, tzinfo=timezone.utc)
+    ) as context:
+        data = trip_update_schedule.evaluate_tick(context)
+
+    assert data.skip_message is not None
+    assert "Could not ask the source about 2023-01 (http://127.0.0.1:" in data.skip_message
+    assert SECRET not in data.skip_message
+    assert TOKEN not in data.skip_message
+
+
+# Names and values
+
+
+@pytest.mark.parametrize(
+    "folder", ["it's; DROP TABLE trips; --", 'a "b"', "a * ? [1]", " spaces  ", "two\nlines", "$month {0} %s", "-rf"]
+)
+def test_folders_of_any_name_hold_the_data_and_the_database(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    place = project.folder / folder
+    source_folder = project.folder / f"source {folder}"
+    write_month(source_folder, "2023-01", 100)
+    write_zones(source_folder / "taxi_zones.csv")
+    escaped = str(place).replace("{", "{{").replace("}", "}}")
+    monkeypatch.setattr(constants, "TAXI_TRIPS_TEMPLATE_FILE_PATH", f"{escaped}/raw/taxi_trips_{{}}.parquet")
+    monkeypatch.setattr(constants, "TAXI_ZONES_FILE_PATH", f"{place}/raw/taxi_zones.csv")
+    zones = str(source_folder / "taxi_zones.csv")
+    monkeypatch.setattr(
+        "dagster_essentials.assets.trips.SETTINGS", replace(SETTINGS, trips_url=str(source_folder), zones_url=zones)
+    )
+    # A question mark is the one thing that DuckDB cannot have there; the settings refuse it.
+    database_folder = project.folder / "database" / folder.replace("?", "!")
+    moved = _Moved(project.folder, project.trips_url, project.zones_url, place=database_folder)
+
+    result = materialize(moved, instance, ASSETS, "2023-01")
+    assert result.success, failure_text(result)
+    assert materialize(moved, instance, [trips.taxi_zones_file, trips.taxi_zones]).success
+
+    assert moved.database.exists()
+    assert moved.rows() == {"2023-01": 100}
+    assert moved.query("SELECT count(*) FROM zones") == [(260,)]
+    assert sorted(path.name for path in (place / "raw").iterdir() if not path.name.startswith(".")) == [
+        "taxi_trips_2023-01.parquet",
+        "taxi_zones.csv",
+    ]
+
+
+class _Moved(Project):
+    """A project whose database is in another folder."""
+
+    def __init__(self, folder: Path, trips_url: str, zones_url: str, place: Path):
+        super().__init__(folder, trips_url, zones_url)
+        self.place = place
+
+    @property
+    def database(self) -> Path:
+        return self.place / "it's; a [database].duckdb"
+
+
+@pytest.mark.parametrize("name", SQL)
+def test_columns_of_any_name_are_left_out_and_nothing_else(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, name: str, tmp_path: Path
+) -> None:
+    quoted = name.replace('"', '""')
+    original = write_month(tmp_path, "2023-01", 100)
+    changed = tmp_path / "changed.parquet"
+    with duckdb.connect() as connection:
+        connection.execute(f"COPY (SELECT *, 1 AS \"{quoted}\" FROM '{original}') TO '{changed}'")
+    source_server.put_month("2023-01", original.read_bytes())
+    assert materialize(project, instance, ASSETS, "2023-01").success
+    source_server.put_month("2023-01", changed.read_bytes())
+
+    assert materialize(project, instance, ASSETS, "2023-01").success
+
+    assert project.rows() == {"2023-01": 100}
+    assert select_columns(read_layout(changed)).unknown == [name]
+
+
+@pytest.mark.parametrize("value", SQL)
+def test_text_of_any_kind_stays_text(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, value: str, tmp_path: Path
+) -> None:
+    original = write_month(tmp_path, "2023-01", 100)
+    changed = tmp_path / "changed.parquet"
+    with duckdb.connect() as connection:
+        text = value.replace("'", "''")
+        query = f"SELECT * REPLACE ('{text}' AS store_and_fwd_flag) FROM '{original}'"
+        connection.execute(f"COPY ({query}) TO '{changed}'")
+    source_server.put_month("2023-01", changed.read_bytes())
+
+    assert materialize(project, instance, ASSETS, "2023-01").success
+
+    assert project.query("SELECT DISTINCT store_and_fwd_flag FROM trips") == [(value,)]
+
+
+@pytest.mark.parametrize("key", ["2023-01-01'; DROP TABLE trips; --", "../../etc/passwd", "2023-01", "2023-01-02"])
+def test_what_is_not_a_month_is_no_partition_and_touches_nothing(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, key: str, tmp_path: Path
+) -> None:
+    source_server.put_month("2023-01", write_month(tmp_path / "samples", "2023-01", 100).read_bytes())
+    assert materialize(project, instance, ASSETS, "2023-01").success
+    asked = len(source_server.requests)
+    before = sorted(project.folder.rglob("*"))
+
+    with pytest.raises(dg.DagsterUnknownPartitionError):
+        dg.materialize(
+            ASSETS,
+            instance=instance,
+            partition_key=key,
+            resources={"database": TurnTakingDuckDBResource(database=str(project.database))},
+        )
+
+    assert len(source_server.requests) == asked
+    assert sorted(project.folder.rglob("*")) == before
+    assert project.rows() == {"2023-01": 100}
+
+
+def test_the_command_line_refuses_what_is_not_a_month(project: Project, source_server: SourceServer) -> None:
+    command = ("asset", "materialize", "-m", "dagster_essentials.definitions", "--select", "taxi_trips_file")
+
+    result = project.run(*command, "--partition", "../../etc/passwd")
+
+    assert result.returncode != 0
+    assert "Could not find a partition" in result.stdout or "invalid partition key" in result.stdout.lower()
+    assert source_server.requests == []
+    assert not (project.folder / "raw").exists()
+
+
+@pytest.mark.parametrize("text", [*SQL, "../../etc/passwd", "Bronx\0", "Bronx\n", "2023-01-01'--", "\uff12023-01-01"])
+@pytest.mark.parametrize("key", ["borough", "start_date", "end_date"])
+def test_a_request_with_anything_else_in_a_value_is_refused(key: str, text: str) -> None:
+    good = {"borough": "Bronx", "start_date": "2023-01-01", "end_date": "2023-02-01"}
+
+    with pytest.raises(RequestError):
+        read_request("a.json", json.dumps({**good, key: text}).encode())
+
+
+@pytest.mark.parametrize(
+    "name", [*SQL, "..", "../x", "a\nb", "a\0b", "-rf", ".hidden", "a/b", "a;b", "a'b", "a`b`", "x" * 201]
+)
+def test_a_request_of_a_name_that_could_be_more_than_a_name_is_refused(name: str) -> None:
+    good = {"borough": "Bronx", "start_date": "2023-01-01", "end_date": "2023-02-01"}
+
+    with pytest.raises(RequestError):
+        read_request(f"{name}.json", json.dumps(good).encode())
+
+
+@pytest.mark.parametrize("value", [*SQL, "=HYPERLINK('x')", "<script>alert(1)</script>"])
+def test_zones_of_any_name_are_names(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, value: str
+) -> None:
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["LocationID", "zone", "borough", "the_geom"])
+    rows.writerow(["1", value, value, "MULTIPOLYGON (((0 0, 1 0, 1 1, 0 0)))"])
+    source_server.files["/taxi_zones.csv"] = text.getvalue().encode()
+
+    assert materialize(project, instance, [trips.taxi_zones_file, trips.taxi_zones]).success
+
+    assert project.query("SELECT zone_id, zone, borough FROM zones") == [(1, value, value)]
+
+
+def test_a_path_is_never_a_pattern(tmp_path: Path) -> None:
+    path = write_month(tmp_path / "[a]*?", "2023-01", 100)
+    write_month(tmp_path / "a", "2023-01", 200)
+
+    assert read_layout(path).rows == 100
+    assert literal_path(path) != str(path)
+
+
+def test_what_fails_quotes_what_came_and_does_not_run_it(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    source_server.put_month("2023-01", b"'; DROP TABLE trips; --")
+
+    result = materialize(project, instance, ASSETS, "2023-01")
+
+    assert 'It begins with "\'; DROP TABLE trips; --".' in failure_text(result)
