@@ -111,12 +111,11 @@ class Oracle:
         wrong = list(self._look_at_table(tried))
         wrong += self._look_at_files()
         wrong += self._look_at_records(tried, killed)
-        if not killed:
-            wrong += [
-                f"{month}: Dagster says that it failed, and the table has changed"
-                for month in sorted(self._failed)
-                if self.table.get(month) != before.get(month)
-            ]
+        wrong += [
+            f"{month}: Dagster says that it failed, and the table has changed"
+            for month in sorted(self._failed)
+            if self.table.get(month) != before.get(month)
+        ]
         if succeeded:
             wrong += [
                 f"{month}: a run of it succeeded, and the table has another version than the source"

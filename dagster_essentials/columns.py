@@ -174,15 +174,29 @@ def read_layout(path: Path) -> Layout:
             raise LayoutError(
                 f"its footer counts {rows:,} rows, and no month has had more than 17 million. {_IF_IT_IS_REAL}"
             )
-        # A column without a single value is physically INT32: DuckDB 1 says so, DuckDB 2 says "NULL".
-        nulls = {
-            name
-            for (name,) in connection.execute(
-                "SELECT name FROM parquet_schema($file) WHERE logical_type LIKE 'NullType%'", file
-            ).fetchall()
-        }
         described = connection.execute(f"DESCRIBE SELECT * FROM {FILE}", file).fetchall()
-    return Layout(rows, {name: "NULL" if name in nulls else type_.strip('"') for name, type_, *_ in described})
+        elements = connection.execute("SELECT num_children, logical_type FROM parquet_schema($file)", file).fetchall()
+    # A column without a single value is physically INT32: DuckDB 1 says so, DuckDB 2 says "NULL". Told by its place, as
+    # DuckDB gives the second of two columns of the same name another one.
+    nulls = [(kind or "").startswith("NullType") for kind in _of_columns(elements)]
+    return Layout(
+        rows,
+        {
+            name: "NULL" if is_null else type_.strip('"')
+            for (name, type_, *_), is_null in zip(described, nulls, strict=True)
+        },
+    )
+
+
+def _of_columns(elements: Sequence[tuple[int | None, str | None]]) -> Iterator[str | None]:
+    """The logical types of the columns among the `elements` of a schema: those that are in no other but the root."""
+    inside = 0
+    for children, kind in elements[1:]:
+        if inside:
+            inside -= 1
+        else:
+            yield kind
+        inside += children or 0
 
 
 def select_columns(layout: Layout) -> Selection:

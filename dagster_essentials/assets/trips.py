@@ -426,10 +426,29 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
         try:
             with database.get_connection() as connection:
                 waited = time.monotonic() - started
-                # An overlapping run may put a newer file in its place while this one is read.
-                with second_name(path) as file:
-                    version, size = source.content_version(path, file), file.stat().st_size
-                    loaded = load_month(connection, month, file)
+                try:
+                    # An overlapping run may put a newer file in its place while this one is read.
+                    with second_name(path) as file:
+                        version, size = source.content_version(path, file), file.stat().st_size
+                        loaded = load_month(connection, month, file)
+                except (LoadError, LayoutError, OSError, duckdb.Error) as error:
+                    reasons[key] = f"{month} ({path}): {_why_not_loaded(error, path, file)}"
+                    checks = (
+                        [evaluate_rows(error.loaded.counts, error.loaded.layout.rows)]
+                        if isinstance(error, RowsDifferError)
+                        else []
+                    )
+                    record_failure(context, key, reasons[key], number, checks)
+                    continue
+                # Recorded before the database is free again: else an overlapping run could load another version and
+                # record that first, and what Dagster knows last would not be what stands in the table.
+                seconds = time.monotonic() - started - waited
+                context.log.info(
+                    f"{progress(context, key, number)}: {loaded.counts.rows:,} trips, {size / 1e6:.1f} MB, "
+                    f"loaded in {seconds:.1f} s"
+                    + (f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else "")
+                )
+                _record_load(context, key, version, loaded, seconds, waited)
         except (DatabaseBusyError, DatabaseUnusableError) as error:
             # As true for the months to come, and each of them would wait as long.
             left_out = [left for left in months[number:] if left not in reasons]
@@ -440,44 +459,34 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> R
                 names = ", ".join(name(context, left) for left in left_out)
                 context.log.error(f"not tried, for the same reason: {names}")
             break
-        except (LoadError, LayoutError, OSError, duckdb.Error) as error:
-            reasons[key] = f"{month} ({path}): {_why_not_loaded(error, path, file)}"
-            checks = (
-                [evaluate_rows(error.loaded.counts, error.loaded.layout.rows)]
-                if isinstance(error, RowsDifferError)
-                else []
-            )
-            record_failure(context, key, reasons[key], number, checks)
-            continue
-        seconds = time.monotonic() - started - waited
-        rows = loaded.counts.rows
-        checks = evaluate_month(loaded.counts, loaded.layout.rows, loaded.selection.unknown)
-        total_rows += rows
+        total_rows += loaded.counts.rows
         total_bytes += size
-        context.log.info(
-            f"{progress(context, key, number)}: {rows:,} trips, {size / 1e6:.1f} MB, loaded in {seconds:.1f} s"
-            + (f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else "")
-        )
-        record_partition(
-            context,
-            key,
-            data_version=version,
-            inputs={taxi_trips_file.key: version},
-            metadata={
-                "dagster/partition_row_count": rows,
-                "seconds": round(seconds, 3),
-                "seconds_waited": round(waited, 3),
-                "columns_without_values": ", ".join(loaded.selection.absent) or "none",
-                # The page of a month shows neither its checks nor what it was made from.
-                "checks_not_passed": ", ".join(str(check.check_name) for check in checks if not check.passed) or "none",
-                "upstream": dg.MetadataValue.asset(taxi_trips_file.key),
-            },
-            checks=checks,
-        )
     _log_summary(context, "loaded", reasons, f"{total_rows:,} trips, {total_bytes / 1e6:.1f} MB", began)
     if reasons:
         fail_run(context, reasons)
     yield from partitions_are_recorded(context)
+
+
+def _record_load(
+    context: dg.AssetExecutionContext, key: str, version: str, loaded: LoadedMonth, seconds: float, waited: float
+) -> None:
+    checks = evaluate_month(loaded.counts, loaded.layout.rows, loaded.selection.unknown)
+    record_partition(
+        context,
+        key,
+        data_version=version,
+        inputs={taxi_trips_file.key: version},
+        metadata={
+            "dagster/partition_row_count": loaded.counts.rows,
+            "seconds": round(seconds, 3),
+            "seconds_waited": round(waited, 3),
+            "columns_without_values": ", ".join(loaded.selection.absent) or "none",
+            # The page of a month shows neither its checks nor what it was made from.
+            "checks_not_passed": ", ".join(str(check.check_name) for check in checks if not check.passed) or "none",
+            "upstream": dg.MetadataValue.asset(taxi_trips_file.key),
+        },
+        checks=checks,
+    )
 
 
 @dg.asset(
