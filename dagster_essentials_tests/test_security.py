@@ -43,7 +43,7 @@ def secret_project(project: Project, source_server: SourceServer, tmp_path: Path
     zones = demanding_password(write_zones(samples / "taxi_zones.csv").read_bytes())
     source_server.answers[f"/trip-data/yellow_tripdata_2023-01.parquet?token={TOKEN}"] = [month]
     source_server.answers[f"/taxi_zones.csv?token={TOKEN}"] = [zones]
-    elsewhere = f"http://other:{SECRET}@127.0.0.1:99999/f?token={TOKEN}"
+    elsewhere = f"ftp://other:{SECRET}@127.0.0.1/f?token={TOKEN}"
     source_server.answers[f"/trip-data/yellow_tripdata_2023-02.parquet?token={TOKEN}"] = [
         status(302, Location=elsewhere)
     ]
@@ -107,7 +107,7 @@ def test_a_tick_that_cannot_ask_the_source_tells_no_password(
     )
     for month in ("2023-01", "2023-02"):
         path = f"/trip-data/yellow_tripdata_{month}.parquet?token={TOKEN}"
-        elsewhere = f"http://other:{SECRET}@127.0.0.1:99999/f?token={TOKEN}"
+        elsewhere = f"ftp://other:{SECRET}@127.0.0.1/f?token={TOKEN}"
         source_server.answers[path] = [status(code, Location=elsewhere)]
     history.report_runless_asset_event(dg.AssetMaterialization(trips.taxi_trips.key, partition="2022-12-01"))
     with dg.build_schedule_context(

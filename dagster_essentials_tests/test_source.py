@@ -642,13 +642,13 @@ def test_credentials_in_an_address_never_appear_in_an_error(
         source_server.answers[f"/{code}"] = [status(code)]
     source_server.answers[f"/500?token={SECRET}"] = [status(500)]
     source_server.answers["/short"] = [cut_off(CONTENT, 10)]
-    source_server.answers["/ftp"] = [status(302, Location=f"ftp://user:{SECRET}@127.0.0.1/")]
+    source_server.answers["/ftp"] = [status(302, Location=f"ftp://other:{SECRET}@127.0.0.1/?token={SECRET}")]
     port = source_server.url.rpartition(":")[2]
     told = []
     # Redirects to addresses with secrets of their own.
     for number, place_behind in enumerate(("127.0.0.1:99999/f", "/f", "127.0.0.1:port/f", "[::1/f", "127.0.0.1:1/f")):
         source_server.answers[f"/to/{number}"] = [
-            status(302, Location=f"http://user:{SECRET}@{place_behind}?token={SECRET}")
+            status(302, Location=f"http://other:{SECRET}@{place_behind}?token={SECRET}")
         ]
 
     with unused_port() as unused:
