@@ -56,8 +56,10 @@ class Version:
 
 def version_of(content: bytes) -> Version:
     """Read the file of a month as it should be read."""
-    table = pq.read_table(io.BytesIO(content))
-    found = {name.lower(): table.column(name) for name in reversed(table.column_names)}
+    # Not read_table, which takes no file with two columns of one name.
+    table = pq.ParquetFile(io.BytesIO(content)).read()
+    # Of two columns with the same name, the first counts.
+    found = {name.lower(): column for name, column in reversed([*zip(table.column_names, table.columns, strict=True)])}
     columns = {
         name: found[source].cast(type_) if source in found else pa.nulls(len(table), type_)
         for name, (source, type_) in FROM_FILE.items()

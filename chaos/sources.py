@@ -15,6 +15,7 @@ def bad_inputs(stage: Stage, kinds: int | None = None) -> None:
     while waiting:
         given = dict(zip(stage.random.sample(MONTHS, len(MONTHS) * 3 // 4), waiting, strict=False))
         waiting = waiting[len(given) :]
+        stage.source.answers.clear()
         for month in MONTHS:
             if month in given:
                 _give(stage, month, given[month])
