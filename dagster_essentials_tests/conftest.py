@@ -42,6 +42,7 @@ SLOW = (
     "test_commands",
     "test_docs",
     "test_services",
+    "test_chaos",
     "test_dagster_dev",
     "test_lesson",
 )

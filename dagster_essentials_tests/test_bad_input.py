@@ -1,10 +1,14 @@
 """Bad months, bad zones, a full disk, a strange database: the run fails and says why, and nothing that was is lost."""
 
+import logging
 import re
 import resource
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +19,7 @@ import pytest
 
 from dagster_essentials.assets import constants, trips
 from dagster_essentials.columns import read_layout
+from dagster_essentials.recording import record_partition
 from dagster_essentials.sample import write_month
 from dagster_essentials_tests.conftest import REAL_DATA, Project, failure_text, materialize
 from dagster_essentials_tests.database_holder import NOTEBOOK, RUN, held, releasing_when_waited_for
@@ -899,6 +904,45 @@ def test_a_database_in_use_is_the_first_thing_that_a_run_says_of_any_asset(
     assert error is not None
     assert f"DatabaseBusyError: {project.database} was in use by process {holder.pid} for " in error.message
     assert (error.cause, error.context) == (None, None), "no trace of DuckDB's stands below it"
+
+
+def test_of_two_runs_that_overlap_the_last_one_on_record_is_the_one_in_the_table(
+    project: Project, history: dg.DagsterInstance, source_server: SourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(source_server, "2023-01", sample("2023-01"))
+    other: list[Future[dg.ExecuteInProcessResult]] = []
+    waits_or_ends = threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting for it" in record.getMessage():
+                waits_or_ends.set()
+
+    def while_another_run_loads(context: dg.AssetExecutionContext, *arguments: Any, **options: Any) -> None:
+        if context.asset_key == trips.taxi_trips.key and not other:
+            publish(source_server, "2023-01", sample("2023-01", 310))
+            other.append(pool.submit(materialize, project, history, TRIPS, "2023-01"))
+            other[0].add_done_callback(lambda _: waits_or_ends.set())
+            assert waits_or_ends.wait(60)
+        record_partition(context, *arguments, **options)
+
+    monkeypatch.setattr(trips, "record_partition", while_another_run_loads)
+    listener = Listener()
+    dg.get_dagster_logger().addHandler(listener)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert materialize(project, history, TRIPS, "2023-01").success
+            assert other[0].result().success
+    finally:
+        dg.get_dagster_logger().removeHandler(listener)
+
+    last, first = history.fetch_materializations(trips.taxi_trips.key, limit=2).records
+    versions = [
+        record.asset_materialization.tags["dagster/data_version"]  # type: ignore[union-attr, index]
+        for record in (first, last)
+    ]
+    assert versions == [sha256(sample("2023-01", rows)).hexdigest() for rows in (300, 310)]
+    assert project.rows() == {"2023-01": 310}
 
 
 # Zones

@@ -307,6 +307,44 @@ def test_a_column_without_any_value_has_the_type_null(tmp_path: Path) -> None:
     assert read_layout(path) == Layout(3, {"nothing": "NULL", "empty": "INTEGER", "text": "VARCHAR"})
 
 
+def test_a_null_within_another_column_does_not_empty_the_column_of_its_name(tmp_path: Path) -> None:
+    nested = pa.struct([("total_amount", pa.null()), ("more", pa.list_(pa.struct([("fare_amount", pa.null())])))])
+    path = modern_file(
+        tmp_path / "month.parquet",
+        total_amount=pa.array([12.5]),
+        extras=pa.array([{"total_amount": None, "more": [{"fare_amount": None}]}], nested),
+        # Behind the nested one, so that it is found by counting.
+        Airport_fee=pa.array([1.75]),
+        fare_amount=pa.array([10.25]),
+    )
+    layout = read_layout(path)
+    assert (layout.types["total_amount"], layout.types["fare_amount"]) == ("DOUBLE", "DOUBLE")
+    assert select_columns(layout).unknown == ["extras"]
+    (trip,) = load(path)
+    assert (trip["total_amount"], trip["fare_amount"], trip["airport_fee"]) == (12.5, 10.25, 1.75)
+
+
+@pytest.mark.parametrize("second", ["total_amount", "Total_Amount"])
+@pytest.mark.parametrize("first", [12.5, None])
+def test_of_two_columns_with_the_same_name_the_first_counts_and_a_null_is_told_by_its_place(
+    first: float | None, second: str, tmp_path: Path
+) -> None:
+    columns = {name: pa.nulls(1, ARROW[type_]) for name, type_ in MODERN.items() if name != "total_amount"}
+    value, null = pa.array([12.5]), pa.nulls(1)
+    both = [value, null] if first is not None else [null, value]
+    path = tmp_path / "month.parquet"
+    pq.write_table(
+        pa.Table.from_arrays([*both, *columns.values()], names=["total_amount", second, *columns]),
+        path,
+    )
+    layout = read_layout(path)
+    assert list(layout.types.values())[:2] == (["DOUBLE", "NULL"] if first is not None else ["NULL", "DOUBLE"])
+    selection = select_columns(layout)
+    assert ("total_amount" in selection.absent) == (first is None)
+    assert selection.unknown == [f"{second}_1"]
+    assert load(path)[0]["total_amount"] == first
+
+
 def test_large_strings_and_dictionaries_are_text(tmp_path: Path) -> None:
     texts = pa.array(["Y", "N"])
     path = write_parquet(

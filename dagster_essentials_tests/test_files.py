@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,24 +15,27 @@ import pytest
 from dagster_essentials import files
 from dagster_essentials.files import replacing, second_name
 
-# Loads the module alone, which takes a tenth of what the package takes, and stops in the middle of writing.
-WRITER = """
+# Loads the module alone, which takes a tenth of what the package takes, and stops within the block.
+PROCESS = """
 import importlib.util, pathlib, sys
 spec = importlib.util.spec_from_file_location("files", sys.argv[1])
 files = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(files)
-with files.replacing(pathlib.Path(sys.argv[2])) as temporary:
-    temporary.write_text("from the other process")
-    print(temporary, flush=True)
+with getattr(files, sys.argv[2])(pathlib.Path(sys.argv[3])) as name:
+    if sys.argv[2] == "replacing":
+        name.write_text("from the other process")
+    print(name, flush=True)
     sys.stdin.readline()
 """
 
 
 @contextmanager
-def process_that_writes(path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A process in the middle of writing `path`, and its temporary file; it goes on when it reads a line."""
+def process_that(
+    does: Callable[[Path], AbstractContextManager[Path]], path: Path
+) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process within the block of `does`, and what that gave for `path`; it goes on when it reads a line."""
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, files.__file__, str(path)],
+        [sys.executable, "-c", PROCESS, files.__file__, does.__name__, str(path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -123,7 +126,7 @@ def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
     path.write_text("earlier")
-    with process_that_writes(path) as (process, leftover):
+    with process_that(replacing, path) as (process, leftover):
         process.send_signal(signal.SIGKILL)
         assert process.wait(timeout=10) == -signal.SIGKILL
     assert leftover.read_text() == "from the other process"
@@ -137,7 +140,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_writer(tmp_path: Path
 
 def test_leftovers_are_removed_even_if_the_next_writer_fails(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
-    with process_that_writes(path) as (process, leftover):
+    with process_that(replacing, path) as (process, leftover):
         process.kill()
         process.wait(timeout=10)
     assert leftover.exists()
@@ -148,7 +151,7 @@ def test_leftovers_are_removed_even_if_the_next_writer_fails(tmp_path: Path) -> 
 
 def test_the_temporary_file_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
-    with process_that_writes(path) as (process, others):
+    with process_that(replacing, path) as (process, others):
         with replacing(path) as temporary:
             assert temporary != others
             assert others.read_text() == "from the other process"
@@ -257,3 +260,34 @@ def test_a_second_name_is_had_however_often_others_sweep(tmp_path: Path) -> None
 def test_a_second_name_of_nothing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), second_name(tmp_path / "nothing"):
         pass
+
+
+@pytest.mark.parametrize("next_one", [second_name, replacing])
+def test_the_second_name_that_a_killed_process_left_is_removed_by_the_next_reader_or_writer(
+    next_one: Callable[[Path], AbstractContextManager[Path]], tmp_path: Path
+) -> None:
+    path = tmp_path / "month.parquet"
+    path.write_text("whole")
+    with process_that(second_name, path) as (process, leftover):
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=10) == -signal.SIGKILL
+    assert leftover.samefile(path)
+    with next_one(path) as name:
+        assert names(tmp_path) == sorted([name.name, "month.parquet"])
+        name.write_text("whole")
+    assert names(tmp_path) == ["month.parquet"]
+    assert path.read_text() == "whole"
+
+
+def test_the_second_name_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "month.parquet"
+    path.write_text("old")
+    with process_that(second_name, path) as (process, others):
+        with second_name(path) as name:
+            assert name != others
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+        assert others.read_text() == "old"
+        process.communicate("go on\n", timeout=10)
+        assert process.returncode == 0
+    assert names(tmp_path) == ["month.parquet"]

@@ -182,6 +182,18 @@ def test_an_unchanged_file_moves_no_bytes(
     assert source_server.bytes_sent("/a/file.parquet") == len(CONTENT)
 
 
+def test_what_a_killed_process_left_is_removed_also_when_the_source_has_nothing_new(url: str, path: Path) -> None:
+    fetch(url, path)
+    before = contents(path.parent)
+    os.link(path, path.with_name(f".{path.name}.0a1b2c3d.partial"))
+    path.with_name(f".{path.name}.4e5f6a7b.partial").write_bytes(CONTENT[:1000])
+
+    _, transferred = fetch(url, path)
+
+    assert not transferred
+    assert contents(path.parent) == before
+
+
 @pytest.mark.parametrize(
     "validators", [("ETag", "Last-Modified"), ("ETag",), ("Last-Modified",), ()], ids=["both", "etag", "date", "none"]
 )
