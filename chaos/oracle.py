@@ -76,6 +76,7 @@ class Oracle:
 
     Attributes:
         data_dir, home: the folders of the warehouse and of its Dagster instance.
+        zones: the zones CSV, as the source has it.
         published: for each month, the versions that the source had, oldest first.
         table: which version of each month stood in `trips` at the last look.
         unrecorded: months whose table may be newer than Dagster knows, because a run was killed between the two.
@@ -83,10 +84,13 @@ class Oracle:
 
     data_dir: Path
     home: Path
+    zones: bytes = b""
     published: dict[str, list[Version]] = field(default_factory=dict)
     table: dict[str, Version] = field(default_factory=dict)
     unrecorded: set[str] = field(default_factory=set)
     _since: dict[str, int] = field(default_factory=dict)
+    _begun: dict[str, int] = field(default_factory=dict)
+    _told: set[tuple[str, Digest | None]] = field(default_factory=set)
     _recorded: dict[tuple[dg.AssetKey, str], str] = field(default_factory=dict)
     _failed: set[str] = field(default_factory=set)
     _last_event: int = -1
@@ -95,6 +99,11 @@ class Oracle:
         """Note that the source has `content` for `month` from now on."""
         self.published.setdefault(month, []).append(version_of(content))
         self._since.setdefault(month, 0)
+
+    def note_begin(self, months: Collection[str]) -> None:
+        """Note that a run of `months` begins now: if it succeeds, they have what the source has now, or had after it."""
+        for month in months:
+            self._begun.setdefault(month, len(self.published[month]) - 1)
 
     def current(self, month: str) -> Version:
         return self.published[month][-1]
@@ -122,8 +131,9 @@ class Oracle:
             wrong += [
                 f"{month}: a run of it succeeded, and the table has another version than the source"
                 for month in tried
-                if self.table.get(month) not in self._served_since_look(month)
+                if self.table.get(month) not in self.published[month][self._begun.get(month, 0) :]
             ]
+        self._begun.clear()
         for month, versions in self.published.items():
             self._since[month] = len(versions) - 1
         return wrong
@@ -159,7 +169,8 @@ class Oracle:
             before = self.table.get(month)
             allowed = [before, *(self._served_since_look(month) if month in tried else [])]
             now = next((version for version in allowed if version and version.digest == found.get(month)), None)
-            if now is None and (month in found or before is not None):
+            if now is None and (month in found or before is not None) and (month, found.get(month)) not in self._told:
+                self._told.add((month, found.get(month)))
                 rows = found.get(month, (0, ""))[0]
                 yield f"{month}: {rows:,} rows, neither what was there before nor a version that was tried"
             if now is None:
@@ -176,6 +187,9 @@ class Oracle:
             known = {version.sha256 for version in self.published.get(month, [])}
             if hashlib.sha256(path.read_bytes()).hexdigest() not in known:
                 yield f"{month}: {path.name} is no version that the source ever had"
+        zones = self.data_dir / "raw" / "taxi_zones.csv"
+        if zones.exists() and zones.read_bytes() != self.zones:
+            yield f"{zones.name} is not what the source has"
         yield from _look_at_outputs(self.data_dir, self.published)
 
     def _look_at_records(self, tried: Collection[str], killed: bool) -> Iterator[str]:
@@ -231,7 +245,6 @@ def read_table(database: Path) -> dict[str, Digest]:
 def _look_at_outputs(data_dir: Path, published: Mapping[str, object]) -> Iterator[str]:
     """The files that other assets write are whole, each of them."""
     stats = data_dir / "staging" / "manhattan_stats.geojson"
-    zones = data_dir / "raw" / "taxi_zones.csv"
     weeks = data_dir / "outputs" / "trips_by_week.csv"
     try:
         if stats.exists() and not set(json.loads(stats.read_bytes())["months"]) <= published.keys():
@@ -239,11 +252,13 @@ def _look_at_outputs(data_dir: Path, published: Mapping[str, object]) -> Iterato
         for picture in (data_dir / "outputs").glob("*.png"):
             with Image.open(picture) as image:
                 image.load()
-        if zones.exists() and len(list(csv.DictReader(zones.read_text().splitlines()))) != 263:
-            yield f"{zones.name} is not whole"
         if weeks.exists():
-            periods = [row["period"] for row in csv.DictReader(weeks.read_text().splitlines())]
+            text = weeks.read_text()
+            rows = list(csv.reader(text.splitlines()))
+            periods = [row[0] for row in rows[1:]]
             if periods != sorted(set(periods)):
                 yield f"{weeks.name} has a week twice, or out of order"
-    except (ValueError, KeyError, OSError) as error:
+            if not text.endswith("\n") or rows[0][0] != "period" or {len(row) for row in rows} != {5}:
+                yield f"{weeks.name} is not whole"
+    except (ValueError, KeyError, IndexError, OSError) as error:
         yield f"a file that people look at is broken: {error}"

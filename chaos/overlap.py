@@ -85,6 +85,7 @@ def _two_backfills(stage: Stage, blow: str) -> None:
     stage.start()
     for month in stage.random.sample(MONTHS, 6):
         stage.publish(month)
+    stage.oracle.note_begin(MONTHS)
     backfill = ["job", "backfill", "-j", "trip_update_job", "--all", "yes", "--noprompt"]
     for _ in range(2):
         asked = stage.dagster(*backfill)

@@ -147,7 +147,7 @@ class Stage(Dev):
         # Of two first commands on an empty home, at the same moment, each spoils the other's databases: Dagster's own.
         with self.instance():
             pass
-        source.files["/taxi_zones.csv"] = write_zones(root / "zones.csv").read_bytes()
+        source.files["/taxi_zones.csv"] = self.oracle.zones = write_zones(root / "zones.csv").read_bytes()
 
     def good(self, month: str) -> bytes:
         """A file of `month` with a number of rows that no other one has."""
@@ -172,7 +172,8 @@ class Stage(Dev):
         return list(MONTHS[first : first + count])
 
     def command(self, months: Sequence[str], select: str = ASSETS) -> list[str]:
-        """What a person types to materialize `months`, which follow one another."""
+        """What a person types, now, to materialize `months`, which follow one another."""
+        self.oracle.note_begin(months)
         return [
             *(str(BIN / "dagster"), "asset", "materialize", "-m", "dagster_essentials", "--select", select),
             *("--partition-range", f"{months[0]}-01...{months[-1]}-01"),
@@ -233,6 +234,7 @@ class Stage(Dev):
 
     def launch(self, months: Sequence[str], job: str | None = None) -> None:
         """Ask for runs in the UI: one over all `months`, or one of `job` for each of them."""
+        self.oracle.note_begin(months)
         keys = [f"{month}-01" for month in months]
         if job is not None:
             self.launch_keys(job, keys)
@@ -288,15 +290,15 @@ class Stage(Dev):
                 return
             time.sleep(1)
 
-    def revive(self) -> None:
-        """Start `dagster dev` again, as a person does, if it has come to its end or lacks a part."""
+    def revive(self, at_once: bool = False) -> None:
+        """Start `dagster dev` again, as a person does, if it has come to its end or lacks a part, or `at_once`."""
         assert self.process is not None
         # It looks at its parts every five seconds, and ends when one is gone; some of them come back by themselves.
         deadline = time.monotonic() + 7
         while self.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         deadline = time.monotonic() + 30
-        while self.process.poll() is None and time.monotonic() < deadline:
+        while not at_once and self.process.poll() is None and time.monotonic() < deadline:
             lines = self.processes().values()
             if all(any(part in line for line in lines) for part in PARTS) and self.is_loaded():
                 return

@@ -156,6 +156,7 @@ def fetch(
                 assert known is not None
                 with suppress(OSError):
                     remove_leftovers(path)
+                    remove_leftovers(_note(path))
                 return known, False
             headers, chunks = opened
             with replacing(path) as temporary:

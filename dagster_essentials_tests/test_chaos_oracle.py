@@ -478,7 +478,7 @@ def test_a_table_that_is_newer_than_the_record_is_found(warehouse: Warehouse) ->
 
 def test_a_run_that_succeeded_and_loaded_nothing_is_found(warehouse: Warehouse) -> None:
     warehouse.publish("2023-01", NEXT)
-    assert warehouse.look(killed=True) == []
+    warehouse.oracle.note_begin(["2023-01"])
     assert warehouse.look(succeeded=True) == [
         "2023-01: a run of it succeeded, and the table has another version than the source"
     ]
@@ -576,20 +576,22 @@ BROKEN: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
     ),
     "half of a PNG": ("PNG", lambda folder: picture(folder)[:5000], "broken"),
     "an empty PNG": ("PNG", lambda _: b"", "broken"),
-    "half of the zones": ("zones", lambda folder: zones(folder)[:10_000], "taxi_zones.csv is not whole"),
-    "zones that are no text": ("zones", lambda _: bytes(range(128, 256)), "broken"),
-    "an empty file of zones": ("zones", lambda _: b"", "taxi_zones.csv is not whole"),
+    "half of the zones": ("zones", lambda folder: zones(folder)[:10_000], "taxi_zones.csv is not what the source has"),
+    "zones that are no text": ("zones", lambda _: bytes(range(128, 256)), "not what the source has"),
+    "an empty file of zones": ("zones", lambda _: b"", "taxi_zones.csv is not what the source has"),
     "a week twice": ("weeks", lambda folder: weeks(folder, [*WEEKS, WEEKS[-1]]), "has a week twice, or out of order"),
     "weeks out of order": ("weeks", lambda folder: weeks(folder, WEEKS[::-1]), "has a week twice, or out of order"),
     "weeks without their first line": (
         "weeks",
         lambda folder: weeks(folder, WEEKS).partition(b"\n")[2],
-        "broken",
+        "is not whole",
     ),
+    "weeks without their end": ("weeks", lambda folder: weeks(folder, WEEKS)[:-3], "is not whole"),
 }
 
 
 def test_whole_outputs_are_not_called_wrong(warehouse: Warehouse, tmp_path: Path) -> None:
+    warehouse.oracle.zones = zones(tmp_path)
     for name, make in OUTPUTS.values():
         warehouse.write(name, make(tmp_path))
     assert warehouse.look() == []
@@ -599,6 +601,7 @@ def test_whole_outputs_are_not_called_wrong(warehouse: Warehouse, tmp_path: Path
 def test_an_output_that_is_broken_is_found(
     warehouse: Warehouse, tmp_path: Path, what: str, make: Callable[[Path], bytes], says: str
 ) -> None:
+    warehouse.oracle.zones = zones(tmp_path)
     warehouse.write(OUTPUTS[what][0], make(tmp_path))
     (found,) = warehouse.look(killed=True)
     assert says in found
