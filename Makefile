@@ -7,7 +7,7 @@ BIN := "$(CURDIR)/.venv/bin"
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup run dev-sample dev test test-duckdb-2 check screenshots bench
+.PHONY: setup run dev-sample dev test test-duckdb-2 chaos check screenshots bench
 
 setup: .venv/.ready
 
@@ -56,9 +56,16 @@ test: .venv/.ready
 test-duckdb-2: .venv/duckdb-2
 	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(BIN)/python -m pytest -m duckdb
 
-.venv/duckdb-2: .venv/.ready
+# Break it on purpose while real runs go on, and look whether the data is right: `make chaos SEED=7` for the blows of a seed.
+chaos: .venv/.ready .venv/duckdb-2 .venv/duckdb-1.5.0
+	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED))
+
+# The newest and the oldest DuckDB that is supported, each in a folder of its own.
+.venv/duckdb-2: DUCKDB := 2.0.0
+.venv/duckdb-1.5.0: DUCKDB := 1.5.0
+.venv/duckdb-2 .venv/duckdb-1.5.0: .venv/.ready
 	rm -rf $@
-	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==2.0.0'
+	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==$(DUCKDB)'
 	touch $@
 
 check: .venv/.ready

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
 
-from chaos import disk, kills, overlap, sources
+from chaos import clock, disk, kills, overlap, sources, versions
 from chaos.stage import Report, Stage, stage
 
 
@@ -48,6 +48,9 @@ FULL = (
     Scenario("24 runs at once, with limits", overlap.backfills_and_all_else),
     Scenario("24 runs at once, without", overlap.without_limits),
     Scenario("bad input", sources.bad_inputs),
+    Scenario("a clock that jumps", clock.schedules),
+    Scenario("a database of the course", lambda stage: versions.course(stage, 8)),
+    Scenario("a database of an older release", lambda stage: versions.older_release(stage, 8)),
     Scenario("a source that changes", lambda stage: sources.changing_source(stage, 16)),
     Scenario("runs that overtake others", lambda stage: overlap.a_run_that_stands_still(stage, 16)),
     Scenario("several shells", lambda stage: overlap.several_shells(stage, 10)),

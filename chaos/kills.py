@@ -21,7 +21,7 @@ def in_a_shell(stage: Stage, blows: int) -> None:
         months = stage.months()
         for month in months:
             stage.publish(month)
-        stage.phases.wait_for(phase, stage.random.randint(1, len(months)), _killing(stage, [], sent))
+        stage.phases.wait_for(phase, stage.random.randint(1, len(months)), killing(stage, [], sent))
         succeeded = stage.end(stage.begin(stage.command(months)))
         blow = f"{sent.name} to a run, {phase}"
         if stage.phases.forget():
@@ -59,7 +59,7 @@ def in_dagster_dev(stage: Stage, blows: int) -> None:
             # It is two processes, a server and the one that keeps it alive.
             others = [stage.random.choice(others)]
         stage.phases.wait_for(
-            phase, stage.random.randint(1, len(months)), _killing(stage, others, sent, itself=target == "the run")
+            phase, stage.random.randint(1, len(months)), killing(stage, others, sent, itself=target == "the run")
         )
         stage.launch(months, stage.random.choice([None, "trip_update_job"]))
         blow = f"{sent.name} to {target}, {phase}"
@@ -80,7 +80,7 @@ def in_dagster_dev(stage: Stage, blows: int) -> None:
     stage.stop()
 
 
-def _killing(
+def killing(
     stage: Stage, others: list[int], sent: signal.Signals, itself: bool = True
 ) -> Callable[[int, Callable[[], None]], None]:
     """Kill a process, either as it begins a phase or some moments later, and `others` with it."""
