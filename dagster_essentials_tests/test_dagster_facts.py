@@ -1,6 +1,7 @@
 """What this project takes from Dagster without its documentation promising it: a failure here reads "Dagster changed"."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,16 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.events import DagsterEvent
 from dagster._core.loader import LoadingContextForTest
+from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.storage.event_log import SqlEventLogStorage
+from dagster._core.test_utils import create_run_for_test, create_test_daemon_workspace_context
+from dagster._core.workspace.load_target import GrpcServerTarget
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from dagster_essentials.recording import Recorded, partitions_are_recorded, record_partition
+from dagster_essentials_tests.conftest import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -188,3 +195,33 @@ def test_a_pool_forgets_a_step_that_asks_while_the_slot_is_given_back(
             assert not storage.claim_concurrency_slot("duckdb", "second run", "step").is_claimed
         assert storage.get_concurrency_info("duckdb").claimed_slots == []
         assert not storage.claim_concurrency_slot("duckdb", "second run", "step").is_claimed
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["as committed", "by default"])
+def test_a_run_whose_turn_comes_while_no_code_server_answers_is_put_back(tmp_path: Path, waits: bool) -> None:
+    if waits:
+        (tmp_path / "dagster.yaml").write_text((ROOT / ".dagster" / "dagster.yaml").read_text())
+    with socket.socket() as taken:
+        # A port on which no one listens, and that no one else gets meanwhile.
+        taken.bind(("127.0.0.1", 0))
+        target = GrpcServerTarget(
+            host="127.0.0.1", port=taken.getsockname()[1], socket=None, location_name="dagster_essentials"
+        )
+        (origin,) = target.create_origins()
+        with (
+            dg.DagsterInstance.from_config(str(tmp_path)) as instance,
+            create_test_daemon_workspace_context(target, instance) as workspace,
+        ):
+            run = create_run_for_test(
+                instance,
+                "trip_update_job",
+                status=dg.DagsterRunStatus.NOT_STARTED,
+                remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(origin, "__repository__"), "trip_update_job"),
+            )
+            instance.report_dagster_event(
+                DagsterEvent(dg.DagsterEventType.RUN_ENQUEUED.value, "trip_update_job"), run_id=run.run_id
+            )
+            for _ in QueuedRunCoordinatorDaemon(interval_seconds=1).run_iteration(workspace):
+                pass
+            status = instance.get_run_by_id(run.run_id).status  # type: ignore[union-attr]
+    assert status == (dg.DagsterRunStatus.QUEUED if waits else dg.DagsterRunStatus.FAILURE)
