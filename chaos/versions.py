@@ -58,7 +58,7 @@ def _play(stage: Stage, whose: str, columns: Sequence[Column], loads: int) -> No
         for month in months:
             stage.publish(month)
         phase = stage.random.choice(PHASES[PHASES.index("commit") :])
-        # The first load is the one that changes the table's columns, and the last one shows that all is well.
+        # The last load is left alone: it finds what all the others left.
         killed = number < loads - 1 and stage.random.random() < 0.7
         if killed:
             stage.phases.wait_for(phase, stage.random.randint(1, len(months)), killing(stage, [], signal.SIGKILL))
