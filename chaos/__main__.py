@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
 
-from chaos import clock, disk, kills, overlap, sources, versions
+from chaos import clock, disk, kills, mixed, overlap, sources, versions
 from chaos.stage import Report, Stage, stage
 
 
@@ -45,6 +45,7 @@ FULL = (
     # What takes longest begins first.
     Scenario("kills in dagster dev", lambda stage: kills.in_dagster_dev(stage, 28), times=2),
     Scenario("kills in a shell", lambda stage: kills.in_a_shell(stage, 48), times=4),
+    Scenario("all at once", lambda stage: mixed.all_at_once(stage, 16)),
     Scenario("24 runs at once, with limits", overlap.backfills_and_all_else),
     Scenario("24 runs at once, without", overlap.without_limits),
     Scenario("bad input", sources.bad_inputs),

@@ -94,8 +94,8 @@ class TurnTakingDuckDBResource(DuckDBResource):
                 if "Could not set lock" not in str(error):
                     raise DatabaseUnusableError(
                         f"{path} cannot be opened as a DuckDB database ({_first_line(error)}). Nothing was changed in it. "
-                        "If it is something else, move it away; if it is damaged, restore it from a copy, or move it "
-                        "away and materialize every month again."
+                        "If a newer DuckDB made it, install that one; if it is something else, move it away; if it is "
+                        "damaged, restore it from a copy, or move it away and materialize every month again."
                     ) from None
                 holder = process[1] if (process := re.search(r"PID (\d+)", str(error))) else None
                 if not said:
