@@ -141,9 +141,16 @@ def print_table(reports: Sequence[tuple[Scenario, Report]]) -> int:
             f" {sum(report.failed for report in found):7} {sum(len(report.wrong) for report in found):6}"
         )
     blows = sum((report.blows for report in everything), Counter[str]())
-    signals = sum(count for blow, count in blows.items() if blow.startswith("SIG"))
+    kills = {blow: count for blow, count in blows.items() if blow.startswith("SIG")}
     inputs = sum(blow.startswith("bad input") for blow in blows)
-    print(f"\n{signals} kills, {inputs} kinds of bad input")
+    print(f"\n{sum(kills.values())} kills, {inputs} kinds of bad input")
+    # "SIGKILL to the daemon, insert"
+    for what, place in (("of", 0), ("at", -1)):
+        counted: Counter[str] = Counter()
+        for blow, count in kills.items():
+            counted[blow.partition(" ")[2].rsplit(", ", 1)[place].removeprefix("to ")] += count
+        if kills:
+            print(f"{what} {', '.join(f'{name} {count}' for name, count in counted.most_common())}")
     for note in sorted({note for report in everything for note in report.notes}):
         print(note)
     for report in everything:
