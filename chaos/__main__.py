@@ -43,21 +43,21 @@ class Scenario:
 
 FULL = (
     # What takes longest begins first.
-    Scenario("kills in dagster dev", lambda stage: kills.in_dagster_dev(stage, 28), times=2),
-    Scenario("kills in a shell", lambda stage: kills.in_a_shell(stage, 48), times=3),
-    Scenario("all at once", lambda stage: mixed.all_at_once(stage, 16)),
+    Scenario("kills in dagster dev", lambda stage: kills.in_dagster_dev(stage, 16), times=2),
+    Scenario("kills in a shell", lambda stage: kills.in_a_shell(stage, 54), times=3),
+    Scenario("all at once", lambda stage: mixed.all_at_once(stage, 14)),
     Scenario("24 runs at once, with limits", overlap.backfills_and_all_else),
     Scenario("24 runs at once, without", overlap.without_limits),
     Scenario("bad input", sources.bad_inputs),
     Scenario("a clock that jumps", clock.schedules),
-    Scenario("a database of the course", lambda stage: versions.course(stage, 8)),
-    Scenario("a database of an older release", lambda stage: versions.older_release(stage, 8)),
-    Scenario("a source that changes", lambda stage: sources.changing_source(stage, 12)),
-    Scenario("runs that overtake others", lambda stage: overlap.a_run_that_stands_still(stage, 12)),
-    Scenario("several shells", lambda stage: overlap.several_shells(stage, 6)),
+    Scenario("a database of the course", lambda stage: versions.course(stage, 7)),
+    Scenario("a database of an older release", lambda stage: versions.older_release(stage, 7)),
+    Scenario("a source that changes", lambda stage: sources.changing_source(stage, 9)),
+    Scenario("runs that overtake others", lambda stage: overlap.a_run_that_stands_still(stage, 9)),
+    Scenario("several shells", lambda stage: overlap.several_shells(stage, 5)),
     Scenario("readers", lambda stage: overlap.readers(stage, 9)),
-    Scenario("a full disk", lambda stage: disk.full_disk(stage, 18), small_disk=True),
-    Scenario("files that cannot grow", lambda stage: disk.no_large_files(stage, 12)),
+    Scenario("a full disk", lambda stage: disk.full_disk(stage, 15), small_disk=True),
+    Scenario("files that cannot grow", lambda stage: disk.no_large_files(stage, 9)),
 )
 SHORT = (
     Scenario("kills in a shell", lambda stage: kills.in_a_shell(stage, 8)),

@@ -61,13 +61,20 @@ def version_of(content: bytes) -> Version:
     # Of two columns with the same name, the first counts.
     found = {name.lower(): column for name, column in reversed([*zip(table.column_names, table.columns, strict=True)])}
     columns = {
-        name: found[source].cast(type_) if source in found else pa.nulls(len(table), type_)
+        name: _cast(found[source], type_) if source in found else pa.nulls(len(table), type_)
         for name, (source, type_) in FROM_FILE.items()
     }
     with duckdb.connect() as connection:
         connection.register("month", pa.table(columns))
         digest = connection.execute(f"SELECT {_DIGEST} FROM month").fetchall()[0]
     return Version(hashlib.sha256(content).hexdigest(), digest)
+
+
+def _cast(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_decimal(column.type):
+        # By itself it multiplies by 0.01, which misses the nearest number in one of seven.
+        return pa.chunked_array([[None if value is None else float(value) for value in column.to_pylist()]], type_)
+    return column.cast(type_)
 
 
 @dataclass

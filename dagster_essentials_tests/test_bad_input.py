@@ -327,6 +327,34 @@ def test_a_column_that_nobody_knows_is_left_out_and_warned_of(
     assert evaluation.metadata["unknown_columns"].value == "New 'Fee'"
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        ["total_amount"],
+        ["trip_distance"],
+        ["tpep_pickup_datetime"],
+        ["tpep_dropoff_datetime"],
+        ["PULocationID", "DOLocationID"],
+    ],
+    ids=" and ".join,
+)
+def test_a_column_without_any_value_is_loaded_and_recorded(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, columns: list[str]
+) -> None:
+    month = sample("2023-01")
+    types = dict(query_file(month, "SELECT column_name, column_type FROM (DESCRIBE month)"))
+    nulls = ", ".join(f"NULL::{types[column]} AS {column}" for column in columns)
+    publish(source_server, "2023-01", changed(month, f"SELECT * REPLACE ({nulls}) FROM month"))
+
+    result = materialize(project, instance, TRIPS, "2023-01")
+
+    assert result.success
+    assert project.rows() == {"2023-01": 300}
+    assert recorded(instance, trips.taxi_trips) == ["2023-01-01"]
+    counted = {name: evaluation.metadata for (_, name), evaluation in evaluations(instance, result.run_id).items()}
+    assert all(isinstance(counted[name]["trips"].value, int) for name in ODDITIES)
+
+
 # For each check: how to make trips odd in its way, and how to count them in a file. 30 % of 300 are above every limit
 # but that of the flex fares; those get 60 %.
 ODD = "row_number() OVER () % 10 < 3"
