@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import dagster as dg
+import requests
 
 from chaos.oracle import Oracle
 from dagster_essentials.sample import months_between, write_month, write_zones
@@ -261,7 +262,12 @@ class Stage(Dev):
         }
 
         def launched() -> bool:
-            return bool(self.graphql(LAUNCH, params=params)["launchRun"]["__typename"] == "LaunchRunSuccess")
+            try:
+                return bool(self.graphql(LAUNCH, params=params)["launchRun"]["__typename"] == "LaunchRunSuccess")
+            except requests.ConnectionError:
+                # All of it has ended after all, for the part that was killed.
+                self.revive()
+                return False
 
         # While the code server comes up again the UI says that it cannot be reached, and a person asks once more.
         self.wait_for(launched, "the UI to take a run")
