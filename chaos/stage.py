@@ -174,6 +174,7 @@ class Stage(Dev):
 
     def command(self, months: Sequence[str], select: str = ASSETS) -> list[str]:
         """What a person types, now, to materialize `months`, which follow one another."""
+        assert list(months) == list(MONTHS[MONTHS.index(months[0]) :][: len(months)]), "a range has no gaps"
         self.oracle.note_begin(months)
         return [
             *(str(BIN / "dagster"), "asset", "materialize", "-m", "dagster_essentials", "--select", select),
