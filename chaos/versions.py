@@ -12,8 +12,8 @@ from chaos.stage import MONTHS, Stage
 from dagster_essentials.columns import COLUMNS, COURSE_COLUMNS, Column
 from dagster_essentials_tests.conftest import ROOT
 
-FOLDERS = {"2.0.0": ROOT / ".venv" / "duckdb-2", "1.5.0": ROOT / ".venv" / "duckdb-1.5.0"}
-"""Where `make chaos` puts the newest and the oldest DuckDB that is supported, beside the one of the environment."""
+FOLDERS = {"2.0.0": ROOT / ".venv" / "duckdb-2"}
+"""Where `make chaos` puts the newest DuckDB that is supported, beside the one of the environment, which is the oldest."""
 
 STORAGE_VERSIONS = ("v0.10.2", "v1.0.0", "v1.2.0", "v1.4.0", "v1.5.0")
 """In which formats a DuckDB of the last years may have written a database."""
