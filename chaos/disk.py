@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chaos.stage import MONTHS, Stage
+from chaos.stage import Stage
 
 DISK_MB = 64
 
@@ -79,4 +79,4 @@ def no_large_files(stage: Stage, blows: int) -> None:
         succeeded = stage.end(stage.begin(stage.command(months), preexec=no_larger))
         stage.report.blows[f"no file larger than {which}"] += 1
         stage.look(f"no file larger than {limit:,} bytes", months, killed=True, succeeded=succeeded)
-    stage.mend("after files that could not grow", MONTHS)
+    stage.mend("after files that could not grow")

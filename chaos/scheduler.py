@@ -3,8 +3,8 @@
     python -m chaos.scheduler
 
 When it has loaded the project it writes the line ``done``. It takes commands from its input, a line each, and answers
-each with the same line: ``start TIME``, ``wipe TIME``,
-``evaluate TIME [POINT]`` and ``work``. Times are written in ISO 8601, with their offset. Nothing is decided here.
+each with the same line: ``start TIME``, ``wipe TIME``, ``evaluate TIME [POINT]`` and ``work``. Times are written in ISO
+8601, with their offset. Nothing is decided here.
 """
 
 import logging

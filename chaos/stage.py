@@ -62,6 +62,7 @@ class Phases:
         self._listening.bind(str(path))
         self._listening.listen(64)
         self._lock = threading.Lock()
+        self._striking = threading.Lock()
         self._phase: str | None = None
         self._left = 0
         self._strike: Callable[[int, Callable[[], None]], None] | None = None
@@ -81,10 +82,11 @@ class Phases:
             self.struck.clear()
 
     def forget(self) -> bool:
-        """Wait for no phase any more; whether it had come."""
+        """Wait for no phase any more; whether it had come. A strike that has begun is waited for."""
         with self._lock:
             self._phase = self._strike = None
-        return self.struck.is_set()
+        with self._striking:
+            return self.struck.is_set()
 
     def _listen(self) -> None:
         while True:
@@ -108,11 +110,15 @@ class Phases:
                     self._left -= 1
                     if self._left == 0:
                         strike, self._phase = self._strike, None
-            if strike is not None:
+                        self._striking.acquire()
+            if strike is None:
+                go_on()
+                return
+            try:
                 strike(int(pid), go_on)
                 self.struck.set()
-            else:
-                go_on()
+            finally:
+                self._striking.release()
 
 
 class Stage(Dev):
@@ -125,7 +131,7 @@ class Stage(Dev):
         random: decides everything that is left to chance.
     """
 
-    def __init__(self, root: Path, random: Random, source: SourceServer, phases: Phases, settings: dict[str, str]):
+    def __init__(self, root: Path, random: Random, source: SourceServer, phases: Phases):
         super().__init__(
             copy_of_project(ROOT, root),
             {
@@ -136,7 +142,6 @@ class Stage(Dev):
                 "DUCKDB_DATABASE": str(root / "data" / "staging" / "data.duckdb"),
                 "CHAOS_PHASES": str(phases.path),
                 "PYTHONPATH": str(ROOT / "chaos" / "phases"),
-                **settings,
             },
         )
         self.source, self.phases, self.random = source, phases, random
@@ -172,12 +177,12 @@ class Stage(Dev):
         first = self.random.randrange(len(MONTHS) - count + 1)
         return list(MONTHS[first : first + count])
 
-    def command(self, months: Sequence[str], select: str = ASSETS) -> list[str]:
+    def command(self, months: Sequence[str]) -> list[str]:
         """What a person types, now, to materialize `months`, which follow one another."""
         assert list(months) == list(MONTHS[MONTHS.index(months[0]) :][: len(months)]), "a range has no gaps"
         self.oracle.note_begin(months)
         return [
-            *(str(BIN / "dagster"), "asset", "materialize", "-m", "dagster_essentials", "--select", select),
+            *(str(BIN / "dagster"), "asset", "materialize", "-m", "dagster_essentials", "--select", ASSETS),
             *("--partition-range", f"{months[0]}-01...{months[-1]}-01"),
         ]
 
@@ -276,13 +281,10 @@ class Stage(Dev):
 
     def note_failed_runs(self, blow: str) -> None:
         """Note the runs of the instance that have failed, where none may."""
-        failed = self.failed_runs()
+        with self.instance() as instance:
+            failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
         self.report.failed += len(failed)
         self.note_wrong(blow, [f"a run of {run.job_name} failed" for run in failed])
-
-    def failed_runs(self) -> list[dg.DagsterRun]:
-        with self.instance() as instance:
-            return list(instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])))
 
     def settle(self, blow: str, seconds: float = 240) -> None:
         """Wait until no run is waiting or in progress, and note those that still are after `seconds`."""
@@ -331,7 +333,7 @@ def processes_of_session(session: int) -> dict[int, str]:
 
 
 @contextmanager
-def stage(folder: Path, random: Random, **settings: str) -> Iterator[Stage]:
+def stage(folder: Path, random: Random) -> Iterator[Stage]:
     """A stage under `folder`. What it started ends with it."""
     with ExitStack() as stack:
         source = stack.enter_context(SourceServer())
@@ -339,7 +341,7 @@ def stage(folder: Path, random: Random, **settings: str) -> Iterator[Stage]:
         sockets = Path(stack.enter_context(TemporaryDirectory(prefix="chaos-")))
         phases = Phases(sockets / "phases")
         stack.callback(phases.close)
-        it = Stage(folder, random, source, phases, settings)
+        it = Stage(folder, random, source, phases)
         try:
             yield it
         finally:

@@ -51,7 +51,12 @@ def held(database: Path, how: str = NOTEBOOK) -> Iterator[Holder]:
     """Hold the database at `database` in another process, for the length of the block or until it is released."""
     script = f"import sys\npath = sys.argv[1]\n{how}\nprint('held', flush=True)\nsys.stdin.read()"
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(database)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Where the database cannot be had, that is what stands in the place of "held".
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"

@@ -187,6 +187,8 @@ def test_what_a_killed_process_left_is_removed_also_when_the_source_has_nothing_
     before = contents(path.parent)
     os.link(path, path.with_name(f".{path.name}.0a1b2c3d.partial"))
     path.with_name(f".{path.name}.4e5f6a7b.partial").write_bytes(CONTENT[:1000])
+    # Of what is noted of the file, whose name begins with a dot already.
+    path.with_name(f"..{path.name}.source.json.8c9d0e1f.partial").write_bytes(b"{")
 
     _, transferred = fetch(url, path)
 
