@@ -44,7 +44,7 @@ class Scenario:
 FULL = (
     # What takes longest begins first.
     Scenario("kills in dagster dev", lambda stage: kills.in_dagster_dev(stage, 16), times=2),
-    Scenario("kills in a shell", lambda stage: kills.in_a_shell(stage, 54), times=3),
+    Scenario("kills in a shell", lambda stage: kills.in_a_shell(stage, 57), times=3),
     Scenario("all at once", lambda stage: mixed.all_at_once(stage, 14)),
     Scenario("24 runs at once, with limits", overlap.backfills_and_all_else),
     Scenario("24 runs at once, without", overlap.without_limits),
