@@ -111,15 +111,17 @@ class Daemon:
         words = [word if isinstance(word, str) else word.isoformat() for word in rest]
         self._process.stdin.write(f"{' '.join([command, *words])}\n")
 
-    def answered(self) -> bool:
+    def answered(self, seconds: float = COMMAND_SECONDS) -> bool:
         """Wait until it has done what it was told; false if it died of it."""
         assert self._process.stdout is not None
-        readable, _, _ = select.select([self._process.stdout], [], [], COMMAND_SECONDS)
-        return bool(readable) and self._process.stdout.readline() == "done\n"
+        readable, _, _ = select.select([self._process.stdout], [], [], seconds)
+        if not readable:
+            raise TimeoutError(f"the scheduler has not answered for {seconds:.0f} s")
+        return self._process.stdout.readline() == "done\n"
 
-    def do(self, command: str, *rest: str | datetime) -> None:
+    def do(self, command: str, *rest: str | datetime, seconds: float = COMMAND_SECONDS) -> None:
         self.tell(command, *rest)
-        assert self.answered(), f"the scheduler died of {command} {rest}"
+        assert self.answered(seconds), f"the scheduler died of {command} {rest}"
 
     def kill(self) -> None:
         """End it, with its code server."""
@@ -263,7 +265,8 @@ class Play:
     def work(self, blow: str) -> None:
         """Let the queued runs be executed, and look at the table."""
         loads = self._loads()
-        self.daemon.do("work")
+        # Each run is waited for: 44 have stood in line here, for 8 s each on two busy cores.
+        self.daemon.do("work", seconds=COMMAND_SECONDS * (1 + len(self._waiting)))
         months = set()
         for run in self.stage.runs():
             if run.run_id in self._waiting and run.status != dg.DagsterRunStatus.NOT_STARTED:
