@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from dagster_essentials.columns import COLUMNS
 from dagster_essentials.sample import FIRST_MONTH, LAST_MONTH, months_between, write_month, write_zones
-from dagster_essentials_tests.source_server import LAST_MODIFIED, Answer, SourceServer, cut_off, status
+from dagster_essentials_tests.support.source_server import LAST_MODIFIED, Answer, SourceServer, cut_off, status
 
 
 class Outcome(Enum):

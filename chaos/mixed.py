@@ -8,7 +8,7 @@ from chaos.bad_inputs import BAD_INPUTS, Outcome
 from chaos.kills import killing
 from chaos.phases.sitecustomize import PHASES
 from chaos.stage import Stage
-from dagster_essentials_tests.database_holder import READER, held
+from dagster_essentials_tests.support.database_holder import READER, held
 
 TROUBLES = [kind for kind in BAD_INPUTS if kind.outcome is not Outcome.LOADED and not kind.slow]
 

@@ -6,7 +6,7 @@ from threading import Thread
 
 from chaos.phases.sitecustomize import PHASES
 from chaos.stage import MONTHS, Stage
-from dagster_essentials_tests.database_holder import NOTEBOOK, READER, held
+from dagster_essentials_tests.support.database_holder import NOTEBOOK, READER, held
 
 NO_LIMITS = """
 telemetry: {enabled: false}

@@ -20,9 +20,9 @@ import requests
 
 from chaos.oracle import Oracle
 from dagster_essentials.sample import months_between, write_month, write_zones
-from dagster_essentials_tests.conftest import ROOT
-from dagster_essentials_tests.dagster_dev import BIN, JOB, Dev, copy_of_project
-from dagster_essentials_tests.source_server import SourceServer
+from dagster_essentials_tests.support.dagster_dev import BIN, JOB, Dev, copy_of_project
+from dagster_essentials_tests.support.project import ROOT
+from dagster_essentials_tests.support.source_server import SourceServer
 
 MONTHS = tuple(months_between("2023-01", "2023-12"))
 ROWS = 30_000

@@ -10,7 +10,7 @@ from chaos.kills import killing
 from chaos.phases.sitecustomize import PHASES
 from chaos.stage import MONTHS, Stage
 from dagster_essentials.columns import COLUMNS, COURSE_COLUMNS, Column
-from dagster_essentials_tests.conftest import ROOT
+from dagster_essentials_tests.support.project import ROOT
 
 FOLDERS = {"2.0.0": ROOT / ".venv" / "duckdb-2"}
 """Where `make chaos` puts the newest DuckDB that is supported, beside the one of the environment, which is the oldest."""

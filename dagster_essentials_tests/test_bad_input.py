@@ -21,9 +21,9 @@ from dagster_essentials.assets import constants, trips
 from dagster_essentials.columns import read_layout
 from dagster_essentials.recording import record_partition
 from dagster_essentials.sample import write_month
-from dagster_essentials_tests.conftest import REAL_DATA, Project, failure_text, materialize
-from dagster_essentials_tests.database_holder import NOTEBOOK, RUN, held, releasing_when_waited_for
-from dagster_essentials_tests.source_server import Answer, SourceServer, cut_off, status
+from dagster_essentials_tests.support.database_holder import NOTEBOOK, RUN, held, releasing_when_waited_for
+from dagster_essentials_tests.support.project import REAL_DATA, Project, failure_text, materialize
+from dagster_essentials_tests.support.source_server import Answer, SourceServer, cut_off, status
 
 TRIPS = [trips.taxi_trips_file, trips.taxi_trips]
 ZONES = [trips.taxi_zones_file, trips.taxi_zones]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dagster_essentials.columns import COLUMNS, COURSE_COLUMNS, Layout, LayoutError, read_layout, select_columns
-from dagster_essentials_tests.conftest import REAL_DATA, REAL_MONTHS
+from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS
 
 COURSE = [
     ("vendor_id", "INTEGER"),

@@ -9,8 +9,8 @@ import dagster as dg
 import duckdb
 import pytest
 
-from dagster_essentials_tests.conftest import ROOT
-from dagster_essentials_tests.dagster_dev import copy_of_project
+from dagster_essentials_tests.support.dagster_dev import copy_of_project
+from dagster_essentials_tests.support.project import ROOT
 
 
 @pytest.fixture

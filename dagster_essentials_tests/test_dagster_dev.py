@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials_tests.conftest import ROOT
-from dagster_essentials_tests.dagster_dev import JOB, Dev, copy_of_project
-from dagster_essentials_tests.source_server import SourceServer, status
+from dagster_essentials_tests.support.dagster_dev import JOB, Dev, copy_of_project
+from dagster_essentials_tests.support.project import ROOT
+from dagster_essentials_tests.support.source_server import SourceServer, status
 
 MONTHS = {f"2023-{number:02}": 1_000 + number for number in range(1, 7)}
 """The sample months, each with a number of trips of its own."""

@@ -18,7 +18,7 @@ from dagster._core.workspace.load_target import GrpcServerTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from dagster_essentials.recording import Recorded, partitions_are_recorded, record_partition
-from dagster_essentials_tests.conftest import ROOT
+from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 

@@ -19,7 +19,7 @@ from dagster_essentials.resources import (
     TurnTakingDuckDBResource,
     database_resource,
 )
-from dagster_essentials_tests.database_holder import (
+from dagster_essentials_tests.support.database_holder import (
     LOCK_ONLY,
     NOTEBOOK,
     READER,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import duckdb
 
-from dagster_essentials_tests.conftest import ROOT
-from dagster_essentials_tests.dagster_dev import BIN, copy_of_project
+from dagster_essentials_tests.support.dagster_dev import BIN, copy_of_project
+from dagster_essentials_tests.support.project import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/requests/README.md"]
 LESSON = ROOT / "docs/lesson-8.md"

@@ -16,8 +16,8 @@ from dagster_essentials import defs, schedules
 from dagster_essentials.assets import trips
 from dagster_essentials.schedules import SINCE_TAG, due_months, trip_update_schedule
 from dagster_essentials.settings import SETTINGS
-from dagster_essentials_tests.conftest import Project
-from dagster_essentials_tests.source_server import SourceServer, status
+from dagster_essentials_tests.support.project import Project
+from dagster_essentials_tests.support.source_server import SourceServer, status
 
 
 def months(first: str, last: str) -> list[str]:

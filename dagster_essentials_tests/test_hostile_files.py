@@ -30,9 +30,9 @@ from dagster_essentials.columns import COLUMNS, MOST_ROWS
 from dagster_essentials.footer import LONGEST_LIST, FooterError, check_footer
 from dagster_essentials.sample import write_month
 from dagster_essentials.source import SourceError
-from dagster_essentials_tests import parquet_bytes as pb
-from dagster_essentials_tests.conftest import ROOT, Project, failure_text, materialize
-from dagster_essentials_tests.source_server import SourceServer
+from dagster_essentials_tests.support import parquet_bytes as pb
+from dagster_essentials_tests.support.project import ROOT, Project, failure_text, materialize
+from dagster_essentials_tests.support.source_server import SourceServer
 
 ROWS = 3000
 FLAG, VENDOR = "store_and_fwd_flag", "VendorID"

@@ -37,7 +37,7 @@ from dagster_essentials.assets.trips import load_month, taxi_trips, taxi_trips_f
 from dagster_essentials.files import replacing
 from dagster_essentials.resources import TurnTakingDuckDBResource
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials_tests.conftest import (
+from dagster_essentials_tests.support.project import (
     REAL_DATA,
     REAL_MONTHS,
     ROOT,
@@ -45,7 +45,7 @@ from dagster_essentials_tests.conftest import (
     failure_text,
     materialize,
 )
-from dagster_essentials_tests.source_server import SourceServer
+from dagster_essentials_tests.support.source_server import SourceServer
 
 HEADER = "period,num_trips,total_amount,trip_distance,passenger_count\n"
 REAL_FILES = [REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet" for month in REAL_MONTHS]

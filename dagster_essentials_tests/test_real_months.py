@@ -7,7 +7,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from dagster_essentials_tests.conftest import REAL_DATA, REAL_MONTHS, Project
+from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project
 
 pytestmark = pytest.mark.skipif(
     not REAL_DATA.is_dir(), reason="the published sample months are not beside this project"

@@ -32,7 +32,7 @@ from dagster_essentials.resources import TurnTakingDuckDBResource
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.sensors import LARGEST_REQUEST, RequestError, adhoc_request_sensor, read_request
 from dagster_essentials.settings import SETTINGS
-from dagster_essentials_tests.conftest import REAL_DATA, Project, failure_text, materialize
+from dagster_essentials_tests.support.project import REAL_DATA, Project, failure_text, materialize
 
 GOOD = {"start_date": "2023-01-10", "end_date": "2023-01-25", "borough": "Staten Island"}
 

@@ -15,7 +15,7 @@ import pytest
 
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.zones import read_zones
-from dagster_essentials_tests.conftest import REAL_DATA, REAL_MONTHS, ROOT
+from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, ROOT
 from dagster_essentials_tests.test_columns import LAYOUTS
 
 

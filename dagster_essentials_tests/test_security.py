@@ -22,8 +22,8 @@ from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.schedules import trip_update_schedule
 from dagster_essentials.sensors import RequestError, read_request
 from dagster_essentials.settings import SETTINGS
-from dagster_essentials_tests.conftest import Project, failure_text, materialize
-from dagster_essentials_tests.source_server import SourceServer, status
+from dagster_essentials_tests.support.project import Project, failure_text, materialize
+from dagster_essentials_tests.support.source_server import SourceServer, status
 from dagster_essentials_tests.test_source import SECRET, demanding_password
 
 ASSETS = [trips.taxi_trips_file, trips.taxi_trips]

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials_tests.conftest import ROOT
-from dagster_essentials_tests.dagster_dev import BIN, JOB, Dev, copy_of_project
+from dagster_essentials_tests.support.dagster_dev import BIN, JOB, Dev, copy_of_project
+from dagster_essentials_tests.support.project import ROOT
 
 UNITS = ("code", "webserver", "daemon")
 HOME = "/srv/nyc-taxi"

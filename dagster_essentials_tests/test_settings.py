@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dagster_essentials.settings import SettingError, Settings, read_settings
-from dagster_essentials_tests.conftest import ROOT
+from dagster_essentials_tests.support.project import ROOT
 
 DEFAULTS = Settings(
     database=ROOT / "data" / "staging" / "data.duckdb",

@@ -17,7 +17,7 @@ import pytest
 
 from dagster_essentials import source
 from dagster_essentials.source import Fetched, NotPublishedError, SourceError
-from dagster_essentials_tests.source_server import Answer, SourceServer, cut_off, status
+from dagster_essentials_tests.support.source_server import Answer, SourceServer, cut_off, status
 
 # Longer than two pieces of a transfer, and not a multiple of one.
 CONTENT = os.urandom(2 * source.CHUNK_BYTES + 4321)

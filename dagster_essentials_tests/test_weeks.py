@@ -17,7 +17,7 @@ from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.partitions import monthly_partition, months_of_week, weekly_partition
 from dagster_essentials.schedules import DueWeeks, due_weeks, weekly_update_schedule
-from dagster_essentials_tests.conftest import ROOT
+from dagster_essentials_tests.support.project import ROOT
 
 UTC = timezone.utc
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dagster_essentials.zones import Zone, ZonesError, read_zones
-from dagster_essentials_tests.conftest import REAL_DATA
+from dagster_essentials_tests.support.project import REAL_DATA
 
 HEADER = ("OBJECTID", "Shape_Leng", "the_geom", "Shape_Area", "zone", "LocationID", "borough")
 SQUARE = "((0 0, 0 1, 1 1, 0 0))"

@@ -16,9 +16,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, ViewportSize, expect, sync_playwright
 
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials_tests.conftest import ROOT
-from dagster_essentials_tests.dagster_dev import Dev, copy_of_project
-from dagster_essentials_tests.source_server import SourceServer
+from dagster_essentials_tests.support.dagster_dev import Dev, copy_of_project
+from dagster_essentials_tests.support.project import ROOT
+from dagster_essentials_tests.support.source_server import SourceServer
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = [

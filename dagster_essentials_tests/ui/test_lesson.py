@@ -8,8 +8,8 @@ import re
 import dagster as dg
 from playwright.sync_api import Page, expect
 
-from dagster_essentials_tests.dagster_dev import Dev
-from dagster_essentials_tests.source_server import SourceServer, status
+from dagster_essentials_tests.support.dagster_dev import Dev
+from dagster_essentials_tests.support.source_server import SourceServer, status
 from dagster_essentials_tests.ui.conftest import (
     LATER,
     LESSON,

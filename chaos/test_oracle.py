@@ -18,8 +18,8 @@ from dagster_essentials.assets import trips
 from dagster_essentials.assets.metrics import WEEK_COLUMNS
 from dagster_essentials.recording import FAILED
 from dagster_essentials.sample import write_zones
-from dagster_essentials_tests.conftest import Project, materialize
-from dagster_essentials_tests.source_server import SourceServer
+from dagster_essentials_tests.support.project import Project, materialize
+from dagster_essentials_tests.support.source_server import SourceServer
 from dagster_essentials_tests.test_bad_input import changed, sample
 
 TRIPS = [trips.taxi_trips_file, trips.taxi_trips]

@@ -13,8 +13,8 @@ import pytest
 
 from chaos import __main__ as chaos
 from chaos.stage import MONTHS, Stage
-from dagster_essentials_tests.conftest import ROOT
-from dagster_essentials_tests.dagster_dev import copy_of_project
+from dagster_essentials_tests.support.dagster_dev import copy_of_project
+from dagster_essentials_tests.support.project import ROOT
 
 
 def table(printed: str) -> dict[str, list[int]]:
