@@ -1,13 +1,12 @@
-# The commands of this project. Each is a short recipe of ordinary commands; those that need the virtual environment
-# make it, or bring it up to date, by themselves.
+# The commands of this project. Those that need the virtual environment create or update it first.
 
 PYTHON ?= python3
 BIN := "$(CURDIR)/.venv/bin"
-# The project's folder, also when make was started in another one: .env makes DAGSTER_HOME from it.
+# Also with `make -C`, as .env builds DAGSTER_HOME from it.
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup run dev-sample dev test test-duckdb-2 chaos check screenshots bench
+.PHONY: setup run dev-sample dev check test test-all test-duckdb-2 chaos screenshots bench
 
 setup: .venv/.ready
 
@@ -16,12 +15,17 @@ setup: .venv/.ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Three sample months from the file to the tables and pictures, without network. They have a data folder, a database and
-# a Dagster instance of their own: invented trips stay out of the real table, and out of its history.
+# Load three generated months from file to tables and plots, without network. They have a data folder, a database and a
+# Dagster instance of their own, so that generated trips reach neither the real table nor its history.
 SAMPLE := $(CURDIR)/data/sample
 REQUEST := "borough": "Manhattan", "start_date": "2023-01-10", "end_date": "2023-01-25"
-QUIETLY := "loggers": {"console": {"config": {"log_level": "INFO"}}}
-MATERIALIZE := $(BIN)/dagster asset materialize -m dagster_essentials --config-json '{$(QUIETLY)}'
+LOG_LEVEL := "loggers": {"console": {"config": {"log_level": "INFO"}}}
+MATERIALIZE := $(BIN)/dagster asset materialize -m dagster_essentials --config-json '{$(LOG_LEVEL)}'
+JOB := taxi_zones_file,taxi_zones,taxi_trips_file,taxi_trips,manhattan/manhattan_stats,manhattan_map
+# What `make run` prints at its end.
+run: export LOADED_MONTHS := SELECT partition_date AS month, count(*) AS trips, \
+	count(*) FILTER (strftime(pickup_datetime, '%Y-%m') <> partition_date) AS pickups_outside_the_month, \
+	round(sum(total_amount), 2) AS dollars FROM trips GROUP BY ALL ORDER BY ALL
 run dev-sample: export DAGSTER_HOME := $(SAMPLE)/.dagster
 run dev-sample: export DUCKDB_DATABASE := $(SAMPLE)/staging/data.duckdb
 run dev-sample: export TAXI_DATA_DIR := $(SAMPLE)
@@ -33,14 +37,13 @@ run: .venv/.ready
 	rm -rf '$(SAMPLE)'
 	$(BIN)/python -m dagster_essentials.sample '$(SAMPLE)/source' --start 2023-01 --end 2023-03 --rows 100000
 	mkdir -p '$(SAMPLE)/.dagster' && cp .dagster/dagster.yaml '$(SAMPLE)/.dagster'
-	cd '$(SAMPLE)' && $(MATERIALIZE) --select taxi_zones_file,taxi_zones
-	cd '$(SAMPLE)' && $(MATERIALIZE) --select taxi_trips_file,taxi_trips --partition-range 2023-01-01...2023-03-01
-	cd '$(SAMPLE)' && $(MATERIALIZE) --select manhattan/manhattan_stats,manhattan_map
+	cd '$(SAMPLE)' && $(MATERIALIZE) --select '$(JOB)' --partition-range 2023-01-01...2023-03-01
 	cd '$(SAMPLE)' && $(MATERIALIZE) --select trips_by_week --partition-range 2023-01-01...2023-03-26
 	mkdir -p '$(SAMPLE)/requests' && echo '{$(REQUEST)}' > '$(SAMPLE)/requests/january-manhattan.json'
 	cd '$(SAMPLE)' && $(BIN)/dagster asset materialize -m dagster_essentials --select adhoc_request --config-json \
-		'{$(QUIETLY), "ops": {"adhoc_request": {"config": {"filename": "january-manhattan.json", $(REQUEST)}}}}'
-	$(BIN)/python -m dagster_essentials.show
+		'{$(LOG_LEVEL), "ops": {"adhoc_request": {"config": {"filename": "january-manhattan.json", $(REQUEST)}}}}'
+	$(BIN)/python -c 'import duckdb, os; duckdb.connect(os.environ["DUCKDB_DATABASE"]).sql(os.environ["LOADED_MONTHS"]).show()'
+	ls '$(SAMPLE)'/outputs/*
 
 # The UI on what `make run` loaded.
 dev-sample: .venv/.ready
@@ -49,14 +52,30 @@ dev-sample: .venv/.ready
 dev: .venv/.ready
 	$(BIN)/dagster dev
 
+# Two workers on two cores would idle while a test waits for another process.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
+
+check: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
+	# Private names of Dagster may change with every release: two modules may use them.
+	! grep -rn --include='*.py' --exclude=partition_run.py --exclude=launcher.py 'dagster[a-z_]*[.]_' dagster_essentials
+
+# Before each commit.
 test: .venv/.ready
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not slow'
 
-# The tests of everything that DuckDB does, with the next major version in the place of the pinned one.
+# Also the tests with `dagster dev`, in a browser and with fault injection.
+test-all: .venv/.ready
+	$(PYTEST)
+
+# With the next major version of DuckDB instead of the pinned one.
 test-duckdb-2: .venv/duckdb-2
-	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(BIN)/python -m pytest -m duckdb
+	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(PYTEST) -m duckdb
 
-# Break it on purpose while real runs go on, and look whether the data is right: `make chaos SEED=7` for the blows of a seed.
+# Fault injection into real runs, with a check of the data after each fault. `make chaos SEED=7` repeats the faults of a seed.
 chaos: .venv/.ready .venv/duckdb-2
 	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED))
 
@@ -65,17 +84,12 @@ chaos: .venv/.ready .venv/duckdb-2
 	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==2.0.0'
 	touch $@
 
-check: .venv/.ready
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-
-# The pictures of docs/lesson-8.md, as the browser tests see the UI, and those of the sample months.
+# The pictures of docs/lesson-8.md: screenshots that the browser tests take, and plots of the sample months.
 screenshots: .venv/.ready run
 	cp '$(SAMPLE)/outputs/manhattan_map.png' '$(SAMPLE)/outputs/january-manhattan.png' docs/images
-	$(BIN)/python -c "import duckdb; from pathlib import Path; from dagster_essentials.pictures import draw_weeks; \
+	$(BIN)/python -c "import duckdb; from pathlib import Path; from dagster_essentials.reports.plots import plot_weeks; \
 		weeks = duckdb.connect('$(SAMPLE)/staging/data.duckdb').sql('SELECT period, num_trips FROM trips_by_week').fetchall(); \
-		Path('docs/images/trips_by_week.png').write_bytes(draw_weeks(dict(weeks)))"
+		Path('docs/images/trips_by_week.png').write_bytes(plot_weeks(dict(weeks)))"
 	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest dagster_essentials_tests/ui
 
 bench: .venv/.ready

@@ -21,44 +21,55 @@ os.environ["DUCKDB_DATABASE"] = f"{os.environ['TAXI_DATA_DIR']}/no.duckdb"
 os.environ["TAXI_START_DATE"] = "2011-01-01"
 
 from dagster_essentials.assets import constants  # noqa: E402
+from dagster_essentials.ingestion.zones import read_zones  # noqa: E402
 from dagster_essentials.settings import SETTINGS  # noqa: E402
-from dagster_essentials_tests.support.project import Project  # noqa: E402
+from dagster_essentials.warehouse.locked_connection import locked_connection  # noqa: E402
+from dagster_essentials.warehouse.trips_table import replace_month  # noqa: E402
+from dagster_essentials.warehouse.zones_table import replace_zones  # noqa: E402
+from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project  # noqa: E402
 from dagster_essentials_tests.support.source_server import SourceServer  # noqa: E402
 
-# What takes longest, last.
-SLOW = (
-    "test_requests",
+# The two tiers. `make test` runs all files but these, which need minutes for real servers, a browser and fault injection;
+# `make test-all` and CI run them as well.
+SLOW = ("test_dagster_dev", "test_lesson", "test_chaos", "test_docs", "test_services")
+# The order in which pytest-xdist hands out the files: those with the longest times first, so that the short ones balance
+# the workers at the end. A file stays on one worker, as its tests may share a `dagster dev` and follow one another.
+LONGEST_FIRST = (
+    *SLOW,
     "test_metrics",
-    "test_real_months",
-    "test_commands",
-    "test_docs",
-    "test_services",
-    "test_chaos",
-    "test_dagster_dev",
-    "test_lesson",
-)
-# What DuckDB does here.
-DUCKDB = (
-    "test_columns",
-    "test_sample",
-    "test_bad_input",
     "test_hostile_files",
-    "test_database",
+    "test_oracle",
+    "test_real_months",
     "test_requests",
-    "test_metrics",
+    "test_security",
+    "test_commands",
+    "test_bad_input",
+)
+# What may differ between the major versions of DuckDB: `make test-duckdb-2` runs these files.
+DUCKDB = (
+    "test_bad_input",
+    "test_column_mapping",
+    "test_database_in_use",
+    "test_existing_databases",
+    "test_hostile_files",
+    "test_locked_connection",
     "test_real_months",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else -1)
+    order = {name: position for position, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
     for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
         if item.path.stem in DUCKDB:
             item.add_marker(pytest.mark.duckdb)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Where everything is there that tests need, a skipped test is a failed one."""
+    """In CI everything that tests need is there, so a skipped test fails the session."""
+    # With pytest-xdist only the controller has a reporter; it counts the reports of all workers.
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped") and not session.exitstatus:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -75,19 +86,39 @@ def source_server() -> Iterator[SourceServer]:
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source_server: SourceServer) -> Project:
     """A project that reads from `source_server`, also for what the test runs in its own process."""
     project = Project(tmp_path, source_server.trips_url, source_server.zones_url)
-    monkeypatch.setattr(
-        "dagster_essentials.assets.trips.SETTINGS",
-        replace(
-            SETTINGS,
-            trips_url=project.trips_url,
-            zones_url=project.zones_url,
-            data_dir=project.folder,
-            database=project.database,
-        ),
+    settings = replace(
+        SETTINGS,
+        trips_url=project.trips_url,
+        zones_url=project.zones_url,
+        data_dir=project.folder,
+        database=project.database,
     )
-    monkeypatch.setattr(constants, "TAXI_TRIPS_TEMPLATE_FILE_PATH", f"{tmp_path}/raw/taxi_trips_{{}}.parquet")
-    monkeypatch.setattr(constants, "TAXI_ZONES_FILE_PATH", f"{tmp_path}/raw/taxi_zones.csv")
-    monkeypatch.setattr("dagster_essentials.source.PAUSE_SECONDS", 0.01)
+    for module in ("assets.trips", "schedules", "sensors"):
+        monkeypatch.setattr(f"dagster_essentials.{module}.SETTINGS", settings)
+    for name in [name for name in vars(constants) if name.endswith("_FILE_PATH")]:
+        monkeypatch.setattr(constants, name, getattr(constants, name).replace(str(SETTINGS.data_dir), str(tmp_path)))
+    monkeypatch.setattr("dagster_essentials.ingestion.download.BACKOFF_SECONDS", 0.01)
+    return project
+
+
+@pytest.fixture(scope="session")
+def real_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the published sample months and zones. Tests use copies of it."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("the published sample months are not beside this project")
+    path = tmp_path_factory.mktemp("real") / "data.duckdb"
+    with locked_connection(path, {}, wait_seconds=0, log=print) as connection:
+        for month in REAL_MONTHS:
+            replace_month(connection, month, REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet")
+        replace_zones(connection, read_zones(REAL_DATA / "taxi_zones.csv"))
+    return path
+
+
+@pytest.fixture
+def real(project: Project, real_database: Path) -> Project:
+    """A project in which the published sample months and zones are loaded, and no report exists."""
+    project.database.parent.mkdir()
+    shutil.copy(real_database, project.database)
     return project
 
 

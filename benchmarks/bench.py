@@ -1,9 +1,9 @@
-"""What this project costs, beside what the same work costs in one plain process: ratios, measured in one run.
+"""Benchmark: the time of this project relative to one plain process that does the same work, measured in one run.
 
     make bench            # 24 months of 3,000,000 trips; about ten minutes and 6 GB on disk
     make bench ROWS=300000
 
-The months are sample months, served by an HTTP server on this machine. They are made once and kept in `data/bench`.
+The sample months are served by an HTTP server on this machine. They are generated once and kept in `data/bench`.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def _wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-# The limit: what has to be done in any case, by one process that does nothing else.
+# The baseline: the work that is necessary in any case, in one process that does nothing else.
 PLAIN = """
 import sys, urllib.request, shutil, duckdb, os
 url, folder, months = sys.argv[1], sys.argv[2], sys.argv[3:]
@@ -128,7 +128,7 @@ def plain(url: str) -> float:
 
 
 class Project:
-    """A data folder, a database and an instance, with the committed settings."""
+    """A data folder, a database and a Dagster instance with the committed `dagster.yaml`."""
 
     def __init__(self, name: str, url: str):
         self.folder = ROOT / "data" / "bench" / name
@@ -185,7 +185,7 @@ def single_run(url: str, rows: int) -> tuple[float, int, list[float]]:
 
 
 def cli_backfill(url: str, rows: int) -> tuple[float, int]:
-    """The seconds from the command to the end of the last run, and how many runs failed."""
+    """Return the seconds from the command to the end of the last run, and the number of failed runs."""
     project = Project("backfill", url)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -200,7 +200,7 @@ def cli_backfill(url: str, rows: int) -> tuple[float, int]:
         )
         try:
             _wait_until(lambda: _connects(port))
-            time.sleep(10)  # The daemon starts after the webserver; the reference does not wait for it either.
+            time.sleep(10)  # The daemon starts after the webserver; the measured time does not include its start.
             started = time.monotonic()
             project.timed("job", "backfill", *CODE_LOCATION, "-j", "trip_update_job", "--all", "yes", "--noprompt")
             with project.instance() as instance:
@@ -225,7 +225,7 @@ def _ended(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
 
 
 def location_load() -> tuple[float, float]:
-    """The median seconds of loading the code location, and of importing just what it stands on."""
+    """Return the median seconds of loading the code location, and of importing only its dependencies."""
 
     def seconds(script: str, environ: dict[str, str]) -> float:
         return statistics.median(timed([sys.executable, "-c", script], env=environ)[0] for _ in range(7))
@@ -237,7 +237,7 @@ def location_load() -> tuple[float, float]:
 
 
 def growth(url: str) -> float:
-    """The size of the database after loading every month ten times over, as a multiple of its first size."""
+    """Return the size of the database after loading every month ten times more, relative to its first size."""
     project = Project("growth", url)
     sizes = []
     for _ in range(11):
@@ -256,7 +256,7 @@ def main() -> None:
     arguments = parser.parse_args()
     wanted = arguments.only or ["load", "single", "backfill", "growth"]
 
-    def say(what: str, seconds: float, reference: float, limit: float, note: str = "") -> None:
+    def report(what: str, seconds: float, reference: float, limit: float, note: str = "") -> None:
         print(f"{what:44} {seconds:8.1f} s {seconds / reference:6.2f} x  (at most {limit} x){note}", flush=True)
 
     print(
@@ -265,7 +265,7 @@ def main() -> None:
     if "load" in wanted:
         ours, reference = location_load()
         print(f"{'import dagster, dagster_duckdb, requests':44} {reference:8.2f} s")
-        say("loading the code location", ours, reference, 1.3)
+        report("loading the code location", ours, reference, 1.3)
     with samples(arguments.rows) as folder, serving(folder) as url:
         if "single" in wanted or "backfill" in wanted:
             limit = plain(url)
@@ -274,25 +274,25 @@ def main() -> None:
             seconds, peak, months = single_run(url, arguments.rows)
             again = plain(url)
             print(f"{'the plain process again':44} {again:8.1f} s", flush=True)
-            say("one run over the range", seconds, (limit + again) / 2, 1.5, f", peak {peak} MB (at most 1024)")
+            report("one run over the range", seconds, (limit + again) / 2, 1.5, f", peak {peak} MB (at most 1024)")
             first, last = statistics.median(months[:3]), statistics.median(months[-3:])
-            say("the last three months of it, each", last, first, 1.1, " of the first three (medians)")
+            report("the last three months of it, each", last, first, 1.1, " of the first three (medians)")
         if "backfill" in wanted:
             seconds, failed = cli_backfill(url, arguments.rows)
             again = plain(url)
             print(f"{'the plain process again':44} {again:8.1f} s", flush=True)
-            say("dagster job backfill, 24 runs", seconds, (limit + again) / 2, 5, f", {failed} failed (0)")
+            report("dagster job backfill, 24 runs", seconds, (limit + again) / 2, 5, f", {failed} failed (0)")
     if "growth" in wanted:
         with samples(arguments.rows // 10) as folder, serving(folder) as url:
-            print(f"{'every month loaded ten times over':44} {growth(url):10.2f} x  the first size (at most 1.1 x)")
+            print(f"{'every month loaded ten times more':44} {growth(url):10.2f} x  the first size (at most 1.1 x)")
 
 
 @contextlib.contextmanager
 def samples(rows: int) -> Iterator[Path]:
-    """The folder with the sample months, made once."""
+    """The folder with the sample months, generated once."""
     folder = ROOT / "data" / "bench" / f"source-{rows}"
     if not (folder / "taxi_zones.csv").exists():
-        print(f"making 24 sample months of {rows:,} trips in {folder}", flush=True)
+        print(f"generating 24 sample months of {rows:,} trips in {folder}", flush=True)
         subprocess.run(
             [
                 *(sys.executable, "-m", "dagster_essentials.sample", str(folder)),

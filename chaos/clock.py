@@ -1,6 +1,6 @@
-"""Blows by the clock: it jumps, local time changes in the night, ticks are evaluated again, or for months not at all.
+"""Faults of the clock: it jumps, local time changes at night, ticks are evaluated again, or not at all for months.
 
-What the schedules have to ask for is said here once more, from the calendar, the source and the table alone.
+What the schedules must request is computed here independently, from the calendar, the source and the table alone.
 """
 
 import os
@@ -15,37 +15,37 @@ from datetime import date, datetime, timedelta, timezone
 
 import dagster as dg
 
+from chaos.sandbox import COMMAND_SECONDS, MONTHS, Sandbox
 from chaos.scheduler import CRASH_POINTS, SCHEDULES
-from chaos.stage import COMMAND_SECONDS, MONTHS, Stage
 
 FIRST, END = "2023-07", "2024-01"
-"""Half a year: with all of it, half of the time would go by with the runs of 53 weeks."""
+"""Half a year: with a whole one, the runs of 53 weeks would take half of the time."""
 LOADABLE = [month for month in MONTHS if FIRST <= month < END]
 LAG_MONTHS = 2
 MONTHLY, WEEKLY = SCHEDULES
 SCHEDULE_TAG, PARTITION_TAG, KEY_TAG = "dagster/schedule_name", "dagster/partition", "dagster/run_key"
 BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
-ZONES = ("UTC", NEW_YORK, BERLIN)
+TIME_ZONES = ("UTC", NEW_YORK, BERLIN)
 
 
 def utc(year: int, month: int, day: int, hour: int = 0) -> datetime:
     return datetime(year, month, day, hour, tzinfo=timezone.utc)
 
 
-NIGHTS = {
-    "summer ends in Berlin": (BERLIN, utc(2023, 10, 29, 1)),
-    "summer ends in New York": (NEW_YORK, utc(2023, 11, 5, 6)),
-    "summer begins in New York": (NEW_YORK, utc(2024, 3, 10, 7)),
-    "summer begins in Berlin": (BERLIN, utc(2024, 3, 31, 1)),
+CLOCK_CHANGES = {
+    "summer time ends in Berlin": (BERLIN, utc(2023, 10, 29, 1)),
+    "summer time ends in New York": (NEW_YORK, utc(2023, 11, 5, 6)),
+    "summer time begins in New York": (NEW_YORK, utc(2024, 3, 10, 7)),
+    "summer time begins in Berlin": (BERLIN, utc(2024, 3, 31, 1)),
 }
-"""When local time leaps, in UTC."""
+"""When local time changes, in UTC."""
 
 
-# What is true
+# What is due
 
 
 def newest_tick(schedule: str, now: datetime) -> datetime:
-    """The 5th or the Monday, at midnight in UTC, that came last before `now`."""
+    """The last 5th or Monday, at midnight in UTC, before `now`."""
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     while midnight.day != 5 if schedule == MONTHLY else midnight.weekday() != 0:
         midnight -= timedelta(days=1)
@@ -59,7 +59,7 @@ def loadable_from(month: str) -> datetime:
 
 
 def _weeks() -> dict[str, set[str]]:
-    """The months, of those that can be loaded, of each week, by its Sunday."""
+    """The loadable months of each week, by its Sunday."""
     sunday = date.fromisoformat(f"{FIRST}-01") - timedelta(days=6)
     sunday += timedelta(days=6 - sunday.weekday())
     weeks = {}
@@ -75,28 +75,28 @@ WEEKS = _weeks()
 
 @dataclass(frozen=True)
 class Due:
-    """The partitions that have to be asked for, and those that may be."""
+    """The partitions that must be requested, and those that may be."""
 
     required: set[str] = field(default_factory=set)
     allowed: set[str] = field(default_factory=set)
 
-    def meanwhile(self, later: "Due") -> "Due":
-        """What is due to who looked at some time between this one and `later`."""
+    def until(self, later: "Due") -> "Due":
+        """What is due at some time between this one and `later`."""
         return Due(self.required, self.allowed | later.allowed)
 
 
-# What is done
+# The schedules under test
 
 
-class Daemon:
-    """A process of `chaos.scheduler` on a stage, where local time is that of `zone`."""
+class SchedulerProcess:
+    """A process of `chaos.scheduler` in a sandbox, in the local time of `time_zone`."""
 
-    def __init__(self, stage: Stage, zone: str):
-        with open(stage.root / "commands.log", "ab") as log:
+    def __init__(self, sandbox: Sandbox, time_zone: str):
+        with open(sandbox.root / "commands.log", "ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "chaos.scheduler"],
-                cwd=stage.root,
-                env={**stage.env, "DAGSTER_HOME": str(stage.oracle.home), "TZ": zone},
+                cwd=sandbox.root,
+                env={**sandbox.env, "DAGSTER_HOME": str(sandbox.oracle.home), "TZ": time_zone},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -104,24 +104,24 @@ class Daemon:
                 bufsize=1,
                 start_new_session=True,
             )
-        assert self.answered(), "the scheduler did not start"
+        assert self.wait_for_answer(), "the scheduler did not start"
 
-    def tell(self, command: str, *rest: str | datetime) -> None:
+    def send(self, command: str, *arguments: str | datetime) -> None:
         assert self._process.stdin is not None
-        words = [word if isinstance(word, str) else word.isoformat() for word in rest]
+        words = [argument if isinstance(argument, str) else argument.isoformat() for argument in arguments]
         self._process.stdin.write(f"{' '.join([command, *words])}\n")
 
-    def answered(self, seconds: float = COMMAND_SECONDS) -> bool:
-        """Wait until it has done what it was told; false if it died of it."""
+    def wait_for_answer(self, seconds: float = COMMAND_SECONDS) -> bool:
+        """Wait until it has executed the command; false if it crashed."""
         assert self._process.stdout is not None
         readable, _, _ = select.select([self._process.stdout], [], [], seconds)
         if not readable:
             raise TimeoutError(f"the scheduler has not answered for {seconds:.0f} s")
         return self._process.stdout.readline() == "done\n"
 
-    def do(self, command: str, *rest: str | datetime, seconds: float = COMMAND_SECONDS) -> None:
-        self.tell(command, *rest)
-        assert self.answered(seconds), f"the scheduler died of {command} {rest}"
+    def execute(self, command: str, *arguments: str | datetime, seconds: float = COMMAND_SECONDS) -> None:
+        self.send(command, *arguments)
+        assert self.wait_for_answer(seconds), f"the scheduler crashed on {command} {arguments}"
 
     def kill(self) -> None:
         """End it, with its code server."""
@@ -129,97 +129,97 @@ class Daemon:
         self._process.communicate()
 
 
-class Play:
-    """A stage whose schedules are turned on, and what they have asked for so far.
+class Timeline:
+    """A sandbox whose schedules are turned on, a clock, and what the schedules have requested so far.
 
     Attributes:
-        now: what the clock says.
-        zone: the local time of the machine.
+        now: the time of the clock.
+        time_zone: the local time of the machine.
     """
 
-    def __init__(self, stage: Stage, now: datetime):
-        self.stage, self.now, self.zone = stage, now, stage.random.choice(ZONES)
-        self._daemons = [Daemon(stage, self.zone)]
-        self._ticked = dict.fromkeys(SCHEDULES, now)
+    def __init__(self, sandbox: Sandbox, now: datetime):
+        self.sandbox, self.now, self.time_zone = sandbox, now, sandbox.random.choice(TIME_ZONES)
+        self._schedulers = [SchedulerProcess(sandbox, self.time_zone)]
+        self._last_tick = dict.fromkeys(SCHEDULES, now)
         self._seen: set[str] = set()
         self._waiting: set[str] = set()
-        # For each week, how often each of its months had been loaded when it was added up.
-        self._added_up: dict[str, dict[str, int]] = {}
-        self.daemon.do("start", now)
+        # For each week, how often each of its months had been loaded when it was aggregated.
+        self._aggregated: dict[str, dict[str, int]] = {}
+        self.scheduler.execute("start", now)
 
     @property
-    def daemon(self) -> Daemon:
-        return self._daemons[0]
+    def scheduler(self) -> SchedulerProcess:
+        return self._schedulers[0]
 
     def close(self) -> None:
-        for daemon in self._daemons:
-            daemon.kill()
-        self._daemons.clear()
+        for scheduler in self._schedulers:
+            scheduler.kill()
+        self._schedulers.clear()
 
-    def restart(self, zone: str | None = None) -> None:
-        """Let the machine start anew, perhaps in another place."""
+    def restart(self, time_zone: str | None = None) -> None:
+        """Restart the machine, perhaps in another time zone."""
         self.close()
-        self.zone = zone or self.stage.random.choice(ZONES)
-        self._daemons = [Daemon(self.stage, self.zone)]
+        self.time_zone = time_zone or self.sandbox.random.choice(TIME_ZONES)
+        self._schedulers = [SchedulerProcess(self.sandbox, self.time_zone)]
 
     def wipe(self) -> None:
-        """Forget the schedules, and turn them on again."""
-        self.daemon.do("wipe", self.now)
-        self._ticked = dict.fromkeys(SCHEDULES, self.now)
+        """Wipe the schedules, and turn them on again."""
+        self.scheduler.execute("wipe", self.now)
+        self._last_tick = dict.fromkeys(SCHEDULES, self.now)
 
-    def look_at_clock(self, blow: str, now: datetime) -> None:
-        """Let the clock say `now`, the ticks be evaluated that have come, and compare what is asked for."""
+    def tick(self, label: str, now: datetime) -> None:
+        """Set the clock to `now`, evaluate the ticks that are due, and compare the requested runs."""
         self.now = now
         due = self._due()
-        self.daemon.do("evaluate", now)
-        self._compare(blow, due)
+        self.scheduler.execute("evaluate", now)
+        self._compare(label, due)
 
-    def look_twice_at_once(self, blow: str, now: datetime) -> None:
-        """As `look_at_clock`, with another daemon that does so in the same moment."""
+    def tick_twice(self, label: str, now: datetime) -> None:
+        """As `tick`, with a second scheduler at the same moment."""
         self.now = now
         due = self._due()
-        other = Daemon(self.stage, self.stage.random.choice(ZONES))
-        self._daemons.append(other)
-        for daemon in self._daemons:
-            daemon.tell("evaluate", now)
-        for daemon in self._daemons:
-            assert daemon.answered(), "a scheduler died beside another one"
-        self._daemons.remove(other)
+        other = SchedulerProcess(self.sandbox, self.sandbox.random.choice(TIME_ZONES))
+        self._schedulers.append(other)
+        for scheduler in self._schedulers:
+            scheduler.send("evaluate", now)
+        for scheduler in self._schedulers:
+            assert scheduler.wait_for_answer(), "one of two schedulers crashed"
+        self._schedulers.remove(other)
         other.kill()
-        # Dagster looks for a run of the same tick and key before it makes one, and both may have looked.
-        self._compare(blow, due, most=2)
+        # Dagster looks for a run of the same tick and key before it creates one, and both may have looked first.
+        self._compare(label, due, at_most=2)
 
-    def look_and_die(self, blow: str, now: datetime) -> None:
-        """As `look_at_clock`, with a daemon that dies on the way, and a next one that goes on, perhaps after runs."""
+    def tick_and_crash(self, label: str, now: datetime) -> None:
+        """As `tick`, with a scheduler that crashes on the way, and one that continues, perhaps after some runs."""
         self.now = now
         due = self._due()
-        point = self.stage.random.choice(CRASH_POINTS)
-        self.daemon.tell("evaluate", now, point)
-        died = not self.daemon.answered()
+        point = self.sandbox.random.choice(CRASH_POINTS)
+        self.scheduler.send("evaluate", now, point)
+        crashed = not self.scheduler.wait_for_answer()
         self.restart()
-        if self.stage.random.random() < 0.5:
-            self._see_runs()
-            self.work(blow)
+        if self.sandbox.random.random() < 0.5:
+            self._requested_runs()
+            self.launch_queued(label)
         later = self._due()
-        self.daemon.do("evaluate", now + timedelta(minutes=self.stage.random.randint(1, 600)))
-        merged = {schedule: due[schedule].meanwhile(later[schedule]) for schedule in SCHEDULES}
-        self._compare(f"{blow}, {point}" if died else blow, merged)
+        self.scheduler.execute("evaluate", now + timedelta(minutes=self.sandbox.random.randint(1, 600)))
+        merged = {schedule: due[schedule].until(later[schedule]) for schedule in SCHEDULES}
+        self._compare(f"{label}, {point}" if crashed else label, merged)
 
     def _due(self) -> dict[str, Due]:
-        """What each schedule has to ask for now: nothing, unless a tick has come since the last one."""
-        loaded = self.stage.oracle.table.keys()
+        """What each schedule must request now: nothing, unless there has been a tick since the last one."""
+        loaded = self.sandbox.oracle.table.keys()
         months = {
             month
             for month in LOADABLE
             if loadable_from(month) <= newest_tick(MONTHLY, self.now)
-            and f"/trip-data/yellow_tripdata_{month}.parquet" in self.stage.source.files
+            and f"/trip-data/yellow_tripdata_{month}.parquet" in self.sandbox.source.files
             and month not in loaded
         }
-        loads = self._loads()
+        loads = self._count_loads()
         weeks = {
             week
             for week, parts in WEEKS.items()
-            if parts <= loaded and self._added_up.get(week) != {month: loads[month] for month in parts}
+            if parts <= loaded and self._aggregated.get(week) != {month: loads[month] for month in parts}
         }
         settled = {
             week
@@ -229,136 +229,136 @@ class Play:
         keys = {f"{month}-01" for month in months}
         due = {MONTHLY: Due(keys, keys), WEEKLY: Due(settled, weeks)}
         return {
-            schedule: due[schedule] if newest_tick(schedule, self.now) > self._ticked[schedule] else Due()
+            schedule: due[schedule] if newest_tick(schedule, self.now) > self._last_tick[schedule] else Due()
             for schedule in SCHEDULES
         }
 
-    def _loads(self) -> Counter[str]:
-        return Counter(key[:7] for key in self.stage.materialized("taxi_trips"))
+    def _count_loads(self) -> Counter[str]:
+        return Counter(key[:7] for key in self.sandbox.materialized("taxi_trips"))
 
-    def _see_runs(self) -> list[dg.DagsterRun]:
-        """The runs that were asked for since the last comparison."""
-        asked = [run for run in self.stage.runs() if run.run_id not in self._seen and SCHEDULE_TAG in run.tags]
-        self._waiting.update(run.run_id for run in asked)
-        return asked
+    def _requested_runs(self) -> list[dg.DagsterRun]:
+        """The runs that were requested since the last comparison."""
+        requested = [run for run in self.sandbox.runs() if run.run_id not in self._seen and SCHEDULE_TAG in run.tags]
+        self._waiting.update(run.run_id for run in requested)
+        return requested
 
-    def _compare(self, blow: str, due: dict[str, Due], most: int = 1) -> None:
-        asked = self._see_runs()
-        self._seen.update(run.run_id for run in asked)
-        self.stage.report.blows[blow] += 1
-        self.stage.report.runs += len(asked)
+    def _compare(self, label: str, due: dict[str, Due], at_most: int = 1) -> None:
+        requested = self._requested_runs()
+        self._seen.update(run.run_id for run in requested)
+        self.sandbox.report.faults[label] += 1
+        self.sandbox.report.runs += len(requested)
         for schedule in SCHEDULES:
-            runs = [run for run in asked if run.tags[SCHEDULE_TAG] == schedule]
+            runs = [run for run in requested if run.tags[SCHEDULE_TAG] == schedule]
             counts = Counter(run.tags[PARTITION_TAG] for run in runs)
-            wrong = [
-                f"{run.tags[PARTITION_TAG]} has the key {run.tags[KEY_TAG]}"
+            violations = [
+                f"{run.tags[PARTITION_TAG]} has the run key {run.tags[KEY_TAG]}"
                 for run in runs
                 if run.tags[KEY_TAG] != run.tags[PARTITION_TAG]
             ]
             if not due[schedule].required <= counts.keys() <= due[schedule].allowed:
-                wrong.append(f"asked for {_names(counts)}, and due is {_names(due[schedule].required)}")
-            wrong += [f"asked for {key} {count} times" for key, count in counts.items() if count > most]
-            where = f"{blow}, {schedule} at {self.now} in {self.zone}"
-            self.stage.note_wrong(where, wrong)
-            self._ticked[schedule] = max(self._ticked[schedule], newest_tick(schedule, self.now))
+                violations.append(f"requested {_names(counts)}, but due is {_names(due[schedule].required)}")
+            violations += [f"requested {key} {count} times" for key, count in counts.items() if count > at_most]
+            where = f"{label}, {schedule} at {self.now} in {self.time_zone}"
+            self.sandbox.add_violations(where, violations)
+            self._last_tick[schedule] = max(self._last_tick[schedule], newest_tick(schedule, self.now))
 
-    def work(self, blow: str) -> None:
-        """Let the queued runs be executed, and look at the table."""
-        loads = self._loads()
-        # Each run is waited for: 44 have stood in line here, for 8 s each on two busy cores.
-        self.daemon.do("work", seconds=COMMAND_SECONDS * (1 + len(self._waiting)))
+    def launch_queued(self, label: str) -> None:
+        """Execute the queued runs, and check the table."""
+        loads = self._count_loads()
+        # Time for each run: there have been 44 in the queue, which took 8 s each on two busy cores.
+        self.scheduler.execute("launch", seconds=COMMAND_SECONDS * (1 + len(self._waiting)))
         months = set()
-        for run in self.stage.runs():
+        for run in self.sandbox.runs():
             if run.run_id in self._waiting and run.status != dg.DagsterRunStatus.NOT_STARTED:
                 self._waiting.discard(run.run_id)
                 key = run.tags[PARTITION_TAG]
                 if run.status != dg.DagsterRunStatus.SUCCESS:
-                    self.stage.report.failed += 1
-                    self.stage.note_wrong(blow, [f"the run of {key} is {run.status.value}"])
+                    self.sandbox.report.failed += 1
+                    self.sandbox.add_violations(label, [f"the run of {key} is {run.status.value}"])
                 elif run.tags[SCHEDULE_TAG] == WEEKLY:
-                    self._added_up[key] = {month: loads[month] for month in WEEKS[key]}
+                    self._aggregated[key] = {month: loads[month] for month in WEEKS[key]}
                 else:
                     months.add(key[:7])
-        self.stage.look(blow, sorted(months), succeeded=True)
+        self.sandbox.check(label, sorted(months), succeeded=True)
 
-    def note_missing(self, blow: str) -> None:
-        """Note what has come to be due in vain."""
-        missing = [*(set(LOADABLE) - self.stage.oracle.table.keys()), *(WEEKS.keys() - self._added_up.keys())]
-        self.stage.note_wrong(blow, [f"{key} was never asked for" for key in sorted(missing)])
+    def check_all_requested(self, label: str) -> None:
+        """Every month and every week must have been requested by now."""
+        missing = [*(set(LOADABLE) - self.sandbox.oracle.table.keys()), *(WEEKS.keys() - self._aggregated.keys())]
+        self.sandbox.add_violations(label, [f"{key} was never requested" for key in sorted(missing)])
 
     def load_by_hand(self, month: str) -> None:
-        """A new version of `month`, loaded from a shell."""
-        self.stage.publish(month)
-        if not self.stage.materialize([month]):
-            self.stage.report.wrong.append(f"{month}: could not be loaded by hand")
-        self.stage.look(f"{month} by hand", [month], succeeded=True)
+        """Load a new version of `month` from a shell."""
+        self.sandbox.publish(month)
+        if not self.sandbox.materialize([month]):
+            self.sandbox.report.violations.append(f"{month}: could not be loaded by hand")
+        self.sandbox.check(f"{month} by hand", [month], succeeded=True)
 
 
 def _names(keys: Iterable[str]) -> str:
     return ", ".join(sorted(keys)) or "nothing"
 
 
-def schedules(stage: Stage) -> None:
+def schedules(sandbox: Sandbox) -> None:
     """From October to June: ordinary ticks, and everything that a clock and a scheduler can do to them."""
-    random = stage.random
-    stage.env["TAXI_START_DATE"] = f"{FIRST}-01"
-    # Months that come late: all but the first, with which the schedule begins.
+    random = sandbox.random
+    sandbox.env["TAXI_START_DATE"] = f"{FIRST}-01"
+    # Two months are published late: not the first, with which the schedule begins.
     late = random.sample(LOADABLE[1:], 2)
     for month in late:
-        del stage.source.files[f"/trip-data/yellow_tripdata_{month}.parquet"]
+        del sandbox.source.files[f"/trip-data/yellow_tripdata_{month}.parquet"]
 
-    def within(**most: float) -> timedelta:
-        return timedelta(seconds=random.uniform(1, timedelta(**most).total_seconds()))
+    def within(**at_most: float) -> timedelta:
+        return timedelta(seconds=random.uniform(1, timedelta(**at_most).total_seconds()))
 
-    play = Play(stage, utc(2023, 10, 2) + within(days=2))
+    timeline = Timeline(sandbox, utc(2023, 10, 2) + within(days=2))
     try:
-        play.look_at_clock("before the first tick", play.now + within(hours=6))
-        play.look_at_clock("a tick", utc(2023, 10, 5) + within(hours=1))
+        timeline.tick("before the first tick", timeline.now + within(hours=6))
+        timeline.tick("a tick", utc(2023, 10, 5) + within(hours=1))
         if random.random() < 0.5:
-            # Else the next ones find runs that wait.
-            play.work("a tick")
-        play.look_at_clock("the same moment again", play.now)
-        play.look_at_clock("the clock goes back by hours", utc(2023, 10, 5) - within(hours=20))
-        play.look_at_clock("the clock is right again", utc(2023, 10, 5) + within(hours=12))
-        play.work("a tick")
-        _night(play, "summer ends in Berlin")
-        play.work("summer ends in Berlin")
-        play.look_and_die("killed within a tick on a Monday", utc(2023, 10, 30) + within(days=2))
-        play.look_at_clock("the clock jumps by days", play.now + within(days=3))
-        _night(play, "summer ends in New York")
-        play.work("summer ends in New York")
-        play.look_at_clock("the clock goes back by days", play.now - within(days=25))
-        play.wipe()
-        play.look_at_clock("schedules wiped in the past", play.now + within(hours=20))
-        play.look_at_clock("ticks that came before, on wiped schedules", utc(2023, 11, 6) + within(days=3))
-        play.work("wiped schedules")
+            # Otherwise the next ticks find runs that wait.
+            timeline.launch_queued("a tick")
+        timeline.tick("the same moment again", timeline.now)
+        timeline.tick("the clock goes back by hours", utc(2023, 10, 5) - within(hours=20))
+        timeline.tick("the clock is correct again", utc(2023, 10, 5) + within(hours=12))
+        timeline.launch_queued("a tick")
+        _change_clocks(timeline, "summer time ends in Berlin")
+        timeline.launch_queued("summer time ends in Berlin")
+        timeline.tick_and_crash("crash within a tick on a Monday", utc(2023, 10, 30) + within(days=2))
+        timeline.tick("the clock jumps by days", timeline.now + within(days=3))
+        _change_clocks(timeline, "summer time ends in New York")
+        timeline.launch_queued("summer time ends in New York")
+        timeline.tick("the clock goes back by days", timeline.now - within(days=25))
+        timeline.wipe()
+        timeline.tick("schedules wiped in the past", timeline.now + within(hours=20))
+        timeline.tick("earlier ticks on wiped schedules", utc(2023, 11, 6) + within(days=3))
+        timeline.launch_queued("wiped schedules")
 
-        play.restart()
-        play.look_at_clock("four months down", utc(2024, 3, 1) + within(days=9))
-        play.work("four months down")
-        _night(play, "summer begins in New York")
+        timeline.restart()
+        timeline.tick("four months without a scheduler", utc(2024, 3, 1) + within(days=9))
+        timeline.launch_queued("four months without a scheduler")
+        _change_clocks(timeline, "summer time begins in New York")
         for month in late:
-            stage.publish(month)
-        play.load_by_hand(random.choice(sorted(stage.oracle.table)))
-        _night(play, "summer begins in Berlin")
-        play.look_twice_at_once("two schedulers on a Monday", utc(2024, 4, 1) + within(days=3))
-        play.work("two schedulers")
-        play.look_twice_at_once("two schedulers on the 5th", utc(2024, 4, 5) + within(days=2))
-        play.work("two schedulers")
-        play.look_and_die("killed within a tick", utc(2024, 5, 5) + within(hours=12))
-        play.work("killed within a tick")
-        for blow in ("all is loaded", "all is added up"):
-            play.look_at_clock(blow, play.now + timedelta(days=31))
-            play.work(blow)
-        play.note_missing("after schedules")
+            sandbox.publish(month)
+        timeline.load_by_hand(random.choice(sorted(sandbox.oracle.table)))
+        _change_clocks(timeline, "summer time begins in Berlin")
+        timeline.tick_twice("two schedulers on a Monday", utc(2024, 4, 1) + within(days=3))
+        timeline.launch_queued("two schedulers")
+        timeline.tick_twice("two schedulers on the 5th", utc(2024, 4, 5) + within(days=2))
+        timeline.launch_queued("two schedulers")
+        timeline.tick_and_crash("crash within a tick", utc(2024, 5, 5) + within(hours=12))
+        timeline.launch_queued("crash within a tick")
+        for label in ("everything is loaded", "everything is aggregated"):
+            timeline.tick(label, timeline.now + timedelta(days=31))
+            timeline.launch_queued(label)
+        timeline.check_all_requested("after clock faults")
     finally:
-        play.close()
-    stage.mend("after schedules", LOADABLE)
+        timeline.close()
+    sandbox.repair_and_check("after clock faults", LOADABLE)
 
 
-def _night(play: Play, blow: str) -> None:
-    """Look at the clock before local time leaps and after, at hours that may bear the same name."""
-    zone, leap = NIGHTS[blow]
-    play.restart(zone)
+def _change_clocks(timeline: Timeline, label: str) -> None:
+    """Evaluate the ticks before and after local time changes, at times that may have the same local name."""
+    time_zone, change = CLOCK_CHANGES[label]
+    timeline.restart(time_zone)
     for minutes in (-30, 30):
-        play.look_at_clock(blow, leap + timedelta(minutes=minutes))
+        timeline.tick(label, change + timedelta(minutes=minutes))

@@ -1,4 +1,4 @@
-"""Blows by the disk: no room left, or none for large files, at any moment."""
+"""Faults of the disk: no space left, or a limit on the size of files, at any moment of a load."""
 
 import resource
 import subprocess
@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chaos.stage import Stage
+from chaos.sandbox import Sandbox
 
 DISK_MB = 64
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """Make `folder` a disk of its own, in memory; gives False where this user may not do that."""
+    """Mount a small disk, in memory, at `folder`; gives False if this user may not do that."""
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)], capture_output=True, check=False
@@ -25,24 +25,23 @@ def small_disk(folder: Path) -> Iterator[bool]:
             subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def full_disk(stage: Stage, blows: int) -> None:
-    """Leave little room on the stage's disk, from nothing to a few megabytes, and load."""
-    ballast = stage.root / "ballast"
-    for _ in range(blows):
-        months = stage.months()
-        for month in months:
-            stage.publish(month)
+def full_disk(sandbox: Sandbox, faults: int) -> None:
+    """Leave little space on the sandbox's disk, from nothing to a few megabytes, and load."""
+    ballast = sandbox.root / "ballast"
+    for _ in range(faults):
+        months = sandbox.random_months()
+        sandbox.publish(*months)
         # Evenly over the orders of magnitude: an event of the log takes a few kB, a file or a load half a MB.
-        left = int(2 ** stage.random.uniform(12, 23))
-        _fill(stage.root, ballast, left)
-        succeeded = stage.materialize(months)
+        left = int(2 ** sandbox.random.uniform(12, 23))
+        _fill(sandbox.root, ballast, left)
+        succeeded = sandbox.materialize(months)
         ballast.unlink()
-        stage.report.blows[f"a disk with {_about(left)} left"] += 1
-        # Where the event log had no room for it, a month that stands in the table is not recorded.
-        stage.look(f"a disk with {left:,} bytes left", months, killed=True, succeeded=succeeded)
-        if stage.random.random() < 0.3:
-            stage.mend("after a full disk")
-    stage.mend("after full disks")
+        sandbox.report.faults[f"a disk with {_magnitude(left)} left"] += 1
+        # If the event log has no space for it, a month that was loaded is not recorded.
+        sandbox.check(f"a disk with {left:,} bytes left", months, killed=True, succeeded=succeeded)
+        if sandbox.random.random() < 0.3:
+            sandbox.repair_and_check("after a full disk")
+    sandbox.repair_and_check("after full disks")
 
 
 def _fill(folder: Path, ballast: Path, left: int) -> None:
@@ -55,28 +54,27 @@ def _fill(folder: Path, ballast: Path, left: int) -> None:
             remaining -= file.write(bytes(min(remaining, 1 << 20)))
 
 
-def _about(size: int) -> str:
+def _magnitude(size: int) -> str:
     return "less than 64 kB" if size < 1 << 16 else "less than 512 kB" if size < 1 << 19 else "some MB"
 
 
-def no_large_files(stage: Stage, blows: int) -> None:
-    """Let no file of a run grow beyond a size near that of the month's file, of the database or of the event log."""
-    for _ in range(blows):
-        months = stage.months()
-        for month in months:
-            stage.publish(month)
+def file_size_limit(sandbox: Sandbox, faults: int) -> None:
+    """Limit the size of a run's files to about that of the month's file, of the database or of the event log."""
+    for _ in range(faults):
+        months = sandbox.random_months()
+        sandbox.publish(*months)
         sizes = {
             "the month's file": 500_000,
-            "the database": stage.oracle.database.stat().st_size if stage.oracle.database.exists() else 500_000,
+            "the database": sandbox.oracle.database.stat().st_size if sandbox.oracle.database.exists() else 500_000,
             "the event log": 150_000,
         }
-        which = stage.random.choice(list(sizes))
-        limit = int(sizes[which] * stage.random.uniform(0.2, 1.3))
+        which = sandbox.random.choice(list(sizes))
+        limit = int(sizes[which] * sandbox.random.uniform(0.2, 1.3))
 
-        def no_larger(limit: int = limit) -> None:
+        def set_limit(limit: int = limit) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        succeeded = stage.end(stage.begin(stage.command(months), preexec=no_larger))
-        stage.report.blows[f"no file larger than {which}"] += 1
-        stage.look(f"no file larger than {limit:,} bytes", months, killed=True, succeeded=succeeded)
-    stage.mend("after files that could not grow")
+        succeeded = sandbox.wait_for_command(sandbox.start_command(sandbox.command(months), preexec=set_limit))
+        sandbox.report.faults[f"file size limited to that of {which}"] += 1
+        sandbox.check(f"file size limited to {limit:,} bytes", months, killed=True, succeeded=succeeded)
+    sandbox.repair_and_check("after file size limits")

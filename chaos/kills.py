@@ -1,4 +1,4 @@
-"""Blows against processes: a run in a shell, and everything that `dagster dev` consists of."""
+"""Kills: a run started from a shell, and every component of `dagster dev`."""
 
 import os
 import signal
@@ -6,31 +6,31 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from chaos.phase_hooks import Injection
 from chaos.phases.sitecustomize import PHASES
-from chaos.stage import Stage
+from chaos.sandbox import Sandbox
 
 SIGNALS = {signal.SIGKILL: 3, signal.SIGTERM: 1}
-"""How often each is sent: who is asked to end can tidy up, so it finds less."""
+"""How often each is sent, relative to the other: a process that gets SIGTERM can clean up, so it finds less."""
 
 
-def in_a_shell(stage: Stage, blows: int) -> None:
-    """Kill `dagster asset materialize`, in every phase of a load, one after the other."""
-    for number in range(blows):
+def kill_cli_runs(sandbox: Sandbox, faults: int) -> None:
+    """Kill `dagster asset materialize` in every phase of a load, one after the other."""
+    for number in range(faults):
         phase = PHASES[number % len(PHASES)]
-        (sent,) = stage.random.choices(list(SIGNALS), list(SIGNALS.values()))
-        months = stage.months()
-        for month in months:
-            stage.publish(month)
-        stage.phases.wait_for(phase, stage.random.randint(1, len(months)), killing(stage, [], sent))
-        succeeded = stage.end(stage.begin(stage.command(months)))
-        blow = f"{sent.name} to a run, {phase}"
-        if stage.phases.forget():
-            stage.report.blows[blow] += 1
-        # Who is asked to end may have come to its end before.
-        stage.look(blow, months, killed=True, succeeded=succeeded)
+        (sent,) = sandbox.random.choices(list(SIGNALS), list(SIGNALS.values()))
+        months = sandbox.random_months()
+        sandbox.publish(*months)
+        sandbox.hooks.arm(phase, sandbox.random.randint(1, len(months)), kill(sandbox, [], sent))
+        succeeded = sandbox.materialize(months)
+        label = f"{sent.name} to a run, {phase}"
+        if sandbox.hooks.disarm():
+            sandbox.report.faults[label] += 1
+        # After SIGTERM a run may still have succeeded.
+        sandbox.check(label, months, killed=True, succeeded=succeeded)
         if number % 18 == 17:
-            stage.mend(f"after {blow}")
-    stage.mend("after kills in a shell")
+            sandbox.repair_and_check(f"after {label}")
+    sandbox.repair_and_check("after kills of CLI runs")
 
 
 TARGETS = {
@@ -39,59 +39,56 @@ TARGETS = {
     "the daemon": ("dagster._daemon",),
     "all of dagster dev": ("",),
 }
-"""What is killed: for each, words of which a command line has one. The run is known by telling its phase."""
+"""What is killed, by what its command line contains. The run is known because it reports its phase."""
 
 
-def in_dagster_dev(stage: Stage, blows: int) -> None:
-    """Kill the parts of `dagster dev`, and all of it, while it runs what was asked for in the UI."""
-    stage.start()
+def kill_dagster_dev(sandbox: Sandbox, faults: int) -> None:
+    """Kill the components of `dagster dev`, and all of it, while it executes runs that were launched in the UI."""
+    sandbox.start()
     tried: set[str] = set()
-    for number in range(blows):
-        phase = PHASES[stage.random.randrange(len(PHASES))]
-        (sent,) = stage.random.choices(list(SIGNALS), list(SIGNALS.values()))
+    for number in range(faults):
+        phase = PHASES[sandbox.random.randrange(len(PHASES))]
+        (sent,) = sandbox.random.choices(list(SIGNALS), list(SIGNALS.values()))
         target = list(TARGETS)[number % len(TARGETS)]
-        months = stage.months()
+        months = sandbox.random_months()
         tried.update(months)
-        for month in months:
-            stage.publish(month)
-        others = [pid for pid, line in stage.processes().items() if any(word in line for word in TARGETS[target])]
+        sandbox.publish(*months)
+        others = [pid for pid, line in sandbox.processes().items() if any(word in line for word in TARGETS[target])]
         if target == "the code server":
-            # It is two processes, a server and the one that keeps it alive.
-            others = [stage.random.choice(others)]
-        stage.phases.wait_for(
-            phase, stage.random.randint(1, len(months)), killing(stage, others, sent, itself=target == "the run")
+            # It is two processes, a server and the one that restarts it.
+            others = [sandbox.random.choice(others)]
+        sandbox.hooks.arm(
+            phase, sandbox.random.randint(1, len(months)), kill(sandbox, others, sent, itself=target == "the run")
         )
-        stage.launch(months, stage.random.choice([None, "trip_update_job"]))
-        blow = f"{sent.name} to {target}, {phase}"
-        if stage.phases.struck.wait(60):
-            stage.report.blows[blow] += 1
-        stage.phases.forget()
+        sandbox.launch(months, sandbox.random.choice([None, "trip_update_job"]))
+        label = f"{sent.name} to {target}, {phase}"
+        if sandbox.hooks.injected.wait(60):
+            sandbox.report.faults[label] += 1
+        sandbox.hooks.disarm()
         if others:
-            # A daemon that was asked to end may have ended all its work and still be there, which dagster dev takes for
-            # alive: who asked it stops all of it.
-            stage.revive(at_once=target == "the daemon" and sent == signal.SIGTERM)
+            # After SIGTERM a daemon may stop all its work without ending, which dagster dev does not notice: a person who
+            # sends it restarts everything.
+            sandbox.restart_if_needed(at_once=target == "the daemon" and sent == signal.SIGTERM)
         if number % 8 == 7:
-            stage.settle(blow)
-            stage.look(blow, sorted(tried), killed=True)
-            stage.mend(f"after {blow}")
+            sandbox.wait_until_idle(label)
+            sandbox.check(label, sorted(tried), killed=True)
+            sandbox.repair_and_check(f"after {label}")
             tried.clear()
-    stage.settle("kills in dagster dev")
-    stage.mend("after kills in dagster dev")
-    stage.stop()
+    sandbox.wait_until_idle("kills in dagster dev")
+    sandbox.repair_and_check("after kills in dagster dev")
+    sandbox.stop()
 
 
-def killing(
-    stage: Stage, others: list[int], sent: signal.Signals, itself: bool = True
-) -> Callable[[int, Callable[[], None]], None]:
-    """Kill a process, either as it begins a phase or some moments later, and `others` with it."""
-    later = stage.random.choice([0.0, stage.random.uniform(0, 0.03), stage.random.uniform(0, 0.2)])
+def kill(sandbox: Sandbox, others: list[int], sent: signal.Signals, itself: bool = True) -> Injection:
+    """Kill a process, either as it begins a phase or up to 0.2 s later, and `others` with it."""
+    delay = sandbox.random.choice([0.0, sandbox.random.uniform(0, 0.03), sandbox.random.uniform(0, 0.2)])
 
-    def strike(pid: int, go_on: Callable[[], None]) -> None:
-        if later or sent == signal.SIGTERM:
-            go_on()
-            time.sleep(later)
+    def inject(pid: int, resume: Callable[[], None]) -> None:
+        if delay or sent == signal.SIGTERM:
+            resume()
+            time.sleep(delay)
         for process in [*([pid] if itself else []), *others]:
             with suppress(ProcessLookupError):
                 os.kill(process, sent)
 
-    return strike
+    return inject

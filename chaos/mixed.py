@@ -1,48 +1,45 @@
-"""All kinds of blows at the same time: overlapping runs, a source that misbehaves, a reader, and a kill in the middle."""
+"""Several kinds of faults at the same time: overlapping runs, a faulty source, a reader of the database, and a kill."""
 
 import signal
 import time
 from threading import Thread
 
-from chaos.bad_inputs import BAD_INPUTS, Outcome
-from chaos.kills import killing
+from chaos.kills import kill
 from chaos.phases.sitecustomize import PHASES
-from chaos.stage import Stage
+from chaos.sandbox import Sandbox
 from dagster_essentials_tests.support.database_holder import READER, held
+from dagster_essentials_tests.support.faults import FAULTS, Outcome
 
-TROUBLES = [kind for kind in BAD_INPUTS if kind.outcome is not Outcome.LOADED and not kind.slow]
+SOURCE_FAULTS = [fault for fault in FAULTS.values() if fault.outcome is not Outcome.LOADED and not fault.slow]
 
 
-def all_at_once(stage: Stage, blows: int) -> None:
-    """Kill one of several shells that load the same months, while one month is bad and somebody reads."""
-    for _ in range(blows):
-        months = stage.months()
-        for month in months:
-            stage.publish(month)
-        bad, kind = stage.random.choice(months), stage.random.choice(TROUBLES)
-        stage.source.answers[f"/trip-data/yellow_tripdata_{bad}.parquet"] = kind.answers(
-            stage.source, stage.good(bad), stage.random
-        )
-        phase = stage.random.choice(PHASES)
-        stage.phases.wait_for(phase, stage.random.randint(1, 4), killing(stage, [], signal.SIGKILL))
-        reading = Thread(target=_read, args=[stage, stage.random.uniform(2, 6)])
+def mixed_faults(sandbox: Sandbox, faults: int) -> None:
+    """Kill one of several runs that load the same months, while one month is bad and somebody reads."""
+    for _ in range(faults):
+        months = sandbox.random_months()
+        sandbox.publish(*months)
+        bad, fault = sandbox.random.choice(months), sandbox.random.choice(SOURCE_FAULTS)
+        sandbox.set_answers(bad, fault.answers(sandbox.source, sandbox.make_month(bad), sandbox.random))
+        phase = sandbox.random.choice(PHASES)
+        sandbox.hooks.arm(phase, sandbox.random.randint(1, 4), kill(sandbox, [], signal.SIGKILL))
+        reading = Thread(target=_read, args=[sandbox, sandbox.random.uniform(2, 6)])
         reading.start()
-        running = [stage.begin(stage.command(months)) for _ in range(stage.random.randint(2, 3))]
+        running = [sandbox.start_command(sandbox.command(months)) for _ in range(sandbox.random.randint(2, 3))]
         for process in running:
-            stage.end(process)
+            sandbox.wait_for_command(process)
         reading.join()
-        if stage.phases.forget():
-            stage.report.blows[f"SIGKILL among {len(running)} runs, {phase}"] += 1
-        stage.source.answers.clear()
-        stage.look(f"{kind.name}, {phase}, {len(running)} runs", months, killed=True)
-    stage.mend("after all at once")
+        if sandbox.hooks.disarm():
+            sandbox.report.faults[f"SIGKILL to one of {len(running)} runs, {phase}"] += 1
+        sandbox.source.answers.clear()
+        sandbox.check(f"{fault.name}, {phase}, {len(running)} runs", months, killed=True)
+    sandbox.repair_and_check("after mixed faults")
 
 
-def _read(stage: Stage, after_seconds: float) -> None:
-    """Have the database open for a second, if it is free just then."""
-    time.sleep(after_seconds)
+def _read(sandbox: Sandbox, delay: float) -> None:
+    """Have the database open for a second, if it is free at that moment."""
+    time.sleep(delay)
     try:
-        with held(stage.oracle.database, READER):
+        with held(sandbox.oracle.database, READER):
             time.sleep(1)
     except AssertionError:
-        return  # A run had it: who reads without taking a turn is refused, and no run notices.
+        return  # A run holds it: a reader that does not wait for the lock is refused, and no run notices.

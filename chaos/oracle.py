@@ -1,7 +1,7 @@
-"""What is true: every version of every month that the source ever had, and what the warehouse may look like.
+"""The oracle: knows every version of every month that the source ever had, and what the warehouse may contain.
 
-Nothing here is the pipeline's own: files are read by pyarrow, columns are matched by the table below, and what Dagster
-says is read from its event log.
+It shares no code with the pipeline: files are read by pyarrow, columns are mapped by the table below, and what Dagster has
+recorded is read from its event log.
 """
 
 import csv
@@ -36,27 +36,27 @@ FROM_FILE = {
         )
     },
 }
-"""Each column of `trips` but for the month: the file's name for it in lower case, and its type."""
+"""Each column of `trips` except the month: its name in the file, in lower case, and its type."""
 
-# A sum does not depend on the order of the rows, and tells one that stands twice.
+# A sum does not depend on the order of the rows, and detects a duplicate row.
 _DIGEST = f"count(*), sum(hash({', '.join(FROM_FILE)}))::VARCHAR"
 Digest = tuple[int, str]
-"""The number of rows, and what tells them from others."""
+"""The number of rows, and a digest of their values."""
 
 FILE_ASSET, TABLE_ASSET = dg.AssetKey("taxi_trips_file"), dg.AssetKey("taxi_trips")
 
 
 @dataclass(frozen=True)
 class Version:
-    """What the source had for a month at some time: the file's SHA-256, and the rows that it becomes."""
+    """What the source had for a month at some time: the SHA-256 of the file, and the digest of its rows."""
 
     sha256: str
     digest: Digest
 
 
 def version_of(content: bytes) -> Version:
-    """Read the file of a month as it should be read."""
-    # Not read_table, which takes no file with two columns of one name.
+    """Read the file of a month independently of the pipeline."""
+    # Not read_table, which rejects a file with two columns of the same name.
     table = pq.ParquetFile(io.BytesIO(content)).read()
     # Of two columns with the same name, the first counts.
     found = {name.lower(): column for name, column in reversed([*zip(table.column_names, table.columns, strict=True)])}
@@ -72,21 +72,22 @@ def version_of(content: bytes) -> Version:
 
 def _cast(column: pa.ChunkedArray, type_: pa.DataType) -> pa.ChunkedArray:
     if pa.types.is_decimal(column.type):
-        # By itself it multiplies by 0.01, which misses the nearest number in one of seven.
+        # pyarrow's own cast multiplies by 0.01, which misses the nearest number in one case of seven.
         return pa.chunked_array([[None if value is None else float(value) for value in column.to_pylist()]], type_)
     return column.cast(type_)
 
 
 @dataclass
 class Oracle:
-    """Compares a warehouse, after each blow, with what it was before and with what the source had meanwhile.
+    """Compares a warehouse, after each fault, with its previous state and with what the source had in the meantime.
 
     Attributes:
         data_dir, home: the folders of the warehouse and of its Dagster instance.
         zones: the zones CSV, as the source has it.
         published: for each month, the versions that the source had, oldest first.
-        table: which version of each month stood in `trips` at the last look.
-        unrecorded: months whose table may be newer than Dagster knows, because a run was killed between the two.
+        table: which version of each month was in `trips` at the last check.
+        unrecorded: months whose table may be newer than what Dagster has recorded, because a run was killed between the
+            commit and the record.
     """
 
     data_dir: Path
@@ -96,8 +97,8 @@ class Oracle:
     table: dict[str, Version] = field(default_factory=dict)
     unrecorded: set[str] = field(default_factory=set)
     _since: dict[str, int] = field(default_factory=dict)
-    _begun: dict[str, int] = field(default_factory=dict)
-    _told: set[tuple[str, Digest | None]] = field(default_factory=set)
+    _started: dict[str, int] = field(default_factory=dict)
+    _reported: set[tuple[str, Digest | None]] = field(default_factory=set)
     _recorded: dict[tuple[dg.AssetKey, str], str] = field(default_factory=dict)
     _failed: set[str] = field(default_factory=set)
     _last_event: int = -1
@@ -107,13 +108,13 @@ class Oracle:
         self.published.setdefault(month, []).append(version_of(content))
         self._since.setdefault(month, 0)
 
-    def note_begin(self, months: Collection[str]) -> None:
-        """Note that a run of `months` begins now: if it succeeds, they have what the source has now, or had after it."""
+    def note_start(self, months: Collection[str]) -> None:
+        """Note that a run of `months` starts now: if it succeeds, the table has what the source has now, or a newer version."""
         for month in months:
-            self._begun.setdefault(month, len(self.published[month]) - 1)
+            self._started.setdefault(month, len(self.published[month]) - 1)
 
-    def inherit(self) -> None:
-        """Note the rows of a database that was not made by these runs: without a file, and unknown to Dagster."""
+    def adopt_database(self) -> None:
+        """Accept the rows of a database that was made by something else: without files, and not recorded in Dagster."""
         for month, digest in read_table(self.database).items():
             version = Version("", digest)
             self.table[month] = version
@@ -129,87 +130,95 @@ class Oracle:
     def database(self) -> Path:
         return self.data_dir / "staging" / "data.duckdb"
 
-    def look(self, tried: Collection[str], killed: bool, succeeded: bool = False) -> list[str]:
-        """Look at everything after a blow, and say what is wrong.
+    def check(self, tried: Collection[str], killed: bool, succeeded: bool = False) -> list[str]:
+        """Check everything after a fault, and return the violations.
 
-        `tried` are the months (``YYYY-MM``) that runs have tried to load since the last look, `killed` says whether any
-        of these could be cut short between two steps, and `succeeded` whether all of them claim to have succeeded.
+        Args:
+            tried: the months (``YYYY-MM``) that runs have tried to load since the last check.
+            killed: whether any of these runs could have been interrupted between two steps.
+            succeeded: whether all of them have reported success.
         """
         before = dict(self.table)
-        wrong = list(self._look_at_table(tried))
-        wrong += self._look_at_files()
-        wrong += self._look_at_records(tried, killed)
-        wrong += [
-            f"{month}: Dagster says that it failed, and the table has changed"
+        violations = list(self._check_table(tried))
+        violations += self._check_files()
+        violations += self._check_records(tried, killed)
+        violations += [
+            f"{month}: recorded as failed, but the table has changed"
             for month in sorted(self._failed)
             if self.table.get(month) != before.get(month)
         ]
         if succeeded:
-            wrong += [
-                f"{month}: a run of it succeeded, and the table has another version than the source"
+            violations += [
+                f"{month}: a run succeeded, but the table has another version than the source"
                 for month in tried
-                if self.table.get(month) not in self.published[month][self._begun.get(month, 0) :]
+                if self.table.get(month) not in self.published[month][self._started.get(month, 0) :]
             ]
-        self._begun.clear()
+        self._started.clear()
         for month, versions in self.published.items():
             self._since[month] = len(versions) - 1
-        return wrong
+        return violations
 
-    def look_when_right(self, months: Collection[str]) -> list[str]:
-        """Look after a run of `months` that nothing disturbed: everything has to be the newest, and nothing be left over."""
-        wrong = self.look(months, killed=False, succeeded=True)
+    def check_repaired(self, months: Collection[str]) -> list[str]:
+        """Check after an undisturbed run of `months`: everything must be the newest version, and nothing be left behind."""
+        violations = self.check(months, killed=False, succeeded=True)
         self.unrecorded.difference_update(months)
         for month in months:
             newest = self.current(month)
             file = self.data_dir / "raw" / f"taxi_trips_{month}.parquet"
             if self.table.get(month) != newest:
-                wrong.append(f"{month}: the table does not have the newest version")
+                violations.append(f"{month}: the table does not have the newest version")
             if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != newest.sha256:
-                wrong.append(f"{month}: the file is not the newest version")
+                violations.append(f"{month}: the file is not the newest version")
             for asset in (FILE_ASSET, TABLE_ASSET):
                 if self._recorded.get((asset, month)) != newest.sha256:
-                    wrong.append(f"{month}: the newest version of {asset.to_user_string()} is not recorded")
-            wrong += [f"{month}: {path.name} was left behind" for path in file.parent.glob(f".{file.name}.*.partial")]
+                    violations.append(f"{month}: the newest version of {asset.to_user_string()} is not recorded")
+            violations += [
+                f"{month}: {path.name} was left behind" for path in file.parent.glob(f".{file.name}.*.partial")
+            ]
         if (wal := Path(f"{self.database}.wal")).exists():
-            wrong.append(f"{wal.name} was left behind")
-        return wrong
+            violations.append(f"{wal.name} was left behind")
+        return violations
 
-    def _served_since_look(self, month: str) -> list[Version]:
+    def _served_since_check(self, month: str) -> list[Version]:
         return self.published[month][self._since[month] :]
 
-    def _look_at_table(self, tried: Collection[str]) -> Iterator[str]:
+    def _check_table(self, tried: Collection[str]) -> Iterator[str]:
         found = read_table(self.database)
         for month in sorted(found.keys() | self.table.keys()):
             if month not in self.published:
                 yield f"{month}: {found[month][0]:,} rows of a month that the source never had"
                 continue
             before = self.table.get(month)
-            allowed = [before, *(self._served_since_look(month) if month in tried else [])]
+            allowed = [before, *(self._served_since_check(month) if month in tried else [])]
             now = next((version for version in allowed if version and version.digest == found.get(month)), None)
-            if now is None and (month in found or before is not None) and (month, found.get(month)) not in self._told:
-                self._told.add((month, found.get(month)))
+            if (
+                now is None
+                and (month in found or before is not None)
+                and (month, found.get(month)) not in self._reported
+            ):
+                self._reported.add((month, found.get(month)))
                 rows = found.get(month, (0, ""))[0]
-                yield f"{month}: {rows:,} rows, neither what was there before nor a version that was tried"
+                yield f"{month}: {rows:,} rows, neither the previous version nor one that was tried"
             if now is None:
-                # Told once; from here on it counts as what is there.
+                # Reported once; from now on it is the previous version.
                 known = [version for version in self.published[month] if version.digest == found.get(month)]
                 self.table.pop(month, None)
                 self.table.update({month: known[-1]} if known else {})
             else:
                 self.table[month] = now
 
-    def _look_at_files(self) -> Iterator[str]:
+    def _check_files(self) -> Iterator[str]:
         for path in sorted((self.data_dir / "raw").glob("taxi_trips_*.parquet")):
             month = path.stem.removeprefix("taxi_trips_")
             known = {version.sha256 for version in self.published.get(month, [])}
             if hashlib.sha256(path.read_bytes()).hexdigest() not in known:
-                yield f"{month}: {path.name} is no version that the source ever had"
+                yield f"{month}: {path.name} is not a version that the source ever had"
         zones = self.data_dir / "raw" / "taxi_zones.csv"
         if zones.exists() and zones.read_bytes() != self.zones:
             yield f"{zones.name} is not what the source has"
-        yield from _look_at_outputs(self.data_dir, self.published)
+        yield from _check_outputs(self.data_dir, self.published)
 
-    def _look_at_records(self, tried: Collection[str], killed: bool) -> Iterator[str]:
+    def _check_records(self, tried: Collection[str], killed: bool) -> Iterator[str]:
         if killed:
             self.unrecorded.update(tried)
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
@@ -229,17 +238,17 @@ class Oracle:
                 self.unrecorded.discard(month)
             if recorded is None:
                 if now is not None and month not in self.unrecorded:
-                    yield f"{month}: is in the table, and Dagster does not know"
+                    yield f"{month}: in the table, but not recorded in Dagster"
             elif now is None:
-                yield f"{month}: Dagster says that it is materialized, and it is not in the table"
+                yield f"{month}: recorded in Dagster, but not in the table"
             elif recorded != now.sha256:
                 order = [version.sha256 for version in versions]
                 newer = recorded in order and order.index(recorded) < order.index(now.sha256)
                 if not (newer and month in self.unrecorded):
-                    yield f"{month}: Dagster says that one version is materialized, and the table has another"
+                    yield f"{month}: Dagster has recorded another version than the table has"
 
     def _read_failures(self, instance: dg.DagsterInstance) -> None:
-        """Read which months have failed since the last look, and were not loaded by another run meanwhile."""
+        """Read which months have failed since the last check, and were not loaded by another run in the meantime."""
         since = dg.AssetRecordsFilter(TABLE_ASSET, after_storage_id=self._last_event)
         failures = instance.fetch_observations(since, limit=1000).records
         loads = instance.fetch_materializations(since, limit=1000).records
@@ -249,23 +258,23 @@ class Oracle:
 
 
 def read_table(database: Path) -> dict[str, Digest]:
-    """Count and digest each month of `trips`; a column that the table lacks is as one without values."""
+    """The digest of each month of `trips`; a missing column counts as one without values."""
     if not database.exists():
         return {}
     with duckdb.connect(str(database), read_only=True) as connection:
         if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips'").fetchall():
             return {}
         present = {name for name, *_ in connection.execute("DESCRIBE trips").fetchall()}
-        # The same nulls as in a month's file without this column: DuckDB hashes a null alike, whatever its type.
-        lacking = "".join(f", NULL AS {name}" for name in FROM_FILE if name not in present)
+        # As in a file without this column: DuckDB's hash of a null does not depend on its type.
+        missing = "".join(f", NULL AS {name}" for name in FROM_FILE if name not in present)
         rows = connection.execute(
-            f"SELECT partition_date, {_DIGEST} FROM (SELECT *{lacking} FROM trips) GROUP BY partition_date"
+            f"SELECT partition_date, {_DIGEST} FROM (SELECT *{missing} FROM trips) GROUP BY partition_date"
         ).fetchall()
     return {month: (count, digest) for month, count, digest in rows}
 
 
-def _look_at_outputs(data_dir: Path, published: Mapping[str, object]) -> Iterator[str]:
-    """The files that other assets write are whole, each of them."""
+def _check_outputs(data_dir: Path, published: Mapping[str, object]) -> Iterator[str]:
+    """Check that each file which other assets write is complete."""
     stats = data_dir / "staging" / "manhattan_stats.geojson"
     weeks = data_dir / "outputs" / "trips_by_week.csv"
     try:
@@ -279,8 +288,8 @@ def _look_at_outputs(data_dir: Path, published: Mapping[str, object]) -> Iterato
             rows = list(csv.reader(text.splitlines()))
             periods = [row[0] for row in rows[1:]]
             if periods != sorted(set(periods)):
-                yield f"{weeks.name} has a week twice, or out of order"
+                yield f"{weeks.name} has a duplicate week, or one out of order"
             if not text.endswith("\n") or rows[0][0] != "period" or {len(row) for row in rows} != {5}:
-                yield f"{weeks.name} is not whole"
+                yield f"{weeks.name} is not complete"
     except (ValueError, KeyError, IndexError, OSError) as error:
-        yield f"a file that people look at is broken: {error}"
+        yield f"a report is damaged: {error}"

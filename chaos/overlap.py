@@ -1,138 +1,136 @@
-"""Blows by others who are at work: runs that overlap, in every way that people start them, and people who look meanwhile."""
+"""Concurrency: overlapping runs, started in every way that people start them, and other connections to the database."""
 
 import time
 from collections.abc import Callable
 from threading import Thread
 
 from chaos.phases.sitecustomize import PHASES
-from chaos.stage import MONTHS, Stage
+from chaos.sandbox import MONTHS, Sandbox
 from dagster_essentials_tests.support.database_holder import NOTEBOOK, READER, held
 
 NO_LIMITS = """
 telemetry: {enabled: false}
 run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
 """
-"""An instance on which every run starts at once."""
+"""An instance that starts every run at once."""
 
 
-def a_run_that_stands_still(stage: Stage, blows: int) -> None:
-    """Stop a run in each phase, let another one load a newer version of the same months, and let the first go on."""
-    for number in range(blows):
+def paused_runs(sandbox: Sandbox, faults: int) -> None:
+    """Pause a run in each phase, let another one load a newer version of the same months, and resume the first."""
+    for number in range(faults):
         phase = PHASES[number % len(PHASES)]
-        months = stage.months()
-        for month in months:
-            stage.publish(month)
+        months = sandbox.random_months()
+        sandbox.publish(*months)
         other = Thread()
 
-        def strike(_: int, go_on: Callable[[], None], months: list[str] = months) -> None:
+        def overtake(_: int, resume: Callable[[], None], months: list[str] = months) -> None:
             nonlocal other
-            for month in months:
-                stage.publish(month)
-            other = Thread(target=stage.materialize, args=[months])
+            sandbox.publish(*months)
+            other = Thread(target=sandbox.materialize, args=[months])
             other.start()
             # Until the other one is done, or has waited for this one for a while.
-            other.join(timeout=stage.random.uniform(5, 20))
-            go_on()
+            other.join(timeout=sandbox.random.uniform(5, 20))
+            resume()
 
-        failed = stage.report.failed
-        stage.phases.wait_for(phase, stage.random.randint(1, len(months)), strike)
-        stage.materialize(months)
-        blow = f"a run overtaken, {phase}"
-        if stage.phases.forget():
+        failed = sandbox.report.failed
+        sandbox.hooks.arm(phase, sandbox.random.randint(1, len(months)), overtake)
+        sandbox.materialize(months)
+        label = f"a paused run, {phase}"
+        if sandbox.hooks.disarm():
             other.join()
-            stage.report.blows[blow] += 1
-        if stage.report.failed > failed:
-            stage.report.wrong.append(f"{blow}: a run failed")
-        stage.look(blow, months, succeeded=True)
-    stage.mend("after runs that stood still")
+            sandbox.report.faults[label] += 1
+        if sandbox.report.failed > failed:
+            sandbox.report.violations.append(f"{label}: a run failed")
+        sandbox.check(label, months, succeeded=True)
+    sandbox.repair_and_check("after paused runs")
 
 
-def several_shells(stage: Stage, blows: int) -> None:
-    """Start the same and overlapping months from two to four shells, at about the same time."""
-    for _ in range(blows):
-        tried = [stage.months() for _ in range(stage.random.randint(1, 3))]
+def concurrent_cli_runs(sandbox: Sandbox, faults: int) -> None:
+    """Start the same and overlapping months in two to four shells, at about the same time."""
+    for _ in range(faults):
+        tried = [sandbox.random_months() for _ in range(sandbox.random.randint(1, 3))]
         tried.append(tried[0])
         for month in {month for months in tried for month in months}:
-            if stage.random.random() < 0.5:
-                stage.publish(month)
+            if sandbox.random.random() < 0.5:
+                sandbox.publish(month)
         running = []
         for months in tried:
-            running.append(stage.begin(stage.command(months)))
-            time.sleep(stage.random.uniform(0, 1))
-        succeeded = [stage.end(process) for process in running]
-        stage.report.blows[f"{len(tried)} shells at once"] += 1
+            running.append(sandbox.start_command(sandbox.command(months)))
+            time.sleep(sandbox.random.uniform(0, 1))
+        succeeded = [sandbox.wait_for_command(process) for process in running]
+        label = f"{len(tried)} concurrent CLI runs"
+        sandbox.report.faults[label] += 1
         if not all(succeeded):
-            stage.report.wrong.append(f"{len(tried)} shells at once: {succeeded.count(False)} failed")
-        stage.look("several shells", sorted({month for months in tried for month in months}), succeeded=all(succeeded))
-    stage.mend("after several shells")
+            sandbox.report.violations.append(f"{label}: {succeeded.count(False)} failed")
+        sandbox.check(label, sorted({month for months in tried for month in months}), succeeded=all(succeeded))
+    sandbox.repair_and_check("after concurrent CLI runs")
 
 
-def backfills_and_all_else(stage: Stage) -> None:
+def backfills_with_limits(sandbox: Sandbox) -> None:
     """Two backfills of all months at once, 24 runs, and the weekly job, the map and a request beside them."""
-    _two_backfills(stage, "24 runs on the committed instance")
+    _two_backfills(sandbox, "24 runs, instance limits")
 
 
-def without_limits(stage: Stage) -> None:
+def backfills_without_limits(sandbox: Sandbox) -> None:
     """The same 24 runs on an instance without any limit: all of them at once."""
-    (stage.root / ".dagster" / "dagster.yaml").write_text(NO_LIMITS)
-    _two_backfills(stage, "24 runs at once without limits")
+    (sandbox.root / ".dagster" / "dagster.yaml").write_text(NO_LIMITS)
+    _two_backfills(sandbox, "24 runs, no limits")
 
 
-def _two_backfills(stage: Stage, blow: str) -> None:
-    if not stage.materialize(MONTHS):
-        stage.report.wrong.append(f"{blow}: the first load failed")
-    stage.look(blow, MONTHS, succeeded=True)
-    stage.start()
-    for month in stage.random.sample(MONTHS, 6):
-        stage.publish(month)
-    stage.oracle.note_begin(MONTHS)
+def _two_backfills(sandbox: Sandbox, label: str) -> None:
+    if not sandbox.materialize(MONTHS):
+        sandbox.report.violations.append(f"{label}: the first load failed")
+    sandbox.check(label, MONTHS, succeeded=True)
+    sandbox.start()
+    sandbox.publish(*sandbox.random.sample(MONTHS, 6))
+    sandbox.oracle.note_start(MONTHS)
     backfill = ["job", "backfill", "-j", "trip_update_job", "--all", "yes", "--noprompt"]
     for _ in range(2):
-        asked = stage.dagster(*backfill)
-        assert asked.returncode == 0, asked.stdout
-    stage.report.runs += 2 * len(MONTHS)
-    stage.launch_keys("weekly_update_job", ["2023-02-05", "2023-06-11"])
-    stage.launch_assets([["manhattan", "manhattan_stats"], ["manhattan_map"]])
-    stage.launch_assets([["adhoc_request"]])
-    stage.settle(blow, seconds=600)
-    stage.report.blows[blow] += 1
-    stage.note_failed_runs(blow)
-    stage.look(blow, MONTHS, succeeded=True)
-    stage.mend(blow)
-    stage.stop()
+        launched = sandbox.dagster(*backfill)
+        assert launched.returncode == 0, launched.stdout
+    sandbox.report.runs += 2 * len(MONTHS)
+    sandbox.launch_partitions("weekly_update_job", ["2023-02-05", "2023-06-11"])
+    sandbox.launch_assets([["manhattan", "manhattan_stats"], ["manhattan_map"]])
+    sandbox.launch_assets([["adhoc_request"]])
+    sandbox.wait_until_idle(label, seconds=600)
+    sandbox.report.faults[label] += 1
+    sandbox.check_no_failed_runs(label)
+    sandbox.check(label, MONTHS, succeeded=True)
+    sandbox.repair_and_check(label)
+    sandbox.stop()
 
 
-def readers(stage: Stage, blows: int) -> None:
-    """Somebody has the database open, for reading or for writing: for some seconds, or for good."""
-    stage.materialize(MONTHS[:2])
-    stage.look("before readers", MONTHS[:2], succeeded=True)
-    for number in range(blows):
-        months = stage.months()
-        for month in months:
-            stage.publish(month)
-        how = stage.random.choice([NOTEBOOK, READER])
-        for_good = number % 3 == 2
-        blow = f"a database open for {'writing' if how == NOTEBOOK else 'reading'}, {'for good' if for_good else 'for seconds'}"
-        begun = stage.random.uniform(0, 4)
-        if for_good:
-            with held(stage.oracle.database, how):
-                succeeded = stage.materialize(months, DUCKDB_WAIT_SECONDS="2")
+def open_connections(sandbox: Sandbox, faults: int) -> None:
+    """Somebody has the database open, for reading or for writing: for some seconds, or for longer than runs wait."""
+    sandbox.materialize(MONTHS[:2])
+    sandbox.check("before open connections", MONTHS[:2], succeeded=True)
+    for number in range(faults):
+        months = sandbox.random_months()
+        sandbox.publish(*months)
+        how = sandbox.random.choice([NOTEBOOK, READER])
+        stays_open = number % 3 == 2
+        mode = "writing" if how == NOTEBOOK else "reading"
+        label = f"open for {mode}, {'longer than runs wait' if stays_open else 'for seconds'}"
+        delay = sandbox.random.uniform(0, 4)
+        if stays_open:
+            with held(sandbox.oracle.database, how):
+                succeeded = sandbox.materialize(months, DUCKDB_WAIT_SECONDS="2")
             if succeeded:
-                stage.report.wrong.append(f"{blow}: a run succeeded without the database")
+                sandbox.report.violations.append(f"{label}: a run succeeded without the database")
         else:
-            process = stage.begin(stage.command(months))
-            time.sleep(begun)
-            # A connection by hand takes no turn: it may come when the run has the database, and tries again.
+            process = sandbox.start_command(sandbox.command(months))
+            time.sleep(delay)
+            # This connection does not wait for the lock: it is refused while the run has the database, and retries.
             for _ in range(3):
                 try:
-                    with held(stage.oracle.database, how):
-                        time.sleep(stage.random.uniform(0.5, 4))
+                    with held(sandbox.oracle.database, how):
+                        time.sleep(sandbox.random.uniform(0.5, 4))
                     break
                 except AssertionError:
                     time.sleep(0.2)
-            succeeded = stage.end(process)
+            succeeded = sandbox.wait_for_command(process)
             if not succeeded:
-                stage.report.wrong.append(f"{blow}: the run failed")
-        stage.report.blows[blow] += 1
-        stage.look(blow, months, succeeded=succeeded)
-    stage.mend("after readers")
+                sandbox.report.violations.append(f"{label}: the run failed")
+        sandbox.report.faults[label] += 1
+        sandbox.check(label, months, succeeded=succeeded)
+    sandbox.repair_and_check("after open connections")

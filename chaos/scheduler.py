@@ -1,10 +1,10 @@
-"""Dagster's scheduler and run queue in a process of their own, by a clock that whoever starts it sets.
+"""Dagster's scheduler and run queue in a process of their own, with a clock that is set by commands.
 
     python -m chaos.scheduler
 
-When it has loaded the project it writes the line ``done``. It takes commands from its input, a line each, and answers
-each with the same line: ``start TIME``, ``wipe TIME``, ``evaluate TIME [POINT]`` and ``work``. Times are written in ISO
-8601, with their offset. Nothing is decided here.
+It writes the line ``done`` when it has loaded the project, and after each command that it reads from its input, one per
+line: ``start TIME``, ``wipe TIME``, ``evaluate TIME [POINT]`` and ``launch``. Times are in ISO 8601, with their offset.
+Nothing is decided here.
 """
 
 import logging
@@ -25,24 +25,23 @@ from dagster._scheduler.scheduler import ScheduleIterationTimes, launch_schedule
 
 SCHEDULES = ("trip_update_job_schedule", "weekly_update_job_schedule")
 CRASH_POINTS = ("TICK_CREATED", "TICK_HELD", "RUN_CREATED", "RUN_LAUNCHED", "RUN_ADDED", "TICK_SUCCESS")
-"""Where Dagster's scheduler can be told to die, in the order in which it comes there."""
+"""Where Dagster's scheduler can be told to crash, in the order in which it reaches them."""
 
 
 class Scheduler:
-    """What the daemon of `dagster dev` does for schedules and queued runs, as long as it lives.
+    """What the daemon of `dagster dev` does for schedules and queued runs, until it ends.
 
-    It is not that daemon itself because the clock of that one cannot be set: it would evaluate, by today's date, what the
-    years since have missed.
+    It is not that daemon itself because its clock cannot be set: it would evaluate the ticks of all years until today.
     """
 
     def __init__(self, workspace: WorkspaceProcessContext):
         self.workspace = workspace
-        # What the daemon keeps in its memory from one look at the clock to the next.
+        # What the daemon keeps in memory from one iteration to the next.
         self._iteration_times: dict[str, ScheduleIterationTimes] = {}
         self._queue = QueuedRunCoordinatorDaemon(interval_seconds=1)
 
     def start(self, now: datetime) -> None:
-        """Turn the schedules on, as a person does in the UI."""
+        """Turn on the schedules, as a person does in the UI."""
         with freeze_time(now):
             (location,) = self.workspace.create_request_context().code_locations
             (repository,) = location.get_repositories().values()
@@ -56,9 +55,9 @@ class Scheduler:
         self.start(now)
 
     def evaluate(self, now: datetime, crash: str | None = None) -> None:
-        """Look at the clock once: evaluate the ticks that have come, and queue the runs that they ask for.
+        """Evaluate the ticks that are due at `now`, and queue the runs that they request.
 
-        The process kills itself when it comes to the point `crash`.
+        The process kills itself when it reaches the point `crash`.
         """
         with freeze_time(now):
             for error in launch_scheduled_runs(
@@ -69,9 +68,9 @@ class Scheduler:
                 debug_crash_flags={name: {crash: signal.SIGKILL} for name in SCHEDULES} if crash else None,
             ):
                 if error is not None:
-                    raise RuntimeError(f"Dagster's scheduler caught an error: {error}")
+                    raise RuntimeError(f"an error in Dagster's scheduler: {error}")
 
-    def work(self) -> None:
+    def launch(self) -> None:
         """Launch the queued runs, as many at a time as the instance allows, until all have ended."""
         unfinished = dg.RunsFilter(
             statuses=[dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
@@ -93,7 +92,7 @@ def scheduler() -> Iterator[Scheduler]:
 
 
 def main() -> None:
-    # Logs, also those of the processes that are started here, go elsewhere than the answers.
+    # Logs, also those of child processes, go to the standard error: the output is for the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with scheduler() as it:
@@ -101,8 +100,8 @@ def main() -> None:
         commands = {"start": it.start, "wipe": it.wipe, "evaluate": it.evaluate}
         for line in sys.stdin:
             command, *rest = line.split()
-            if command == "work":
-                it.work()
+            if command == "launch":
+                it.launch()
             else:
                 commands[command](datetime.fromisoformat(rest[0]), *rest[1:])
             print("done", file=answers)

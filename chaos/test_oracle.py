@@ -1,4 +1,4 @@
-"""The oracle of the chaos harness: content with a right warehouse and with what a kill may leave, and with nothing else."""
+"""The oracle of the chaos harness accepts a correct warehouse and what a kill may leave, and nothing else."""
 
 import csv
 import shutil
@@ -14,31 +14,31 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from PIL import Image
 
 from chaos.oracle import FILE_ASSET, FROM_FILE, TABLE_ASSET, Oracle, read_table, version_of
-from dagster_essentials.assets import trips
-from dagster_essentials.assets.metrics import WEEK_COLUMNS
-from dagster_essentials.recording import FAILED
+from dagster_essentials.partition_run import FAILED
+from dagster_essentials.reports.weekly import COLUMNS as WEEK_COLUMNS
 from dagster_essentials.sample import write_zones
+from dagster_essentials.warehouse.trips_table import replace_month
+from dagster_essentials_tests.support.faults.samples import rewrite, sample
 from dagster_essentials_tests.support.project import Project, materialize
+from dagster_essentials_tests.support.run_results import TRIPS
 from dagster_essentials_tests.support.source_server import SourceServer
-from dagster_essentials_tests.test_bad_input import changed, sample
 
-TRIPS = [trips.taxi_trips_file, trips.taxi_trips]
 MONTHS = ("2023-01", "2023-02")
 OLD, NOW, NEXT = (sample("2023-01", rows) for rows in (290, 300, 310))
-"""What the source had for January first, what it has, and what it may publish next."""
+"""The first version of January at the source, the present one, and one that it may publish next."""
 MARCH = sample("2023-03", 320)
 
 
 @dataclass
 class Warehouse:
-    """January, in its second version, and February, loaded and recorded; and ways to spoil that behind Dagster's back."""
+    """January, in its second version, and February, loaded and recorded; and ways to damage that without Dagster."""
 
     project: Project
     oracle: Oracle
     tried: set[str] = field(default_factory=set)
 
     def publish(self, month: str, content: bytes) -> None:
-        """A new version at the source, which runs try to load from now on."""
+        """Publish a new version, which runs try to load from now on."""
         self.oracle.publish(month, content)
         self.tried.add(month)
 
@@ -47,11 +47,11 @@ class Warehouse:
             connection.execute(statement, values)
 
     def load(self, month: str, content: bytes) -> None:
-        """What a run does that is killed before it records the month."""
+        """Load as a run does that is killed before it records the month."""
         file = self.project.folder / "a month.parquet"
         file.write_bytes(content)
         with duckdb.connect(str(self.project.database)) as connection:
-            trips.load_month(connection, month, file)
+            replace_month(connection, month, file)
 
     def record(self, month: str, content: bytes, asset: dg.AssetKey = TABLE_ASSET) -> None:
         self._report(
@@ -70,9 +70,9 @@ class Warehouse:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    def look(self, killed: bool = False, succeeded: bool = False) -> list[str]:
-        """What is said after runs that tried the months for which something new was published."""
-        return self.oracle.look(sorted(self.tried), killed, succeeded)
+    def check(self, killed: bool = False, succeeded: bool = False) -> list[str]:
+        """The violations after runs that tried the months for which something new was published."""
+        return self.oracle.check(sorted(self.tried), killed, succeeded)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def warehouse(project: Project, source_server: SourceServer, kept: Path) -> Ware
     oracle.publish("2023-01", NOW)
     oracle.publish("2023-02", sample("2023-02"))
     if kept.exists():
-        # Half a second less than to make it.
+        # Half a second faster than making it again.
         shutil.copytree(kept, project.folder, dirs_exist_ok=True)
     else:
         project.env()
@@ -98,25 +98,25 @@ def warehouse(project: Project, source_server: SourceServer, kept: Path) -> Ware
             source_server.put_month("2023-01", NOW)
             assert materialize(project, instance, TRIPS, "2023-01").success
         shutil.copytree(project.folder, kept)
-    assert oracle.look_when_right(MONTHS) == []
+    assert oracle.check_repaired(MONTHS) == []
     return Warehouse(project, oracle)
 
 
-# What is right
+# What is correct
 
 
 @pytest.mark.parametrize("month", ["2011-01", "2011-03", "2019-01", "2023-01", "2023-02", "2025-01", "2026-06"])
-def test_every_layout_is_read_as_the_pipeline_loads_it(month: str, tmp_path: Path) -> None:
+def test_every_schema_is_read_as_the_pipeline_loads_it(month: str, tmp_path: Path) -> None:
     content = sample(month)
     (tmp_path / "month.parquet").write_bytes(content)
     with duckdb.connect(str(tmp_path / "data.duckdb")) as connection:
-        trips.load_month(connection, month, tmp_path / "month.parquet")
+        replace_month(connection, month, tmp_path / "month.parquet")
 
     assert read_table(tmp_path / "data.duckdb") == {month: version_of(content).digest}
 
 
-def test_the_order_of_the_rows_is_no_difference() -> None:
-    backwards = changed(NOW, "FROM month ORDER BY tpep_pickup_datetime DESC")
+def test_the_order_of_the_rows_does_not_matter() -> None:
+    backwards = rewrite(NOW, "FROM month ORDER BY tpep_pickup_datetime DESC")
     assert version_of(backwards).digest == version_of(NOW).digest
     assert version_of(backwards).sha256 != version_of(NOW).sha256
 
@@ -129,26 +129,24 @@ def test_a_database_without_trips_is_read_as_empty(tmp_path: Path) -> None:
     assert read_table(database) == {}
 
 
-def test_nothing_is_wrong_where_nothing_has_happened(tmp_path: Path) -> None:
+def test_an_empty_warehouse_is_accepted(tmp_path: Path) -> None:
     oracle = Oracle(tmp_path, tmp_path / "home")
     (tmp_path / "home").mkdir()
     oracle.publish("2023-01", NOW)
-    assert oracle.look([], killed=False) == []
-    assert oracle.look(["2023-01"], killed=True) == []
+    assert oracle.check([], killed=False) == []
+    assert oracle.check(["2023-01"], killed=True) == []
 
 
-def test_nothing_is_wrong_with_a_warehouse_that_nobody_spoilt(warehouse: Warehouse) -> None:
+def test_an_undisturbed_warehouse_is_accepted(warehouse: Warehouse) -> None:
     assert warehouse.oracle.table == {month: warehouse.oracle.current(month) for month in MONTHS}
     assert warehouse.oracle.unrecorded == set()
-    assert warehouse.look() == []
+    assert warehouse.check() == []
     warehouse.tried.update(MONTHS)
-    assert warehouse.look(succeeded=True) == []
-    assert warehouse.oracle.look_when_right(MONTHS) == []
+    assert warehouse.check(succeeded=True) == []
+    assert warehouse.oracle.check_repaired(MONTHS) == []
 
 
-def test_nothing_is_wrong_with_a_new_version_that_a_run_has_loaded(
-    warehouse: Warehouse, source_server: SourceServer
-) -> None:
+def test_a_new_version_that_a_run_has_loaded_is_accepted(warehouse: Warehouse, source_server: SourceServer) -> None:
     warehouse.publish("2023-01", NEXT)
     warehouse.publish("2023-03", MARCH)
     source_server.put_month("2023-01", NEXT)
@@ -157,23 +155,23 @@ def test_nothing_is_wrong_with_a_new_version_that_a_run_has_loaded(
     with dg.DagsterInstance.from_config(str(warehouse.project.home)) as instance:
         assert materialize(warehouse.project, instance, TRIPS, "2023-01", "2023-03").success
 
-    assert warehouse.look(succeeded=True) == []
-    assert warehouse.oracle.look_when_right([*MONTHS, "2023-03"]) == []
+    assert warehouse.check(succeeded=True) == []
+    assert warehouse.oracle.check_repaired([*MONTHS, "2023-03"]) == []
 
 
-def test_of_several_versions_that_the_source_had_meanwhile_each_may_be_in_the_table(warehouse: Warehouse) -> None:
+def test_any_version_that_the_source_had_in_the_meantime_is_accepted(warehouse: Warehouse) -> None:
     warehouse.publish("2023-01", NEXT)
     warehouse.publish("2023-01", sample("2023-01", 330))
     warehouse.load("2023-01", NEXT)
     warehouse.record("2023-01", NEXT)
-    assert warehouse.look(succeeded=True) == []
+    assert warehouse.check(succeeded=True) == []
 
 
-# What may be after a kill
+# What a kill may leave
 
 
 def nothing_more(warehouse: Warehouse) -> None:
-    """Killed before anything was done."""
+    """Killed before it did anything."""
 
 
 def a_file_that_is_newer_than_the_table(warehouse: Warehouse) -> None:
@@ -184,7 +182,7 @@ def a_table_that_is_newer_than_the_record(warehouse: Warehouse) -> None:
     warehouse.load("2023-01", NEXT)
 
 
-def a_month_that_came_and_is_not_recorded(warehouse: Warehouse) -> None:
+def a_new_month_that_is_not_recorded(warehouse: Warehouse) -> None:
     warehouse.load("2023-03", MARCH)
 
 
@@ -197,12 +195,12 @@ def half_a_download(warehouse: Warehouse) -> None:
     warehouse.write("raw/.taxi_trips_2023-01.parquet.0a1b2c3d.partial", NEXT[:1000])
 
 
-def a_log_that_was_not_merged(warehouse: Warehouse) -> None:
-    """The database and its .wal as they are in the moment before a checkpoint."""
+def a_wal_without_checkpoint(warehouse: Warehouse) -> None:
+    """The database and its WAL as they are just before a checkpoint."""
     with duckdb.connect(str(warehouse.project.database)) as connection:
         connection.execute("SET wal_autocheckpoint = '1GB'")
         warehouse.write("month.parquet", NEXT)
-        trips.load_month(connection, "2023-01", warehouse.project.folder / "month.parquet")
+        replace_month(connection, "2023-01", warehouse.project.folder / "month.parquet")
         for name in ("data.duckdb", "data.duckdb.wal"):
             shutil.copy(warehouse.project.database.with_name(name), warehouse.project.folder / name)
     for name in ("data.duckdb", "data.duckdb.wal"):
@@ -213,23 +211,21 @@ AFTER_A_KILL = [
     nothing_more,
     a_file_that_is_newer_than_the_table,
     a_table_that_is_newer_than_the_record,
-    a_month_that_came_and_is_not_recorded,
+    a_new_month_that_is_not_recorded,
     one_month_of_two,
     half_a_download,
-    a_log_that_was_not_merged,
+    a_wal_without_checkpoint,
 ]
 
 
 @pytest.mark.parametrize("left", AFTER_A_KILL)
-def test_what_a_killed_run_may_leave_is_not_called_wrong(
-    warehouse: Warehouse, left: Callable[[Warehouse], None]
-) -> None:
+def test_what_a_killed_run_may_leave_is_accepted(warehouse: Warehouse, left: Callable[[Warehouse], None]) -> None:
     warehouse.publish("2023-01", NEXT)
     warehouse.publish("2023-03", MARCH)
     left(warehouse)
 
-    assert warehouse.look(killed=True) == []
-    assert warehouse.oracle.look([], killed=False) == [], "nor at the next look"
+    assert warehouse.check(killed=True) == []
+    assert warehouse.oracle.check([], killed=False) == [], "and at the next check"
 
 
 def test_what_a_killed_run_has_loaded_must_be_recorded_by_the_next_one(warehouse: Warehouse) -> None:
@@ -237,27 +233,27 @@ def test_what_a_killed_run_has_loaded_must_be_recorded_by_the_next_one(warehouse
     warehouse.publish("2023-03", MARCH)
     warehouse.load("2023-01", NEXT)
     warehouse.load("2023-03", MARCH)
-    assert warehouse.look(killed=True) == []
+    assert warehouse.check(killed=True) == []
 
-    found = warehouse.oracle.look_when_right(["2023-01", "2023-03"])
+    found = warehouse.oracle.check_repaired(["2023-01", "2023-03"])
 
     assert {f"{month}: the newest version of taxi_trips is not recorded" for month in warehouse.tried} <= set(found)
 
 
-def test_a_month_that_was_recorded_after_a_kill_is_forgiven_nothing_more(warehouse: Warehouse) -> None:
+def test_a_kill_excuses_nothing_after_its_month_was_recorded(warehouse: Warehouse) -> None:
     warehouse.publish("2023-01", NEXT)
     warehouse.load("2023-01", NEXT)
-    assert warehouse.look(killed=True) == []
+    assert warehouse.check(killed=True) == []
     warehouse.record("2023-01", NEXT)
-    assert warehouse.look() == []
+    assert warehouse.check() == []
 
     newest = sample("2023-01", 330)
     warehouse.publish("2023-01", newest)
     warehouse.load("2023-01", newest)
-    assert warehouse.look() == ["2023-01: Dagster says that one version is materialized, and the table has another"]
+    assert warehouse.check() == [UNLIKE_RECORD]
 
 
-# What is wrong, killed or not
+# Violations, after a kill or not
 
 NEVER_HAD = "2023-03: 320 rows of a month that the source never had"
 
@@ -274,12 +270,12 @@ def one_row_twice(warehouse: Warehouse) -> None:
     warehouse.sql("INSERT INTO trips SELECT * FROM trips WHERE partition_date = '2023-01' LIMIT 1")
 
 
-def one_row_twice_and_another_one_gone(warehouse: Warehouse) -> None:
+def one_row_twice_and_another_missing(warehouse: Warehouse) -> None:
     one_row_twice(warehouse)
     warehouse.sql("DELETE FROM trips WHERE rowid = (SELECT min(rowid) + 1 FROM trips WHERE partition_date = '2023-01')")
 
 
-def two_rows_that_have_exchanged_their_fares(warehouse: Warehouse) -> None:
+def two_rows_with_swapped_fares(warehouse: Warehouse) -> None:
     warehouse.sql(
         """
         WITH found AS (
@@ -299,26 +295,26 @@ def one_value_changed(warehouse: Warehouse) -> None:
     )
 
 
-def nulls_for_zeros(warehouse: Warehouse) -> None:
+def nulls_in_the_place_of_zeros(warehouse: Warehouse) -> None:
     warehouse.sql("UPDATE trips SET tolls_amount = NULL WHERE partition_date = '2023-01' AND tolls_amount = 0")
 
 
-def a_row_that_is_counted_to_another_month(warehouse: Warehouse) -> None:
+def a_row_moved_to_another_month(warehouse: Warehouse) -> None:
     warehouse.sql(
         "UPDATE trips SET partition_date = '2023-02' "
         "WHERE rowid = (SELECT min(rowid) FROM trips WHERE partition_date = '2023-01')"
     )
 
 
-def a_month_that_is_gone(warehouse: Warehouse) -> None:
+def a_missing_month(warehouse: Warehouse) -> None:
     warehouse.sql("DELETE FROM trips WHERE partition_date = '2023-01'")
 
 
-def a_table_that_is_gone(warehouse: Warehouse) -> None:
+def a_missing_table(warehouse: Warehouse) -> None:
     warehouse.sql("DROP TABLE trips")
 
 
-def a_database_that_is_gone(warehouse: Warehouse) -> None:
+def a_missing_database(warehouse: Warehouse) -> None:
     warehouse.project.database.unlink()
 
 
@@ -331,7 +327,7 @@ def the_trips_of_another_month(warehouse: Warehouse) -> None:
     warehouse.load("2023-01", sample("2023-02"))
 
 
-def an_older_version_come_back(warehouse: Warehouse) -> None:
+def an_older_version(warehouse: Warehouse) -> None:
     warehouse.load("2023-01", OLD)
     warehouse.record("2023-01", OLD)
 
@@ -350,7 +346,7 @@ def a_record_of_a_version_that_the_source_never_had(warehouse: Warehouse) -> Non
 
 
 def a_record_of_an_older_version(warehouse: Warehouse) -> None:
-    """As if an overlapping run had recorded last what it had loaded first; no kill explains it."""
+    """As if overlapping runs had recorded in another order than they committed; no kill explains it."""
     warehouse.tried.clear()
     warehouse.record("2023-01", OLD)
 
@@ -360,7 +356,7 @@ def a_failure_after_which_the_table_has_changed(warehouse: Warehouse) -> None:
     warehouse.record_failure("2023-01")
 
 
-def a_broken_file_under_its_final_name(warehouse: Warehouse) -> None:
+def a_truncated_file_under_its_final_name(warehouse: Warehouse) -> None:
     warehouse.write("raw/taxi_trips_2023-01.parquet", NEXT[:5000])
 
 
@@ -372,53 +368,53 @@ def the_file_of_another_month(warehouse: Warehouse) -> None:
     warehouse.write("raw/taxi_trips_2023-01.parquet", sample("2023-02"))
 
 
-NEITHER = "neither what was there before nor a version that was tried"
-UNLIKE_RECORD = "2023-01: Dagster says that one version is materialized, and the table has another"
-NO_VERSION = "is no version that the source ever had"
+NEITHER = "neither the previous version nor one that was tried"
+UNLIKE_RECORD = "2023-01: Dagster has recorded another version than the table has"
+NO_VERSION = "is not a version that the source ever had"
 WRONG: dict[Callable[[Warehouse], None], list[str]] = {
     a_month_with_half_of_its_rows: [f"2023-01: 150 rows, {NEITHER}"],
     a_month_twice: [f"2023-01: 600 rows, {NEITHER}"],
     one_row_twice: [f"2023-01: 301 rows, {NEITHER}"],
-    one_row_twice_and_another_one_gone: [f"2023-01: 300 rows, {NEITHER}"],
-    two_rows_that_have_exchanged_their_fares: [f"2023-01: 300 rows, {NEITHER}"],
+    one_row_twice_and_another_missing: [f"2023-01: 300 rows, {NEITHER}"],
+    two_rows_with_swapped_fares: [f"2023-01: 300 rows, {NEITHER}"],
     one_value_changed: [f"2023-01: 300 rows, {NEITHER}"],
-    nulls_for_zeros: [f"2023-01: 300 rows, {NEITHER}"],
-    a_row_that_is_counted_to_another_month: [f"2023-01: 299 rows, {NEITHER}", f"2023-02: 301 rows, {NEITHER}"],
-    a_month_that_is_gone: [f"2023-01: 0 rows, {NEITHER}"],
-    a_table_that_is_gone: [f"2023-01: 0 rows, {NEITHER}", f"2023-02: 0 rows, {NEITHER}"],
-    a_database_that_is_gone: [f"2023-01: 0 rows, {NEITHER}", f"2023-02: 0 rows, {NEITHER}"],
+    nulls_in_the_place_of_zeros: [f"2023-01: 300 rows, {NEITHER}"],
+    a_row_moved_to_another_month: [f"2023-01: 299 rows, {NEITHER}", f"2023-02: 301 rows, {NEITHER}"],
+    a_missing_month: [f"2023-01: 0 rows, {NEITHER}"],
+    a_missing_table: [f"2023-01: 0 rows, {NEITHER}", f"2023-02: 0 rows, {NEITHER}"],
+    a_missing_database: [f"2023-01: 0 rows, {NEITHER}", f"2023-02: 0 rows, {NEITHER}"],
     a_version_that_the_source_never_had: [f"2023-01: 333 rows, {NEITHER}"],
     the_trips_of_another_month: [f"2023-01: 300 rows, {NEITHER}"],
-    an_older_version_come_back: [f"2023-01: 290 rows, {NEITHER}"],
-    a_record_without_a_table: ["2023-03: Dagster says that it is materialized, and it is not in the table"],
+    an_older_version: [f"2023-01: 290 rows, {NEITHER}"],
+    a_record_without_a_table: ["2023-03: recorded in Dagster, but not in the table"],
     a_record_that_is_newer_than_the_table: [UNLIKE_RECORD],
     a_record_of_a_version_that_the_source_never_had: [UNLIKE_RECORD],
     a_record_of_an_older_version: [UNLIKE_RECORD],
-    a_failure_after_which_the_table_has_changed: ["2023-01: Dagster says that it failed, and the table has changed"],
-    a_broken_file_under_its_final_name: [f"2023-01: taxi_trips_2023-01.parquet {NO_VERSION}"],
+    a_failure_after_which_the_table_has_changed: ["2023-01: recorded as failed, but the table has changed"],
+    a_truncated_file_under_its_final_name: [f"2023-01: taxi_trips_2023-01.parquet {NO_VERSION}"],
     an_error_page_under_the_name_of_a_month: [f"2023-07: taxi_trips_2023-07.parquet {NO_VERSION}"],
     the_file_of_another_month: [f"2023-01: taxi_trips_2023-01.parquet {NO_VERSION}"],
 }
-# What follows from the first: what stands in the table is no version, so the oracle counts it as nothing.
-FOLLOWS = "Dagster says that it is materialized, and it is not in the table"
+# A consequence of the first: the rows in the table are no known version, so for the oracle the month is not there.
+CONSEQUENCE = "recorded in Dagster, but not in the table"
 
 
-@pytest.mark.parametrize(("spoil", "says"), WRONG.items(), ids=[spoil.__name__ for spoil in WRONG])
-def test_what_no_run_may_leave_is_found_even_after_a_kill(
-    warehouse: Warehouse, spoil: Callable[[Warehouse], None], says: list[str]
+@pytest.mark.parametrize(("damage", "expected"), WRONG.items(), ids=[damage.__name__ for damage in WRONG])
+def test_what_no_run_may_leave_is_a_violation_even_after_a_kill(
+    warehouse: Warehouse, damage: Callable[[Warehouse], None], expected: list[str]
 ) -> None:
     warehouse.publish("2023-01", NEXT)
-    spoil(warehouse)
+    damage(warehouse)
 
-    found = warehouse.look(killed=True)
+    found = warehouse.check(killed=True)
 
-    follows = [f"{month}: {FOLLOWS}" for month in MONTHS] if spoil is not a_record_without_a_table else []
-    assert [what for what in found if what not in follows] == says
+    consequences = [f"{month}: {CONSEQUENCE}" for month in MONTHS] if damage is not a_record_without_a_table else []
+    assert [what for what in found if what not in consequences] == expected
 
 
-def test_rows_of_a_month_that_the_source_never_had_are_found(warehouse: Warehouse) -> None:
+def test_rows_of_a_month_that_the_source_never_had_are_a_violation(warehouse: Warehouse) -> None:
     warehouse.load("2023-03", MARCH)
-    assert warehouse.look(killed=True) == [NEVER_HAD]
+    assert warehouse.check(killed=True) == [NEVER_HAD]
 
 
 ANOTHER_VALUE = {
@@ -445,63 +441,63 @@ def test_a_changed_value_is_another_digest_in_every_column(warehouse: Warehouse)
     assert read_table(warehouse.project.database) == before
 
 
-def test_a_version_that_is_wrong_is_told_once(warehouse: Warehouse) -> None:
+def test_a_wrong_version_is_reported_once(warehouse: Warehouse) -> None:
     warehouse.load("2023-01", OLD)
-    assert warehouse.look() == [f"2023-01: 290 rows, {NEITHER}", UNLIKE_RECORD]
+    assert warehouse.check() == [f"2023-01: 290 rows, {NEITHER}", UNLIKE_RECORD]
     warehouse.record("2023-01", OLD)
-    assert warehouse.look() == [], "from then on it is what was there before"
+    assert warehouse.check() == [], "from then on it is the previous version"
 
 
-# What is wrong without a kill
+# Violations without a kill
 
 
-def test_a_month_that_changed_although_no_run_tried_it_is_found(warehouse: Warehouse) -> None:
+def test_a_change_of_a_month_that_no_run_tried_is_a_violation(warehouse: Warehouse) -> None:
     warehouse.oracle.publish("2023-01", NEXT)
     warehouse.load("2023-01", NEXT)
     warehouse.record("2023-01", NEXT)
-    assert f"2023-01: 310 rows, {NEITHER}" in warehouse.oracle.look(["2023-02"], killed=True)
+    assert f"2023-01: 310 rows, {NEITHER}" in warehouse.oracle.check(["2023-02"], killed=True)
 
 
 @pytest.mark.parametrize("tried", [[], ["2023-02"]], ids=["nobody killed", "a run of another month killed"])
-def test_a_month_in_the_table_that_is_not_recorded_is_found(warehouse: Warehouse, tried: list[str]) -> None:
+def test_an_unrecorded_month_in_the_table_is_a_violation(warehouse: Warehouse, tried: list[str]) -> None:
     warehouse.publish("2023-03", MARCH)
     warehouse.load("2023-03", MARCH)
-    assert warehouse.oracle.look(tried, killed=True) != []
-    assert warehouse.look() == ["2023-03: is in the table, and Dagster does not know"]
+    assert warehouse.oracle.check(tried, killed=True) != []
+    assert warehouse.check() == ["2023-03: in the table, but not recorded in Dagster"]
 
 
-def test_a_table_that_is_newer_than_the_record_is_found(warehouse: Warehouse) -> None:
+def test_a_table_that_is_newer_than_the_record_is_a_violation(warehouse: Warehouse) -> None:
     warehouse.publish("2023-01", NEXT)
     warehouse.load("2023-01", NEXT)
-    assert warehouse.look() == [UNLIKE_RECORD]
+    assert warehouse.check() == [UNLIKE_RECORD]
 
 
-def test_a_run_that_succeeded_and_loaded_nothing_is_found(warehouse: Warehouse) -> None:
+def test_a_run_that_succeeded_and_loaded_nothing_is_a_violation(warehouse: Warehouse) -> None:
     warehouse.publish("2023-01", NEXT)
-    warehouse.oracle.note_begin(["2023-01"])
-    assert warehouse.look(succeeded=True) == [
-        "2023-01: a run of it succeeded, and the table has another version than the source"
+    warehouse.oracle.note_start(["2023-01"])
+    assert warehouse.check(succeeded=True) == [
+        "2023-01: a run succeeded, but the table has another version than the source"
     ]
 
 
-def test_a_failure_that_another_run_has_made_good_is_not_called_wrong(warehouse: Warehouse) -> None:
+def test_a_failure_followed_by_the_load_of_another_run_is_accepted(warehouse: Warehouse) -> None:
     warehouse.publish("2023-01", NEXT)
     warehouse.record_failure("2023-01")
     warehouse.load("2023-01", NEXT)
     warehouse.record("2023-01", NEXT)
-    assert warehouse.look() == []
+    assert warehouse.check() == []
 
 
-def test_a_failure_of_long_ago_is_not_held_against_a_later_load(warehouse: Warehouse) -> None:
+def test_an_earlier_failure_does_not_matter_for_a_later_load(warehouse: Warehouse) -> None:
     warehouse.publish("2023-01", NEXT)
     warehouse.record_failure("2023-01")
-    assert warehouse.look() == []
+    assert warehouse.check() == []
     warehouse.load("2023-01", NEXT)
     warehouse.record("2023-01", NEXT)
-    assert warehouse.look() == []
+    assert warehouse.check() == []
 
 
-# What is wrong when all should be right
+# Violations after a repair
 
 
 def an_old_file(warehouse: Warehouse) -> None:
@@ -526,16 +522,16 @@ LEFT: dict[Callable[[Warehouse], None], str] = {
     an_old_record_of_the_file: "2023-01: the newest version of taxi_trips_file is not recorded",
     a_newer_version_at_the_source: "2023-01: the table does not have the newest version",
     half_a_download: "2023-01: .taxi_trips_2023-01.parquet.0a1b2c3d.partial was left behind",
-    a_log_that_was_not_merged: "data.duckdb.wal was left behind",
+    a_wal_without_checkpoint: "data.duckdb.wal was left behind",
 }
 
 
-@pytest.mark.parametrize(("spoil", "says"), LEFT.items(), ids=[spoil.__name__ for spoil in LEFT])
-def test_what_may_not_be_left_after_an_undisturbed_run_is_found(
-    warehouse: Warehouse, spoil: Callable[[Warehouse], None], says: str
+@pytest.mark.parametrize(("damage", "expected"), LEFT.items(), ids=[damage.__name__ for damage in LEFT])
+def test_what_may_not_remain_after_an_undisturbed_run_is_a_violation(
+    warehouse: Warehouse, damage: Callable[[Warehouse], None], expected: str
 ) -> None:
-    spoil(warehouse)
-    assert says in warehouse.oracle.look_when_right(MONTHS)
+    damage(warehouse)
+    assert expected in warehouse.oracle.check_repaired(MONTHS)
 
 
 # What other assets write
@@ -550,7 +546,7 @@ def picture(folder: Path) -> bytes:
 
 def weeks(folder: Path, rows: list[list[Any]]) -> bytes:
     with open(folder / "weeks.csv", "w", newline="") as file:
-        csv.writer(file).writerows([WEEK_COLUMNS, *([*row, 1.5, 2.5, 3] for row in rows)])
+        csv.writer(file).writerows([[name for name, *_ in WEEK_COLUMNS], *([*row, 1.5, 2.5, 3] for row in rows)])
     return (folder / "weeks.csv").read_bytes()
 
 
@@ -566,42 +562,50 @@ OUTPUTS: dict[str, tuple[str, Callable[[Path], bytes]]] = {
     "weeks": ("outputs/trips_by_week.csv", lambda folder: weeks(folder, WEEKS)),
 }
 BROKEN: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
-    "half of a GeoJSON": ("GeoJSON", lambda _: STATS[: len(STATS) // 2], "broken"),
-    "an empty GeoJSON": ("GeoJSON", lambda _: b"", "broken"),
-    "a GeoJSON without its months": ("GeoJSON", lambda _: b'{"features": []}', "broken"),
+    "half of a GeoJSON": ("GeoJSON", lambda _: STATS[: len(STATS) // 2], "damaged"),
+    "an empty GeoJSON": ("GeoJSON", lambda _: b"", "damaged"),
+    "a GeoJSON without its months": ("GeoJSON", lambda _: b'{"features": []}', "damaged"),
     "a GeoJSON of a month that the source never had": (
         "GeoJSON",
         lambda _: STATS.replace(b"2023-02", b"2023-09"),
         "counts a month that the source never had",
     ),
-    "half of a PNG": ("PNG", lambda folder: picture(folder)[:5000], "broken"),
-    "an empty PNG": ("PNG", lambda _: b"", "broken"),
+    "half of a PNG": ("PNG", lambda folder: picture(folder)[:5000], "damaged"),
+    "an empty PNG": ("PNG", lambda _: b"", "damaged"),
     "half of the zones": ("zones", lambda folder: zones(folder)[:10_000], "taxi_zones.csv is not what the source has"),
-    "zones that are no text": ("zones", lambda _: bytes(range(128, 256)), "not what the source has"),
+    "binary zones": ("zones", lambda _: bytes(range(128, 256)), "not what the source has"),
     "an empty file of zones": ("zones", lambda _: b"", "taxi_zones.csv is not what the source has"),
-    "a week twice": ("weeks", lambda folder: weeks(folder, [*WEEKS, WEEKS[-1]]), "has a week twice, or out of order"),
-    "weeks out of order": ("weeks", lambda folder: weeks(folder, WEEKS[::-1]), "has a week twice, or out of order"),
-    "weeks without their first line": (
+    "a week twice": (
+        "weeks",
+        lambda folder: weeks(folder, [*WEEKS, WEEKS[-1]]),
+        "has a duplicate week, or one out of order",
+    ),
+    "weeks out of order": (
+        "weeks",
+        lambda folder: weeks(folder, WEEKS[::-1]),
+        "has a duplicate week, or one out of order",
+    ),
+    "weeks without their header": (
         "weeks",
         lambda folder: weeks(folder, WEEKS).partition(b"\n")[2],
-        "is not whole",
+        "is not complete",
     ),
-    "weeks without their end": ("weeks", lambda folder: weeks(folder, WEEKS)[:-3], "is not whole"),
+    "weeks without their end": ("weeks", lambda folder: weeks(folder, WEEKS)[:-3], "is not complete"),
 }
 
 
-def test_whole_outputs_are_not_called_wrong(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_complete_outputs_are_accepted(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.oracle.zones = zones(tmp_path)
     for name, make in OUTPUTS.values():
         warehouse.write(name, make(tmp_path))
-    assert warehouse.look() == []
+    assert warehouse.check() == []
 
 
-@pytest.mark.parametrize(("what", "make", "says"), BROKEN.values(), ids=BROKEN)
-def test_an_output_that_is_broken_is_found(
-    warehouse: Warehouse, tmp_path: Path, what: str, make: Callable[[Path], bytes], says: str
+@pytest.mark.parametrize(("what", "make", "expected"), BROKEN.values(), ids=BROKEN)
+def test_a_damaged_output_is_a_violation(
+    warehouse: Warehouse, tmp_path: Path, what: str, make: Callable[[Path], bytes], expected: str
 ) -> None:
     warehouse.oracle.zones = zones(tmp_path)
     warehouse.write(OUTPUTS[what][0], make(tmp_path))
-    (found,) = warehouse.look(killed=True)
-    assert says in found
+    (found,) = warehouse.check(killed=True)
+    assert expected in found

@@ -1,13 +1,13 @@
 """NYC taxi trips, month by month, into DuckDB: a Dagster code location.
 
-`defs` is all of it.
+`defs` contains all its definitions.
 """
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: the daemon and the webserver import `dagster_essentials.launcher`, and need no assets for that.
+    # Imported on demand: the daemon and the webserver import `dagster_essentials.launcher` without the assets.
     if name == "defs":
         from dagster_essentials.definitions import defs
 

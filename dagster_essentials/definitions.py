@@ -5,8 +5,8 @@ import warnings
 import dagster as dg
 
 with warnings.catch_warnings():
-    # Backfill policies, partitioned checks and a job's partitions_def each announce, at every start, that they may change.
-    # The release is pinned, and test_dagster_facts.py tells what has changed when it is raised.
+    # Backfill policies, partitioned checks and a job's partitions_def warn at every start that they may change. The
+    # release is pinned, and test_dagster_facts.py shows what has changed when it is raised.
     for category in (dg.BetaWarning, dg.PreviewWarning, DeprecationWarning):
         warnings.simplefilter("ignore", category)
     from dagster_essentials.assets import metrics, requests, trips

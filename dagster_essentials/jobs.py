@@ -12,18 +12,18 @@ trip_update_job = dg.define_asset_job(
     selection=dg.AssetSelection.all() - trips_by_week - adhoc_request,
     # Deprecated, but without it the partitions_def of this object is None.
     partitions_def=monthly_partition,
-    description="A month from the TLC's file to the tables, with everything that is made of it.",
+    description="A month from the TLC's file to the tables, with the zones and the map of Manhattan.",
 )
 
 weekly_update_job = dg.define_asset_job(
     "weekly_update_job",
     selection=trips_by_week,
     partitions_def=weekly_partition,
-    description="The trips of a week, added up.",
+    description="The aggregates of a week.",
 )
 
 adhoc_request_job = dg.define_asset_job(
     "adhoc_request_job",
     selection=adhoc_request,
-    description="The picture that a request asks for.",
+    description="The picture that answers a request.",
 )

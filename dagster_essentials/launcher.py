@@ -1,19 +1,17 @@
 """How the instance tells whether a run's process is still alive; named in `.dagster/dagster.yaml`.
 
 Dagster's own launcher leaves that to the code server. When the whole of `dagster dev` is killed, or the machine goes
-down, the code server is gone too: its runs would stay "started" for ever, and keep others from their turn.
+down, the code server is gone too: its runs would stay "started" forever, and block the queue.
 """
 
-import os
-from pathlib import Path
-
 import dagster as dg
+import psutil
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 
 
 class LocalRunLauncher(DefaultRunLauncher):
-    """The default launcher, for runs on this machine, with a look at the process of each run."""
+    """The default launcher, for runs on this machine, with a health check of each run's process."""
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -27,26 +25,19 @@ class LocalRunLauncher(DefaultRunLauncher):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(
             WorkerStatus.FAILED,
-            f"Its process, {event.pid}, is gone: killed, or the machine went down. Every month is as it was or whole. If "
-            "Dagster does not try the run again by itself, launch it again.",
+            f"Its process, {event.pid}, is gone: killed, or the machine went down. Every month is either unchanged or "
+            "complete. If Dagster does not try the run again by itself, launch it again.",
         )
 
 
 def _is_alive(pid: int, since: float) -> bool:
     """Whether the process `pid` runs, and did so at the time `since` (seconds since 1970)."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        process = psutil.Process(pid)
+        # A zombie has ended; its parent has not collected it yet. After a restart of the machine, another process may
+        # have the id. The 30 seconds allow for adjustments of the clock.
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < since + 30
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        pass
-    try:
-        # After a restart another process may have the number. The 20th field behind the name is when it started, in
-        # clock ticks after the start of the machine.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        machine = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
-    except OSError:
+    except psutil.AccessDenied:
         return True
-    started = int(machine.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    # A zombie has ended, and only its parent does not know. The clock may have been set since: by half a minute at most.
-    return fields[0] != "Z" and started < since + 30

@@ -8,7 +8,7 @@ from dagster_essentials.assets import constants
 from dagster_essentials.settings import SETTINGS
 
 
-def sunday_from(day: date) -> date:
+def _sunday_from(day: date) -> date:
     """The first Sunday from `day` on."""
     return day + timedelta(days=6 - day.weekday())
 
@@ -23,22 +23,8 @@ monthly_partition = dg.MonthlyPartitionsDefinition(
 weekly_partition = dg.WeeklyPartitionsDefinition(
     # Weeks go from Sunday to Saturday. The one in which the first month begins and the one in which the last month ends
     # are partitions too: by the months' own dates, 26 to 31 March 2023 would belong to no week of the lesson.
-    start_date=(sunday_from(date.fromisoformat(constants.START_DATE) - timedelta(days=6))).isoformat(),
-    end_date=sunday_from(date.fromisoformat(constants.END_DATE)).isoformat() if constants.END_DATE else None,
-    # As late as they can come and still cover every month that is a partition: a month is at least four weeks long.
+    start_date=(_sunday_from(date.fromisoformat(constants.START_DATE) - timedelta(days=6))).isoformat(),
+    end_date=_sunday_from(date.fromisoformat(constants.END_DATE)).isoformat() if constants.END_DATE else None,
+    # As late as possible while covering every month that is a partition: a month is at least four weeks long.
     end_offset=1 - 4 * SETTINGS.publication_lag_months,
 )
-
-
-def months_of_week(week: str) -> list[str]:
-    """The one or two months (``YYYY-MM-01``) that the days of the week from Sunday `week` (``YYYY-MM-DD``) lie in.
-
-    Months before the first or after the last one of the settings are never loaded, and no week waits for them.
-    """
-    sunday = date.fromisoformat(week)
-    months = sorted({day.replace(day=1).isoformat() for day in (sunday, sunday + timedelta(days=6))})
-    return [
-        month
-        for month in months
-        if month >= constants.START_DATE and (constants.END_DATE is None or month < constants.END_DATE)
-    ]

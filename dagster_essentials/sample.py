@@ -1,11 +1,11 @@
-"""Sample months: a folder that looks like the TLC's, made on the spot, for trying things out, tests and benchmarks.
+"""Sample months: a generated folder that looks like the TLC's, for trying things out, tests and benchmarks.
 
     python -m dagster_essentials.sample FOLDER --start 2023-01 --end 2023-03 --rows 10000
 
 writes ``FOLDER/trip-data/yellow_tripdata_YYYY-MM.parquet`` for each month from start to end, both included, and
-``FOLDER/taxi_zones.csv``. Each month has the columns and types of the published file of that month, and the glitches
-of real months at their measured rates. The same arguments give the same rows on every machine and DuckDB version.
-The trips are invented; nothing in this module knows how they are loaded.
+``FOLDER/taxi_zones.csv``. Each month has the columns and types of the published file of that month, and the quality
+problems of real months at their measured rates. The same arguments give the same rows on every machine and
+DuckDB version. This module does not depend on how the trips are loaded.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from pathlib import Path
 
 import duckdb
 
-from dagster_essentials.files import replacing
+from dagster_essentials.ingestion.atomic_write import atomic_write
 
 FIRST_MONTH, LAST_MONTH = "2011-01", "2026-12"
 """The months with the modern columns. Before 2011 the files have coordinates instead of zones."""
 
-# Where these columns are DOUBLE in the published files, first month and last; everywhere else they are typed null
-# (physical INT32, every value null).
+# The months, first and last, in which the published files have these columns as DOUBLE; in all others their type is
+# null (physical INT32, every value null).
 DOUBLE_IN = {
     "improvement_surcharge": [("2011-01", "2014-07"), ("2014-09", LAST_MONTH)],
     "congestion_surcharge": [
@@ -37,7 +37,7 @@ DOUBLE_IN = {
     "airport_fee": [("2011-01", "2011-01"), ("2018-01", "2018-01"), ("2020-08", "2020-09"), ("2020-11", LAST_MONTH)],
 }
 
-# Measured shares, in trips per 100,000, of the year they were measured in; other years take the one before.
+# Measured shares, in trips per 100,000, by the year of the measurement; other years use the previous one.
 NEGATIVE_TOTAL = {2011: 200, 2024: 1_800, 2026: 500}
 ZERO_DISTANCE = {2011: 900, 2024: 1_900, 2026: 3_200}
 FLEX_FARE = {2011: 0, 2024: 9_900, 2026: 26_000}
@@ -67,12 +67,12 @@ def write_month(folder: Path, month: str, rows: int) -> Path:
         raise ValueError(f"Sample months go from {FIRST_MONTH} to {LAST_MONTH}; {month} is not one of them.")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"yellow_tripdata_{month}.parquet"
-    with replacing(path) as temporary, duckdb.connect() as connection:
+    with atomic_write(path) as temporary, duckdb.connect() as connection:
         connection.execute("SET enable_progress_bar = false")
         for macro in MACROS:
             connection.execute(macro)
         target = str(temporary).replace("'", "''")
-        # Into the file that is held for it: by itself DuckDB would write another one and put it in its place.
+        # Without USE_TMP_FILE false, DuckDB would write another temporary file and rename it over the locked one.
         connection.execute(
             f"COPY ({_trips_query(month, rows)}) TO '{target}' "
             "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 1048576, USE_TMP_FILE false)"
@@ -92,7 +92,7 @@ def _trips_query(month: str, rows: int) -> str:
     year, number = int(month[:4]), int(month[5:7])
     start = datetime.datetime(year, number, 1)
     seconds = calendar.monthrange(year, number)[1] * 86_400
-    # The clocks go back on the first Sunday of November: what began from one to two o'clock may end before it began.
+    # The clocks go back on the first Sunday of November: trips that began from one to two may end before they began.
     sunday = datetime.datetime(year, 11, 1 + (6 - datetime.date(year, 11, 1).weekday()) % 7, 1)
     salt = year * 12 + number
     draws = ",\n".join(f"draw(j, {salt * 100 + k}) AS {name}" for k, name in enumerate(DRAWS))
@@ -109,7 +109,7 @@ def _trips_query(month: str, rows: int) -> str:
 
     return f"""
 WITH drawn AS (
-    -- j is i but for the duplicates, which repeat the trip before them to the last column.
+    -- j is i, except for the duplicates, which repeat the previous trip in every column.
     SELECT if(i % {DUPLICATE_EVERY} = {DUPLICATE_EVERY // 2}, i - 1, i) AS j, {draws}
     FROM (SELECT range AS i FROM range({rows}))
 ), moved AS (
@@ -184,11 +184,11 @@ FROM ridden
 
 
 def _zone(draw: str) -> str:
-    """Zones 1 to 265, the low ones more often, as a few zones of Manhattan are in the real months."""
+    """Zones 1 to 265, low numbers more often: in the real months, a few zones have most trips."""
     return f"(1 + floor(265 * {draw} * {draw}))"
 
 
-# How many of the 263 rows each borough has, as published, one after the other.
+# The number of rows of each borough among the 263, as published, in consecutive ranges.
 _BOROUGHS = {
     "Manhattan": range(0, 69),
     "Bronx": range(69, 112),
@@ -202,14 +202,14 @@ _BOROUGHS = {
 def write_zones(path: Path) -> Path:
     """Write a zones CSV with the published file's columns and its quirk: 263 rows, 260 ids; return its path.
 
-    The zones are squares on a grid where New York is, as many in each borough as there are. It is filled from south to
-    north, column by column, so that Manhattan is long and narrow here too.
+    The zones are squares on a grid at the position of New York, as many in each borough as published. The grid is
+    filled column by column from south to north, so that Manhattan is long and narrow.
     """
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["OBJECTID", "Shape_Leng", "the_geom", "Shape_Area", "zone", "LocationID", "borough"])
         for number in range(1, 264):
-            # As published: 56 stands twice and 103 three times, in the places of 57, 104 and 105.
+            # As published: 56 occurs twice and 103 three times, instead of 57, 104 and 105.
             zone_id = {57: 56, 104: 103, 105: 103}.get(number, number)
             west, south = -74.2 + 0.03 * (number // 16), 40.5 + 0.03 * (number % 16)
             corners = [(0.0, 0.0), (0.0, 0.03), (0.03, 0.03), (0.03, 0.0), (0.0, 0.0)]

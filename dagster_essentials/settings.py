@@ -1,4 +1,4 @@
-"""What can be set from outside: environment variables, read once and checked when the code location loads.
+"""The settings: environment variables, read once and validated when the code location loads.
 
 Nothing else in the package reads the environment, and nothing here touches files or the network.
 """
@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-"""Relative paths in settings start here, so that every process finds the same files, whatever folder it started in."""
+"""Relative paths in settings start here, so that every process finds the same files from any working directory."""
 
 TLC_TRIP_DATA = "https://d37ci6vzurychx.cloudfront.net/trip-data"
 COURSE_ZONES = (
@@ -21,7 +21,7 @@ COURSE_ZONES = (
 
 
 class SettingError(ValueError):
-    """A setting that cannot be used: names the variable, its value and what would be right."""
+    """A setting that cannot be used. The message names the variable, its value and what is valid."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,15 @@ class Settings:
     database_threads: int | None
     database_wait_seconds: int
 
+    def month_url(self, month: str) -> str:
+        """Where the source has the file of `month` (``YYYY-MM``)."""
+        name = f"yellow_tripdata_{month}.parquet"
+        parts = urlsplit(self.trips_url)
+        if parts.scheme not in ("http", "https"):
+            return f"{self.trips_url}/{name}"
+        # An object store's token is in the query, which follows the path.
+        return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+
 
 def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read the settings from `environ`; an empty value counts as not set.
@@ -54,11 +63,11 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     end = _first_of_month("TAXI_END_DATE", text) if (text := value("TAXI_END_DATE", "")) else None
     if start < date(2011, 1, 1):
         raise SettingError(
-            f"TAXI_START_DATE={start} is too early: the files before 2011-01-01 have coordinates in the place of zones."
+            f"TAXI_START_DATE={start} is too early: the files before 2011-01-01 have coordinates instead of zones."
         )
     if end is not None and end <= start:
         raise SettingError(
-            f"TAXI_END_DATE={end} leaves no month: it is exclusive and has to lie after TAXI_START_DATE={start}."
+            f"TAXI_END_DATE={end} leaves no month: it is exclusive and has to be after TAXI_START_DATE={start}."
         )
     memory_limit = value("DUCKDB_MEMORY_LIMIT", "512MB")
     if not re.fullmatch(r"(?!0)\d+(\.\d+)?\s*[KMGT]i?B", memory_limit, re.IGNORECASE):
@@ -76,8 +85,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         ),
         database_memory_limit=memory_limit,
         database_threads=_whole_number("DUCKDB_THREADS", threads, at_least=1) if threads else None,
-        # A month of three million trips holds the database for about two seconds: ten minutes are hundreds of turns,
-        # and still end before a person gives up on a run that waits for a forgotten notebook.
+        # A month of three million trips holds the lock for about two seconds: ten minutes are enough for hundreds of
+        # queued runs, and short enough for a person who waits for a run that a forgotten notebook blocks.
         database_wait_seconds=_whole_number("DUCKDB_WAIT_SECONDS", value("DUCKDB_WAIT_SECONDS", "600"), at_least=0),
     )
 
@@ -112,32 +121,32 @@ def _path(name: str, text: str) -> Path:
 def _database(name: str, text: str) -> Path:
     path = _path(name, text)
     if "?" in str(path):
-        # DuckDB writes beside `a?/b.duckdb` into `a.wal?/b.duckdb`, and a load fails at its end.
+        # The WAL of `a?/b.duckdb` would be `a.wal?/b.duckdb`, and a load would fail at its commit.
         raise SettingError(
-            f"{name}={path} has a ? in it, which DuckDB does not take for a part of a name. Choose another."
+            f"{name}={path} contains a ?, which DuckDB does not treat as part of a file name. Choose another path."
         )
     return path
 
 
 def _location(name: str, text: str) -> str:
     """A URL with a scheme this project can read, or the absolute path of a local file or folder."""
-    # What follows may be a password or a token, of which no one can say where it ends when the address is malformed.
+    # The text may contain a password or a token, and in a malformed address it is unknown where that ends.
     shown = f"{name}={text}" if not set(text) & set("@?") else f"{name}={text.partition(':')[0]}:..."
     if "://" not in text:
         if re.match("(https?|file):", text, re.IGNORECASE):
-            raise SettingError(f"{shown} is not a URL: it lacks a slash. Write http://, https:// or file://.")
+            raise SettingError(f"{shown} is not a URL: a slash is missing. Write http://, https:// or file://.")
         return str(_path(name, text))
     try:
         parts = urlsplit(text)
         _ = parts.port
     except ValueError:
-        raise SettingError(f"{shown} is not a URL: look at its host and port. {_IN_A_PASSWORD}") from None
+        raise SettingError(f"{shown} is not a URL: check its host and port. {_IN_A_PASSWORD}") from None
     if parts.scheme not in ("http", "https", "file"):
         raise SettingError(f"{shown} has to start with http://, https:// or file://, or be a local path.")
     if not (parts.path.startswith("/") if parts.scheme == "file" else parts.hostname):
         raise SettingError(f"{shown} has no {'absolute path' if parts.scheme == 'file' else 'host'}.")
     if parts.scheme != "file" and "@" in parts.path + parts.query + parts.fragment:
-        raise SettingError(f"{shown} has an @ behind its host. {_IN_A_PASSWORD}")
+        raise SettingError(f"{shown} has an @ after its host. {_IN_A_PASSWORD}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The whole graph as text, to be read in review: ``python -m dagster_essentials_tests.snapshot`` writes it anew."""
+"""The definitions as text, for review: ``python -m dagster_essentials_tests.snapshot`` updates `definitions.json`."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import dagster as dg
 PATH = Path(__file__).with_name("definitions.json")
 
 
-def described(defs: dg.Definitions) -> dict[str, Any]:
+def describe(defs: dg.Definitions) -> dict[str, Any]:
     """Everything of `defs` that people see or refer to, as plain values."""
     graph = defs.resolve_asset_graph()
     assets = {}
@@ -21,10 +21,8 @@ def described(defs: dg.Definitions) -> dict[str, Any]:
             "parents": sorted(parent.to_user_string() for parent in node.parent_keys),
             "group": node.group_name,
             "kinds": sorted(node.kinds or ()),
-            "owners": list(node.owners),
             "partitions": _partitions(node.partitions_def),
             "backfill_policy": node.backfill_policy and node.backfill_policy.policy_type.name,
-            "pools": sorted(node.pools or ()),
             "description": node.description,
             "table": node.metadata.get("dagster/table_name"),
             "columns": isinstance(schema, dg.TableSchema)
@@ -83,9 +81,9 @@ def _partitions(partitions: dg.PartitionsDefinition[Any] | None) -> str | None:
 
 
 if __name__ == "__main__":
-    # As in the tests: the settings of the shell are not part of the graph.
+    # Start date and lag are part of the partitions: always those of the defaults.
     for name in [name for name in os.environ if name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))]:
         del os.environ[name]
     from dagster_essentials import defs
 
-    PATH.write_text(json.dumps(described(defs), indent=2) + "\n")
+    PATH.write_text(json.dumps(describe(defs), indent=2) + "\n")

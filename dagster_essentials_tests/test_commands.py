@@ -1,4 +1,4 @@
-"""What `make` does for a newcomer, in a fresh copy of the project."""
+"""The targets of the Makefile, in a fresh copy of the project."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from dagster_essentials_tests.support.project import ROOT
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A fresh copy, with this virtual environment in the place of one that `make setup` would make the same."""
+    """A fresh copy that shares this project's virtual environment, which `make setup` would create in the same way."""
     clone = copy_of_project(ROOT, tmp_path / "a clone")
     if not (ROOT / ".venv" / ".ready").exists():
         pytest.skip("the tests were started without `make setup`")
@@ -24,7 +24,7 @@ def clone(tmp_path: Path) -> Path:
 
 
 def _make(clone: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    # Started in another folder, as `make -C` is: nothing may come from there.
+    # From another folder, so that the result does not depend on the working directory.
     return subprocess.run(
         ["make", "-C", str(clone), *arguments],
         cwd="/",
@@ -38,21 +38,21 @@ def _make(clone: Path, *arguments: str, **environ: str) -> subprocess.CompletedP
 
 
 def test_make_run_loads_the_three_months_of_the_lesson_and_prints_them(clone: Path) -> None:
-    # An analyst's settings must not lead invented trips into the real table.
+    # The settings of the shell must not load generated trips into the real table.
     real = clone.parent / "real.duckdb"
     result = _make(clone, "run", DUCKDB_DATABASE=str(real), TAXI_START_DATE="2024-01-01")
     assert result.returncode == 0, result.stdout
-    assert re.findall(r"^(2023-\d\d)\s+(100,000) ", result.stdout, re.MULTILINE) == [
-        ("2023-01", "100,000"),
-        ("2023-02", "100,000"),
-        ("2023-03", "100,000"),
+    assert re.findall(r"^│ (2023-\d\d) │ +(\d+) │", result.stdout, re.MULTILINE) == [
+        ("2023-01", "100000"),
+        ("2023-02", "100000"),
+        ("2023-03", "100000"),
     ]
-    assert "300,000 trips, 260 zones" in result.stdout
     sample = clone / "data" / "sample"
+    assert f"{sample}/outputs/trips_by_week.csv" in result.stdout
     assert sorted(path.name for path in (sample / "outputs").glob("[!.]*")) == [
         *("january-manhattan.png", "manhattan_map.png", "trips_by_week.csv")
     ]
-    # The weeks of the lesson have all its days; a sample trip of some other year lies in none of them.
+    # The weeks cover all days of the three months; a sample trip from another year is in none of them.
     weeks = (sample / "outputs" / "trips_by_week.csv").read_text().splitlines()[1:]
     assert [week[:10] for week in weeks][::12] == ["2023-01-01", "2023-03-26"]
     with duckdb.connect(str(sample / "staging" / "data.duckdb"), read_only=True) as connection:
@@ -64,14 +64,17 @@ def test_make_run_loads_the_three_months_of_the_lesson_and_prints_them(clone: Pa
         assert [(month, round(dollars, 2)) for month, dollars in loaded.fetchall()] == [
             (month, round(dollars, 2)) for month, dollars in published.fetchall()
         ]
+        assert connection.execute("SELECT count(*) FROM zones").fetchall() == [(260,)]
     assert not real.exists()
     assert not (clone / "data" / "staging").exists()
     assert [path.name for path in (clone / ".dagster").iterdir()] == ["dagster.yaml"]
     with dg.DagsterInstance.from_config(str(sample / ".dagster")) as instance:
         assert len(instance.get_materialized_partitions(dg.AssetKey("taxi_trips"))) == 3
+        # The whole job for the three months is one run; the weeks and the request are one each.
+        assert instance.get_runs_count() == 3
 
 
-def test_a_stale_environment_is_brought_up_to_date_first(clone: Path) -> None:
+def test_a_stale_environment_is_updated_first(clone: Path) -> None:
     assert "pip install" not in _make(clone, "--dry-run", "dev").stdout
     (clone / "constraints.txt").touch()
     assert "pip install" in _make(clone, "--dry-run", "dev").stdout

@@ -1,4 +1,4 @@
-"""The three ways in which people use it, with real `dagster` processes in a fresh copy of the project."""
+"""End-to-end tests of the command line, the UI's API and the schedules, with a real `dagster dev` in a fresh copy."""
 
 import json
 import os
@@ -19,8 +19,8 @@ from dagster_essentials_tests.support.project import ROOT
 from dagster_essentials_tests.support.source_server import SourceServer, status
 
 MONTHS = {f"2023-{number:02}": 1_000 + number for number in range(1, 7)}
-"""The sample months, each with a number of trips of its own."""
-DAY_5 = 1690934400 + 3 * 86_400  # 2023-08-05 00:00 UTC
+"""The sample months, each with a different number of trips."""
+DAY_5 = 1691193600  # 2023-08-05 00:00 UTC
 KEYS = [f"{month}-01" for month in MONTHS]
 
 
@@ -40,6 +40,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory, source: SourceServer) -> Itera
     dev = Dev(
         root,
         {"TAXI_TRIPS_URL": source.trips_url, "TAXI_ZONES_URL": source.zones_url, "TAXI_END_DATE": "2023-07-01"},
+        daemon_interval=2,
     )
     dev.start()
     yield dev
@@ -48,7 +49,7 @@ def dev(tmp_path_factory: pytest.TempPathFactory, source: SourceServer) -> Itera
 
 @pytest.fixture(autouse=True)
 def published(source: SourceServer) -> Iterator[None]:
-    """Each test finds all months published, whatever the one before did."""
+    """Every test starts with all months published."""
     yield
     source.answers.clear()
 
@@ -57,21 +58,21 @@ def _backfill(dev: Dev, *options: str, months: list[str]) -> None:
     before = {run.run_id for run in dev.runs()}
     result = dev.dagster("job", "backfill", "-j", "trip_update_job", *options, "--noprompt")
     assert result.returncode == 0, result.stdout
-    runs = [run for run in dev.ended_runs(len(before) + len(months)) if run.run_id not in before]
+    runs = [run for run in dev.finished_runs(len(before) + len(months)) if run.run_id not in before]
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
     assert sorted(run.tags["dagster/partition"][:7] for run in runs) == months
     assert {month: dev.rows()[month] for month in months} == {month: MONTHS[month] for month in months}
 
 
-def test_nothing_but_this_machine_can_reach_it(dev: Dev) -> None:
+def test_only_this_machine_can_connect(dev: Dev) -> None:
     with socket.create_connection(("127.0.0.1", dev.port), timeout=10):
         pass
-    # Another address of this same machine, where a process that listens on all of them would answer.
+    # Another address of this machine: a process that listens on all addresses would answer there.
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", dev.port), timeout=10)
 
 
-# The tests below follow one another as the weeks of a project do: two months first, then the 5th of a month, then the rest.
+# The tests below build on each other: first a backfill of two months, then a tick of the schedule, then the other months.
 
 
 def test_a_backfill_of_two_partitions_from_the_command_line(dev: Dev) -> None:
@@ -106,17 +107,17 @@ def _launch_run(dev: Dev, tags: list[dict[str, str]], job: str = "trip_update_jo
     assert launched["__typename"] == "LaunchRunSuccess", launched
 
 
-def test_a_tick_on_the_5th_asks_for_runs_that_succeed(dev: Dev) -> None:
+def test_a_tick_on_the_5th_requests_runs_that_succeed(dev: Dev) -> None:
     loaded = dev.rows()
     selector = {**JOB, "scheduleName": "trip_update_job_schedule"}
     result = dev.graphql(TICK, selector=selector, timestamp=DAY_5)["scheduleDryRun"]["evaluationResult"]
     assert result["error"] is None
-    # In August, with a lag of two months, the months to May are partitions. The gap in February is not the schedule's.
+    # In August, with a lag of two months, May is the last partition. The schedule does not fill the gap in February.
     assert loaded.keys() == {"2023-01", "2023-03"}
     assert [request["runKey"] for request in result["runRequests"]] == ["2023-04-01", "2023-05-01"]
     for request in result["runRequests"]:
         _launch_run(dev, [*request["tags"], {"key": "test", "value": "tick"}])
-    runs = dev.ended_runs(2, test="tick")
+    runs = dev.finished_runs(2, test="tick")
     assert {(run.tags["dagster/partition"], run.status) for run in runs} == {
         ("2023-04-01", dg.DagsterRunStatus.SUCCESS),
         ("2023-05-01", dg.DagsterRunStatus.SUCCESS),
@@ -157,14 +158,15 @@ def _launch_backfill(dev: Dev, **params: object) -> str:
     return str(launched["backfillId"])
 
 
-def _backfill_ended(dev: Dev, backfill: str) -> str:
-    ended = ("COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED")
+def _finished_backfill(dev: Dev, backfill: str) -> str:
+    """Wait until the backfill has finished; its status."""
+    final = ("COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED")
 
-    def state() -> str:
+    def final_status() -> str:
         found = dev.graphql(BACKFILL, id=backfill)["partitionBackfillOrError"]["status"]
-        return str(found) if found in ended else ""
+        return str(found) if found in final else ""
 
-    return str(dev.wait_for(state, f"backfill {backfill} to end"))
+    return str(dev.wait_for(final_status, f"backfill {backfill} to finish"))
 
 
 def test_an_asset_backfill_from_the_ui_is_one_run_that_records_each_month_once(dev: Dev) -> None:
@@ -174,7 +176,7 @@ def test_an_asset_backfill_from_the_ui_is_one_run_that_records_each_month_once(d
         assetSelection=[{"path": ["taxi_trips_file"]}, {"path": ["taxi_trips"]}],
         partitionNames=KEYS,
     )
-    assert _backfill_ended(dev, backfill) == "COMPLETED_SUCCESS"
+    assert _finished_backfill(dev, backfill) == "COMPLETED_SUCCESS"
     (run,) = dev.runs(**{"dagster/backfill": backfill})
     assert run.status == dg.DagsterRunStatus.SUCCESS
     assert dev.materialized("taxi_trips_file") == sorted(files + KEYS)
@@ -188,8 +190,8 @@ def test_a_job_backfill_from_the_ui_loads_its_months(dev: Dev) -> None:
         selector={"repositorySelector": JOB, "partitionSetName": "trip_update_job_partition_set"},
         partitionNames=KEYS[:3],
     )
-    assert _backfill_ended(dev, backfill) in ("COMPLETED", "COMPLETED_SUCCESS")
-    runs = dev.ended_runs(1, **{"dagster/backfill": backfill})
+    assert _finished_backfill(dev, backfill) in ("COMPLETED", "COMPLETED_SUCCESS")
+    runs = dev.finished_runs(1, **{"dagster/backfill": backfill})
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
     assert dev.rows() == MONTHS
 
@@ -203,47 +205,47 @@ def test_a_range_from_the_command_line_is_loaded_in_one_run(dev: Dev) -> None:
     assert dev.rows() == MONTHS
 
 
-def test_a_bad_month_of_a_backfill_is_failed_in_the_ui_and_the_others_are_good(dev: Dev, source: SourceServer) -> None:
+def test_a_month_that_fails_in_a_backfill_is_failed_in_the_ui_and_the_others_are_loaded(
+    dev: Dev, source: SourceServer
+) -> None:
     source.answers["/trip-data/yellow_tripdata_2023-04.parquet"] = [status(403, b"<Error/>")]
     backfill = _launch_backfill(
         dev,
         assetSelection=[{"path": ["taxi_trips_file"]}, {"path": ["taxi_trips"]}],
         partitionNames=KEYS,
     )
-    assert _backfill_ended(dev, backfill) == "COMPLETED_FAILED"
+    assert _finished_backfill(dev, backfill) == "COMPLETED_FAILED"
     answer = dev.graphql(
         """{ assetNodes(assetKeys: [{path: ["taxi_trips_file"]}, {path: ["taxi_trips"]}]) { assetPartitionStatuses {
         ... on TimePartitionStatuses { ranges { status startKey endKey } } } } }"""
     )
     for node in answer["assetNodes"]:
-        states = {
+        statuses = {
             (entry["status"], entry["startKey"], entry["endKey"]) for entry in node["assetPartitionStatuses"]["ranges"]
         }
-        assert states == {
+        assert statuses == {
             ("MATERIALIZED", "2023-01-01", "2023-03-01"),
             ("FAILED", "2023-04-01", "2023-04-01"),
             ("MATERIALIZED", "2023-05-01", "2023-06-01"),
         }
     assert dev.rows() == MONTHS
 
-    # Executed again from its failure, and once more, it has only the loading to do, and still no file for that month.
+    # Re-executed from failure, twice, the run executes only the step of `taxi_trips`, and that month still has no file.
     (run,) = dev.runs(**{"dagster/backfill": backfill})
     loaded = dev.materialized("taxi_trips").count("2023-04-01")
-    once = _execute_again(dev, run)
-    twice = _execute_again(dev, once)
-    assert [once.status, twice.status] == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.FAILURE]
+    retry = _reexecute(dev, run)
+    second_retry = _reexecute(dev, retry)
+    assert [retry.status, second_retry.status] == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.FAILURE]
     assert dev.materialized("taxi_trips").count("2023-04-01") == loaded
 
 
-def test_a_month_that_has_come_meanwhile_is_loaded_when_its_run_is_executed_again(
-    dev: Dev, source: SourceServer
-) -> None:
+def test_reexecuting_a_failed_run_loads_the_month_that_was_published_meanwhile(dev: Dev, source: SourceServer) -> None:
     source.answers["/trip-data/yellow_tripdata_2023-05.parquet"] = [status(403, b"<Error/>")]
     _launch_run(dev, [{"key": "dagster/partition", "value": "2023-05-01"}, {"key": "test", "value": "late"}])
-    (run,) = dev.ended_runs(1, test="late")
+    (run,) = dev.finished_runs(1, test="late")
     assert run.status == dg.DagsterRunStatus.FAILURE
     source.answers.clear()
-    assert _execute_again(dev, run).status == dg.DagsterRunStatus.SUCCESS
+    assert _reexecute(dev, run).status == dg.DagsterRunStatus.SUCCESS
     assert dev.rows() == MONTHS
 
 
@@ -254,18 +256,18 @@ mutation Reexecute($params: ReexecutionParams!) {
 """
 
 
-def _execute_again(dev: Dev, run: dg.DagsterRun) -> dg.DagsterRun:
-    """Execute `run` again from its failure, as the UI's button does, and wait for the end."""
+def _reexecute(dev: Dev, run: dg.DagsterRun) -> dg.DagsterRun:
+    """Re-execute `run` from failure, as the UI's button does, and wait until that has finished."""
     params = {"parentRunId": run.run_id, "strategy": "FROM_FAILURE"}
     launched = dev.graphql(REEXECUTE, params=params)["launchRunReexecution"]
     assert launched["__typename"] == "LaunchRunSuccess", launched
-    (again,) = dev.ended_runs(1, **{"dagster/parent_run_id": run.run_id})
-    assert again.run_id == launched["run"]["runId"]
-    return again
+    (retry,) = dev.finished_runs(1, **{"dagster/parent_run_id": run.run_id})
+    assert retry.run_id == launched["run"]["runId"]
+    return retry
 
 
 def _worker(dev: Dev, run: dg.DagsterRun) -> int:
-    """The number of the process that executes `run`."""
+    """The process ID of the worker that executes `run`."""
     with dev.instance() as instance:
         (start,) = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_START).records
     event = start.event_log_entry.dagster_event
@@ -281,7 +283,7 @@ mutation Start($selector: SensorSelector!) {
 """
 
 
-def test_a_request_file_gives_its_picture_while_the_sensor_is_on(dev: Dev) -> None:
+def test_the_sensor_draws_the_chart_of_a_request_file(dev: Dev) -> None:
     selector = {**JOB, "sensorName": "adhoc_request_sensor"}
     started = dev.graphql(START_SENSOR, selector=selector)["startSensor"]
     assert started == {"__typename": "Sensor", "sensorState": {"status": "RUNNING"}}
@@ -289,10 +291,10 @@ def test_a_request_file_gives_its_picture_while_the_sensor_is_on(dev: Dev) -> No
     (dev.root / "data/requests/january.json").write_text(
         '{"start_date": "2023-01-10", "end_date": "2023-01-25", "borough": "Manhattan"}'
     )
-    (run,) = dev.ended_runs(1, **{"dagster/sensor_name": "adhoc_request_sensor"})
+    (run,) = dev.finished_runs(1, **{"dagster/sensor_name": "adhoc_request_sensor"})
     assert run.status == dg.DagsterRunStatus.SUCCESS
-    with Image.open(dev.root / "data/outputs/january.png") as picture:
-        picture.load()
+    with Image.open(dev.root / "data/outputs/january.png") as image:
+        image.load()
     with dev.instance() as instance:
         (record,) = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
     with duckdb.connect(str(dev.root / "data/staging/data.duckdb"), read_only=True) as connection:
@@ -304,39 +306,39 @@ def test_a_request_file_gives_its_picture_while_the_sensor_is_on(dev: Dev) -> No
     assert record.asset_materialization.metadata["num_trips"].value == trips > 0
 
 
-def test_a_tick_on_monday_asks_for_the_weeks_and_their_runs_leave_them_all_in_the_csv(dev: Dev) -> None:
+def test_a_tick_on_monday_requests_the_weeks_and_their_runs_write_them_all_to_the_csv(dev: Dev) -> None:
     selector = {**JOB, "scheduleName": "weekly_update_job_schedule"}
     monday = 1682899200  # 2023-05-01 00:00 UTC
     result = dev.graphql(TICK, selector=selector, timestamp=monday)["scheduleDryRun"]["evaluationResult"]
     assert result["error"] is None
-    # With a lag of two months the months to February are partitions then, and the weeks to the fifth of March.
+    # With a lag of two months, February is the last monthly partition then, and the week of March 5 the last weekly one.
     weeks = [request["runKey"] for request in result["runRequests"]]
     assert weeks == [*reversed([str(date(2023, 1, 1) + timedelta(weeks=number)) for number in range(10)])]
     for request in result["runRequests"][:4]:
         _launch_run(dev, [*request["tags"], {"key": "test", "value": "weeks"}], job="weekly_update_job")
-    assert {run.status for run in dev.ended_runs(4, test="weeks")} == {dg.DagsterRunStatus.SUCCESS}
+    assert {run.status for run in dev.finished_runs(4, test="weeks")} == {dg.DagsterRunStatus.SUCCESS}
     lines = (dev.root / "data/outputs/trips_by_week.csv").read_text().splitlines()
     assert [line[:10] for line in lines[1:]] == sorted(weeks[:4])
 
 
-def test_the_map_was_drawn_with_the_months(dev: Dev) -> None:
+def test_the_runs_of_the_job_drew_the_map(dev: Dev) -> None:
     months = json.loads((dev.root / "data/staging/manhattan_stats.geojson").read_text())["months"]
     assert months == sorted(MONTHS)
-    with Image.open(dev.root / "data/outputs/manhattan_map.png") as picture:
-        picture.load()
+    with Image.open(dev.root / "data/outputs/manhattan_map.png") as image:
+        image.load()
 
 
 @pytest.mark.parametrize("killed", ["worker", "everything"])
-def test_a_run_whose_process_was_killed_is_ended_and_its_month_can_be_loaded(
+def test_a_run_whose_worker_was_killed_is_failed_and_its_month_is_loaded(
     dev: Dev, source: SourceServer, killed: str
 ) -> None:
     path = "/trip-data/yellow_tripdata_2023-02.parquet"
-    # A new version, so that there is something to transfer, and a source that stalls in the middle of it.
+    # Without the file the run has to download it, and the source stalls.
     (dev.root / "data/raw/taxi_trips_2023-02.parquet").unlink()
     source.answers[path] = [lambda _: (source.stopping.wait(60), None)[1]]
     requested = len(source.requests)
     _launch_run(dev, [{"key": "dagster/partition", "value": "2023-02-01"}, {"key": "test", "value": killed}])
-    dev.wait_for(lambda: path in [path for _, path, _ in source.requests[requested:]], "the download to begin")
+    dev.wait_for(lambda: path in [path for _, path, _ in source.requests[requested:]], "the download to start")
     (first,) = dev.runs(test=killed)
     worker = _worker(dev, first)
     if killed == "everything":
@@ -345,15 +347,14 @@ def test_a_run_whose_process_was_killed_is_ended_and_its_month_can_be_loaded(
     source.answers.clear()
     if killed == "everything":
         dev.start()
-    if killed == "everything":
-        # Whether Dagster tries again depends on what its daemon had noted before it died; the turn at the database is free.
-        _launch_run(dev, [{"key": "dagster/partition", "value": "2023-02-01"}, {"key": "test", "value": "afterwards"}])
-        (after,) = dev.ended_runs(1, test="afterwards")
-        assert after.status == dg.DagsterRunStatus.SUCCESS
-        ended = dev.wait_for(lambda: [run for run in dev.runs(test=killed) if run.is_finished], "the killed run to end")
-        assert first.run_id in {run.run_id for run in ended if run.status == dg.DagsterRunStatus.FAILURE}
+        # Whether Dagster retries the run depends on what its daemon had stored when it was killed. Its lock is released.
+        _launch_run(dev, [{"key": "dagster/partition", "value": "2023-02-01"}, {"key": "test", "value": "next"}])
+        (next_run,) = dev.finished_runs(1, test="next")
+        assert next_run.status == dg.DagsterRunStatus.SUCCESS
+        finished = dev.finished_runs(1, test=killed)
+        assert first.run_id in {run.run_id for run in finished if run.status == dg.DagsterRunStatus.FAILURE}
     else:
-        runs = dev.ended_runs(2, test=killed)
+        runs = dev.finished_runs(2, test=killed)
         assert {run.run_id: run.status for run in runs} == {
             first.run_id: dg.DagsterRunStatus.FAILURE,
             next(run.run_id for run in runs if run.parent_run_id == first.run_id): dg.DagsterRunStatus.SUCCESS,

@@ -1,4 +1,4 @@
-"""What this project takes from Dagster without its documentation promising it: a failure here reads "Dagster changed"."""
+"""Undocumented behaviour of Dagster that this project relies on: a failure here means "Dagster changed"."""
 
 import json
 import socket
@@ -12,12 +12,11 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.events import DagsterEvent
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
-from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.test_utils import create_run_for_test, create_test_daemon_workspace_context
 from dagster._core.workspace.load_target import GrpcServerTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
-from dagster_essentials.recording import Recorded, partitions_are_recorded, record_partition
+from dagster_essentials.partition_run import AssetEvents, record_materialization, suppress_final_materialization
 from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
@@ -37,20 +36,20 @@ def _events(instance: dg.DagsterInstance, key: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("last", [KEYS[0], KEYS[-1]])
-def test_a_month_that_was_logged_is_not_recorded_a_second_time(last: str) -> None:
+def test_a_partition_whose_materialization_was_logged_has_no_second_one(last: str) -> None:
     @dg.asset(
         partitions_def=MONTHS,
         backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=[dg.AssetCheckSpec("fine", asset="logged", partitions_def=MONTHS)],
     )
-    def logged(context: dg.AssetExecutionContext) -> Recorded:
+    def logged(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_partition(context, key, f"version of {key}", {})
-        yield from partitions_are_recorded(context)
+            record_materialization(context, key, f"version of {key}", {})
+        yield from suppress_final_materialization(context)
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[logged])
     def below(context: dg.AssetExecutionContext) -> None:
-        """Runs after `logged`, whose result counts as one."""
+        """Runs after `logged`, whose final result counts as an output."""
 
     keys = KEYS[: KEYS.index(last) + 1]
     with dg.DagsterInstance.ephemeral() as instance:
@@ -62,20 +61,20 @@ def test_a_month_that_was_logged_is_not_recorded_a_second_time(last: str) -> Non
         assert [key for key, _ in _events(instance, "below")] == keys
 
 
-def test_a_month_is_stale_exactly_when_the_logged_version_of_its_input_changes() -> None:
+def test_a_partition_is_stale_exactly_when_the_logged_version_of_its_input_changes() -> None:
     versions = dict.fromkeys(KEYS, "first")
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run())
-    def above(context: dg.AssetExecutionContext) -> Recorded:
+    def above(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_partition(context, key, versions[key], {})
-        yield from partitions_are_recorded(context)
+            record_materialization(context, key, versions[key], {})
+        yield from suppress_final_materialization(context)
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[above])
-    def below(context: dg.AssetExecutionContext) -> Recorded:
+    def below(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_partition(context, key, versions[key], {}, inputs={above.key: versions[key]})
-        yield from partitions_are_recorded(context)
+            record_materialization(context, key, versions[key], {}, inputs={above.key: versions[key]})
+        yield from suppress_final_materialization(context)
 
     with dg.DagsterInstance.ephemeral() as instance:
         graph = dg.Definitions(assets=[above, below]).resolve_asset_graph()
@@ -91,7 +90,7 @@ def test_a_month_is_stale_exactly_when_the_logged_version_of_its_input_changes()
         versions[KEYS[1]] = "second"
         assert dg.materialize([above], instance=instance, tags=RANGE).success
         assert stale() == [KEYS[1]]
-        # What was read is not the newest any more when it is recorded: another run was faster.
+        # What was read is not the newest any more when it is recorded: another run has recorded a newer one.
         assert dg.materialize([below], instance=instance, tags=RANGE).success
         assert stale() == []
         versions[KEYS[2]] = "second"
@@ -101,7 +100,7 @@ def test_a_month_is_stale_exactly_when_the_logged_version_of_its_input_changes()
         assert stale() == [KEYS[2]]
 
 
-def test_without_logging_a_range_has_one_data_version_and_a_failed_one_has_no_month() -> None:
+def test_without_logging_a_range_has_one_data_version_and_a_failed_range_no_partition() -> None:
     broken = False
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run())
@@ -118,16 +117,16 @@ def test_without_logging_a_range_has_one_data_version_and_a_failed_one_has_no_mo
         assert len(_events(instance, "plain")) == before
 
 
-def test_an_end_date_is_not_moved_by_the_offset() -> None:
+def test_the_end_offset_does_not_change_the_end_date() -> None:
     months = dg.MonthlyPartitionsDefinition("2023-01-01", end_date="2023-04-01", end_offset=-2)
     assert months.get_partition_keys() == KEYS
 
 
-def test_a_job_has_partitions_only_when_it_is_told_so() -> None:
+def test_a_job_has_a_partitions_def_only_if_it_is_given() -> None:
     with pytest.warns(DeprecationWarning, match="partitions_def"):
-        told = dg.define_asset_job("told", partitions_def=MONTHS)
-    assert told.partitions_def == MONTHS
-    assert dg.define_asset_job("untold").partitions_def is None
+        job = dg.define_asset_job("monthly_job", partitions_def=MONTHS)
+    assert job.partitions_def == MONTHS
+    assert dg.define_asset_job("other_job").partitions_def is None
 
 
 def test_a_schedule_of_a_partitioned_job_passes_no_partition_by_itself() -> None:
@@ -142,7 +141,7 @@ def test_a_schedule_of_a_partitioned_job_passes_no_partition_by_itself() -> None
     assert request.partition_key is None
 
 
-def test_the_env_file_beats_the_shell_and_takes_the_folder_from_it(tmp_path: Path) -> None:
+def test_the_env_file_overrides_the_shell_and_expands_its_variables(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("DAGSTER_HOME=${PWD}/.dagster\n")
     (tmp_path / ".dagster").mkdir()
     (tmp_path / "jobs.py").write_text("import dagster as dg\n@dg.asset\ndef one() -> None: ...\n")
@@ -162,7 +161,7 @@ def test_the_env_file_beats_the_shell_and_takes_the_folder_from_it(tmp_path: Pat
 
 def test_the_workspace_and_pyproject_name_the_same_module_and_location() -> None:
     root = Path(__file__).resolve().parent.parent
-    # `tomllib` is not in Python 3.10, and Dagster brings a reader of its own.
+    # `tomllib` is not in Python 3.10, and Dagster depends on tomlkit.
     import tomlkit
     import yaml
 
@@ -174,31 +173,8 @@ def test_the_workspace_and_pyproject_name_the_same_module_and_location() -> None
     }
 
 
-def test_a_pool_forgets_a_step_that_asks_while_the_slot_is_given_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Why the committed instance has no limit on the database's pool. Once this fails, it may have one again."""
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
-        storage = instance.event_log_storage
-        assert isinstance(storage, SqlEventLogStorage)
-        storage.set_concurrency_slots("duckdb", 1)
-        assert storage.claim_concurrency_slot("duckdb", "first run", "step").is_claimed
-        has_unassigned_slots = storage.has_unassigned_slots
-
-        def asked_just_before_it_is_given_back(pool: str) -> bool:
-            free = bool(has_unassigned_slots(pool))
-            storage.free_concurrency_slot_for_step("first run", "step")
-            return free
-
-        with monkeypatch.context() as race:
-            race.setattr(storage, "has_unassigned_slots", asked_just_before_it_is_given_back)
-            assert not storage.claim_concurrency_slot("duckdb", "second run", "step").is_claimed
-        assert storage.get_concurrency_info("duckdb").claimed_slots == []
-        assert not storage.claim_concurrency_slot("duckdb", "second run", "step").is_claimed
-
-
 @pytest.mark.parametrize("waits", [True, False], ids=["as committed", "by default"])
-def test_a_run_whose_turn_comes_while_no_code_server_answers_is_put_back(tmp_path: Path, waits: bool) -> None:
+def test_a_run_dequeued_while_no_code_server_answers_is_queued_again(tmp_path: Path, waits: bool) -> None:
     if waits:
         (tmp_path / "dagster.yaml").write_text((ROOT / ".dagster" / "dagster.yaml").read_text())
     with socket.socket() as taken:

@@ -1,16 +1,18 @@
-"""The names that people import and read in the UI. A change here is a change for everyone who uses the project."""
+"""The names that people import and read in the UI, and the structure of the package."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
 
 import dagster as dg
+import pytest
 from dagster_duckdb import DuckDBResource
 
 from dagster_essentials import defs
 from dagster_essentials.assets import constants, trips
-from dagster_essentials.columns import COLUMNS
+from dagster_essentials.ingestion.column_mapping import COLUMNS
 from dagster_essentials.jobs import trip_update_job, weekly_update_job
 from dagster_essentials.partitions import monthly_partition, weekly_partition
 from dagster_essentials.resources import database_resource
@@ -19,13 +21,13 @@ from dagster_essentials.sensors import adhoc_request_sensor
 from dagster_essentials_tests import snapshot
 
 
-def test_the_graph_is_what_it_was() -> None:
-    """If the change is meant, ``python -m dagster_essentials_tests.snapshot`` writes it down, for the review to show it."""
+def test_the_definitions_are_those_of_the_snapshot() -> None:
+    """If a change is intended, ``python -m dagster_essentials_tests.snapshot`` updates the file, for review."""
     script = "from dagster_essentials import defs; from dagster_essentials_tests.snapshot import *; "
-    # Another process, as the tests' own settings would stand in it.
+    # Another process, because this one has the settings of the tests.
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_"))}
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script + "print(json.dumps(described(defs)))"],
+        [sys.executable, "-W", "ignore", "-c", script + "print(json.dumps(describe(defs)))"],
         cwd=snapshot.PATH.parent.parent,
         env=environ,
         check=True,
@@ -35,13 +37,14 @@ def test_the_graph_is_what_it_was() -> None:
     assert json.loads(result.stdout) == json.loads(snapshot.PATH.read_text())
 
 
-def test_every_asset_says_what_it_is_whose_it_is_and_what_it_holds() -> None:
+def test_every_asset_has_a_description_a_group_kinds_and_columns_and_takes_ranges_in_one_run() -> None:
     for name, asset in json.loads(snapshot.PATH.read_text())["assets"].items():
-        empty = [fact for fact in ("description", "group", "kinds", "owners", "columns") if not asset[fact]]
+        empty = [fact for fact in ("description", "group", "kinds", "columns") if not asset[fact]]
         assert empty == [], name
+        assert asset["backfill_policy"] == "SINGLE_RUN", name
 
 
-def test_jobs_schedules_and_the_sensor_are_found_by_the_names_of_the_course() -> None:
+def test_jobs_schedules_and_the_sensor_have_the_names_of_the_course() -> None:
     job = defs.get_job_def("trip_update_job")
     assert job.partitions_def == trip_update_job.partitions_def == monthly_partition
     assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == {
@@ -67,7 +70,7 @@ def test_the_database_is_a_duckdb_resource_under_the_key_database() -> None:
     assert (defs.resources or {})["database"] is database_resource
 
 
-def test_paths_are_the_courses_and_absolute() -> None:
+def test_paths_are_those_of_the_course_and_absolute() -> None:
     assert constants.DATE_FORMAT == "%Y-%m-%d"
     assert constants.TAXI_ZONES_FILE_PATH.startswith("/")
     assert constants.TAXI_ZONES_FILE_PATH.endswith("/raw/taxi_zones.csv")
@@ -78,7 +81,7 @@ def test_paths_are_the_courses_and_absolute() -> None:
     assert constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format("2023-03").endswith("/raw/taxi_trips_2023-03.parquet")
 
 
-def test_the_ui_knows_table_columns_units_and_lineage_from_the_definition() -> None:
+def test_table_name_columns_and_lineage_are_part_of_the_definition() -> None:
     metadata = trips.taxi_trips.metadata_by_key[trips.taxi_trips.key]
     schema = metadata["dagster/column_schema"]
     assert isinstance(schema, dg.TableSchema)
@@ -92,7 +95,7 @@ def test_the_ui_knows_table_columns_units_and_lineage_from_the_definition() -> N
     assert metadata["dagster/table_name"] == "no.main.trips"
 
 
-def test_nothing_heavy_is_imported_with_the_code_location() -> None:
+def test_the_code_location_imports_no_heavy_package() -> None:
     script = "import sys, dagster_essentials.definitions; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     assert "dagster" in modules
@@ -104,3 +107,49 @@ def test_importing_the_definitions_prints_nothing() -> None:
         [sys.executable, "-c", "import dagster_essentials.definitions"], check=True, capture_output=True, text=True
     )
     assert (result.stdout, result.stderr) == ("", "")
+
+
+# The structure.
+
+PACKAGE = snapshot.PATH.parent.parent / "dagster_essentials"
+MODULES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imported_names(source: str) -> set[str]:
+    """The modules that `source` imports, and the names that it imports from them: ``dagster._core.events.DagsterEvent``."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def is_private_name_of_dagster(name: str) -> bool:
+    package, *parts = name.split(".")
+    return (package == "dagster" or package.startswith("dagster_")) and any(part.startswith("_") for part in parts)
+
+
+def test_two_modules_import_private_names_of_dagster() -> None:
+    private = {
+        module for module, source in MODULES.items() if any(map(is_private_name_of_dagster, imported_names(source)))
+    }
+    assert private == {"partition_run.py", "launcher.py"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_fits_its_limit(module: str) -> None:
+    assert len(MODULES[module].splitlines()) <= (249 if module.startswith("assets/") else 340)
+
+
+def test_every_asset_function_has_at_most_forty_lines() -> None:
+    lengths = {
+        node.name: (node.end_lineno or 0) - node.lineno + 1
+        for module, source in MODULES.items()
+        if module.startswith("assets/")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef) and any("dg.asset" in ast.unparse(call) for call in node.decorator_list)
+    }
+    assert len(lengths) == 8
+    assert {name: length for name, length in lengths.items() if length > 40} == {}

@@ -1,4 +1,4 @@
-"""The documents: what they point to is there, and the lesson's commands do what it says."""
+"""The documents: their links resolve, and the commands of the lesson do what it says."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from dagster_essentials_tests.support.project import ROOT
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/requests/README.md"]
 LESSON = ROOT / "docs/lesson-8.md"
 NOT_RUN = ("make setup", ". .venv", "dagster dev", "dagster job backfill")
-"""The set-up, and what needs a running `dagster dev`: test_dagster_dev.py does it."""
+"""The set-up, and commands that need a running `dagster dev`, which test_dagster_dev.py tests."""
 
 
 def _commands(document: Path) -> list[str]:
@@ -21,30 +21,30 @@ def _commands(document: Path) -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
-def test_what_the_documents_point_to_is_there() -> None:
-    pointed_to = {
+def test_the_links_of_the_documents_resolve() -> None:
+    linked = {
         (document.parent / target.partition("#")[0])
         for document in DOCUMENTS
         for targets in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', document.read_text())
         for target in targets
         if target and "://" not in target
     }
-    assert len(pointed_to) > 20
-    assert [path for path in pointed_to if not path.exists()] == []
+    assert len(linked) > 20
+    assert [path for path in linked if not path.exists()] == []
 
 
-def test_the_house_has_every_module_and_no_others() -> None:
+def test_the_architecture_lists_every_module_and_no_others() -> None:
     package = ROOT / "dagster_essentials"
     modules = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
     table = (ROOT / "docs/architecture.md").read_text().split("## Who decides what")[1].split("\n## ")[0]
     named = set(
         re.findall(r"`([\w/]+\.py)`", "".join(line.split("|")[1] for line in table.splitlines() if "|" in line))
     )
-    # The paths alone are no module to decide anything in.
+    # constants.py has nothing but paths and dates.
     assert named == modules - {"assets/constants.py"}
 
 
-def test_every_picture_is_in_a_document() -> None:
+def test_every_image_is_used_in_a_document() -> None:
     text = "".join(document.read_text() for document in DOCUMENTS)
     assert [path.name for path in (ROOT / "docs/images").iterdir() if f"images/{path.name}" not in text] == []
 
@@ -73,8 +73,8 @@ def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
         rows = dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
         weeks = connection.execute("SELECT count(*), sum(num_trips) FROM trips_by_week").fetchall()
     assert rows == {"2023-01": 20_000, "2023-02": 20_000, "2023-03": 20_000}
-    # A few trips of a sample month have their pickup outside of it, some decades away.
+    # A few trips of a sample month have their pickup outside of the month, some of them by decades.
     assert weeks[0][0] == 13
     assert 59_900 < weeks[0][1] <= 60_000
-    pictures = {path.name for path in (root / "data/outputs").glob("*.png")}
-    assert pictures == {"manhattan_map.png", "adhoc_request.png"}
+    plots = {path.name for path in (root / "data/outputs").glob("*.png")}
+    assert plots == {"manhattan_map.png", "adhoc_request.png"}

@@ -1,4 +1,4 @@
-"""The published months, through the commands that people use: every figure equals a query on the files themselves."""
+"""Published months, loaded with the command line: every value and every figure equals that of the files."""
 
 import math
 
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """All real months: three as a range, the others one by one, and the zones."""
+def loaded_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with all real months, three of them loaded as a range, and the zones."""
     project = Project(
         tmp_path_factory.mktemp("real"),
         trips_url=str(REAL_DATA / "trip-data"),
@@ -41,8 +41,8 @@ def _file(month: str) -> str:
 
 
 @pytest.mark.parametrize("month", REAL_MONTHS)
-def test_every_value_of_a_real_month_is_in_the_table(loaded: Project, month: str) -> None:
-    # pyarrow reads the file, so that a misreading of DuckDB's would not hide itself. As sets of rows, both ways.
+def test_every_value_of_a_real_month_is_in_the_table(loaded_project: Project, month: str) -> None:
+    # Read by pyarrow, as DuckDB would repeat its own mistakes. The rows of both have no order.
     frame = pq.read_table(_file(month)).to_pandas()
     fee = "Airport_fee" if "Airport_fee" in frame else "airport_fee"
     expected = {
@@ -68,18 +68,19 @@ def test_every_value_of_a_real_month_is_in_the_table(loaded: Project, month: str
     }
     if "cbd_congestion_fee" in frame:
         expected["cbd_congestion_fee"] = "cbd_congestion_fee"
-    rows = loaded.query(f"SELECT {', '.join(expected)} FROM trips WHERE partition_date = ?", month)
+    rows = loaded_project.query(f"SELECT {', '.join(expected)} FROM trips WHERE partition_date = ?", month)
     assert len(rows) == len(frame)
 
-    def plain(value: object) -> object:
+    def null_if_missing(value: object) -> object:
         return None if value is None or value != value or str(value) == "NaT" else value
 
     in_file = sorted(
-        (tuple(map(plain, row)) for row in frame[list(expected.values())].itertuples(index=False, name=None)), key=repr
+        (tuple(map(null_if_missing, row)) for row in frame[list(expected.values())].itertuples(index=False, name=None)),
+        key=repr,
     )
-    in_table = sorted((tuple(map(plain, row)) for row in rows), key=repr)
-    for ours, theirs in zip(_comparable(in_table), _comparable(in_file), strict=True):
-        assert ours == theirs
+    in_table = sorted((tuple(map(null_if_missing, row)) for row in rows), key=repr)
+    for loaded, published in zip(_comparable(in_table), _comparable(in_file), strict=True):
+        assert loaded == published
 
 
 def _comparable(rows: list[tuple[object, ...]]) -> list[tuple[str, ...]]:
@@ -92,25 +93,26 @@ def _comparable(rows: list[tuple[object, ...]]) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("month", REAL_MONTHS)
-def test_counts_and_sums_of_a_real_month_are_those_of_the_file(loaded: Project, month: str) -> None:
+def test_counts_and_sums_of_a_real_month_equal_those_of_the_file(loaded_project: Project, month: str) -> None:
     sums = "count(*), sum(total_amount), sum(trip_distance), sum(fare_amount), sum(tip_amount)"
     (in_file,) = duckdb.connect().execute(f"SELECT {sums} FROM read_parquet(?)", [_file(month)]).fetchall()
-    (in_table,) = loaded.query(f"SELECT {sums} FROM trips WHERE partition_date = ?", month)
+    (in_table,) = loaded_project.query(f"SELECT {sums} FROM trips WHERE partition_date = ?", month)
     assert in_table[0] == in_file[0]
     assert all(
-        math.isclose(ours, theirs, rel_tol=1e-12) for ours, theirs in zip(in_table[1:], in_file[1:], strict=True)
+        math.isclose(loaded, published, rel_tol=1e-12)
+        for loaded, published in zip(in_table[1:], in_file[1:], strict=True)
     )
 
 
-def test_joining_trips_with_zones_keeps_the_number_of_trips(loaded: Project) -> None:
-    (trips,) = loaded.query("SELECT count(*) FROM trips WHERE pickup_zone_id NOT IN (57, 104, 105, 264, 265)")
-    (joined,) = loaded.query("SELECT count(*) FROM trips JOIN zones ON pickup_zone_id = zone_id")
+def test_joining_trips_with_zones_keeps_the_number_of_trips(loaded_project: Project) -> None:
+    (trips,) = loaded_project.query("SELECT count(*) FROM trips WHERE pickup_zone_id NOT IN (57, 104, 105, 264, 265)")
+    (joined,) = loaded_project.query("SELECT count(*) FROM trips JOIN zones ON pickup_zone_id = zone_id")
     assert joined == trips
-    assert loaded.query("SELECT count(*), count(DISTINCT zone_id) FROM zones") == [(260, 260)]
+    assert loaded_project.query("SELECT count(*), count(DISTINCT zone_id) FROM zones") == [(260, 260)]
 
 
-def test_the_ui_gets_rows_and_a_data_version_for_each_month(loaded: Project) -> None:
-    with dg.DagsterInstance.from_config(str(loaded.home)) as instance:
+def test_row_count_and_data_version_of_each_month_are_recorded(loaded_project: Project) -> None:
+    with dg.DagsterInstance.from_config(str(loaded_project.home)) as instance:
         for asset in ("taxi_trips_file", "taxi_trips"):
             records = instance.fetch_materializations(dg.AssetKey(asset), limit=100).records
             found = {}

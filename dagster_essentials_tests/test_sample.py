@@ -1,4 +1,4 @@
-"""Sample months: columns and types of the published ones, the same rows every time, and glitches at real rates."""
+"""Sample months: the schemas of the published ones, reproducible rows, and glitches at real rates."""
 
 import csv
 import hashlib
@@ -10,34 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dagster_essentials.ingestion.zones import read_zones
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials.zones import read_zones
 from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, ROOT
-from dagster_essentials_tests.test_columns import LAYOUTS
+from dagster_essentials_tests.test_column_mapping import SCHEMAS
 
 
-def ask(path: Path, sql: str) -> list[tuple[Any, ...]]:
-    """The answer of DuckDB to `sql`, in which the file at `path` is the table `trips`."""
+def query(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    """The result of `sql`, in which the file at `path` is the table `trips`."""
     with duckdb.connect() as connection:
         connection.read_parquet(str(path)).create_view("trips")
         return connection.execute(sql).fetchall()
 
 
 def count(path: Path, condition: str) -> int:
-    return int(ask(path, f"SELECT count_if({condition}) FROM trips")[0][0])
+    return int(query(path, f"SELECT count_if({condition}) FROM trips")[0][0])
 
 
-@pytest.mark.parametrize("month", LAYOUTS)
+@pytest.mark.parametrize("month", SCHEMAS)
 def test_a_month_has_the_columns_and_types_of_the_published_one(month: str, tmp_path: Path) -> None:
     path = write_month(tmp_path, month, 50)
-    nulls = [name for name, type_ in LAYOUTS[month].items() if type_ == "NULL"]
-    # A column that is typed null is stored as INT32 without a value.
-    expected = [(name, "INTEGER" if name in nulls else type_) for name, type_ in LAYOUTS[month].items()]
-    described = ask(path, "SELECT column_name, column_type FROM (DESCRIBE trips)")
-    assert described == expected
+    nulls = [name for name, type_ in SCHEMAS[month].items() if pa.types.is_null(type_)]
+    # Null-typed columns of the published files are physically INT32.
+    expected = [(name, pa.int32() if name in nulls else type_) for name, type_ in SCHEMAS[month].items()]
+    assert [(field.name, field.type) for field in pq.read_schema(path)] == expected
     schema = pq.read_metadata(path).schema
     assert {schema.column(schema.names.index(name)).physical_type for name in nulls} <= {"INT32"}
     assert [name for name in nulls if count(path, f"{name} IS NOT NULL")] == []
@@ -52,33 +52,33 @@ def test_a_month_has_the_column_names_of_the_published_file(month: str, tmp_path
 
 
 @pytest.mark.parametrize("rows", [1, 2, 1000, 12_345])
-def test_a_month_has_as_many_trips_as_asked_for(rows: int, tmp_path: Path) -> None:
+def test_a_month_has_the_requested_number_of_trips(rows: int, tmp_path: Path) -> None:
     path = write_month(tmp_path, "2024-02", rows)
     assert pq.read_metadata(path).num_rows == rows
-    assert ask(path, "SELECT count(*) FROM trips") == [(rows,)]
+    assert query(path, "SELECT count(*) FROM trips") == [(rows,)]
 
 
-def test_a_month_goes_into_a_new_folder_under_the_name_of_the_published_file(tmp_path: Path) -> None:
+def test_a_month_is_written_to_a_new_folder_under_the_name_of_the_published_file(tmp_path: Path) -> None:
     path = write_month(tmp_path / "source" / "trip-data", "2023-01", 1)
     assert path == tmp_path / "source" / "trip-data" / "yellow_tripdata_2023-01.parquet"
     assert list((tmp_path / "source" / "trip-data").iterdir()) == [path]
 
 
 def test_the_same_month_has_the_same_trips_every_time(tmp_path: Path) -> None:
-    once, again = (ask(write_month(tmp_path / name, "2026-07", 3000), "FROM trips") for name in ("once", "again"))
+    once, again = (query(write_month(tmp_path / name, "2026-07", 3000), "FROM trips") for name in ("once", "again"))
     assert once == again
     assert len(set(once)) == 3000
 
 
 def test_another_month_has_other_trips(tmp_path: Path) -> None:
     sql = "SELECT trip_distance, total_amount, PULocationID, DOLocationID FROM trips"
-    january, february = (ask(write_month(tmp_path, month, 1000), sql) for month in ("2023-01", "2023-02"))
+    january, february = (query(write_month(tmp_path, month, 1000), sql) for month in ("2023-01", "2023-02"))
     assert sum(one == other for one, other in zip(january, february, strict=True)) < 10
 
 
 def test_the_trips_are_those_of_earlier_releases(tmp_path: Path) -> None:
-    # What was measured on sample months can be compared only as long as these stay the same.
-    trips = ask(write_month(tmp_path, "2024-01", 1000), "FROM trips")
+    # Benchmark results can be compared only while the sample months stay the same.
+    trips = query(write_month(tmp_path, "2024-01", 1000), "FROM trips")
     assert hashlib.sha256(repr(trips).encode()).hexdigest()[:16] == "967d14605c636586"
 
 
@@ -111,16 +111,16 @@ FLEX = "payment_type = 0"
 def test_glitches_are_as_frequent_as_in_real_months(
     year: int, glitch: str, percent: float, big_months: dict[int, Path]
 ) -> None:
-    # A tenth of the rate: chance alone stays within that in all but the rarest, which get a little more.
+    # Chance alone stays within a tenth, except for the rarest glitches.
     expected = ROWS * percent / 100
     assert count(big_months[year], glitch) == pytest.approx(expected, rel=0.1, abs=60)
 
 
-def test_some_trips_lie_far_outside_the_month(big_months: dict[int, Path]) -> None:
+def test_some_pickups_are_decades_outside_the_month(big_months: dict[int, Path]) -> None:
     for year, path in big_months.items():
         outside = f"tpep_pickup_datetime < DATE '{year}-07-01' OR tpep_pickup_datetime >= DATE '{year}-08-01'"
         assert 80 < count(path, outside) < 220  # 0.07 %: 140
-        (years,) = ask(path, "SELECT min(year(tpep_pickup_datetime)), max(year(tpep_pickup_datetime)) FROM trips")
+        (years,) = query(path, "SELECT min(year(tpep_pickup_datetime)), max(year(tpep_pickup_datetime)) FROM trips")
         assert years == pytest.approx((2001, 2088), abs=5)
 
 
@@ -130,27 +130,25 @@ def test_early_2021_has_the_most_trips_outside_the_month(tmp_path: Path) -> None
     assert count(path, outside) == pytest.approx(50_000 * 0.0047, rel=0.25)
 
 
-def test_flex_fare_trips_lack_the_same_five_values_and_no_others_do(big_months: dict[int, Path]) -> None:
-    lacking = ["passenger_count", "RatecodeID", "store_and_fwd_flag", "congestion_surcharge", "airport_fee"]
+def test_flex_fare_trips_have_five_nulls_and_other_trips_none(big_months: dict[int, Path]) -> None:
+    null_columns = ["passenger_count", "RatecodeID", "store_and_fwd_flag", "congestion_surcharge", "airport_fee"]
     for year in (2024, 2026):
-        for name in lacking:
+        for name in null_columns:
             assert count(big_months[year], f"({name} IS NULL) <> ({FLEX})") == 0, name
-        others = [name for name in LAYOUTS["2023-02"] if name.lower() not in map(str.lower, lacking)]
+        others = [name for name in SCHEMAS["2023-02"] if name.lower() not in map(str.lower, null_columns)]
         assert count(big_months[year], " OR ".join(f"{name} IS NULL" for name in others)) == 0
 
 
-def test_every_trip_of_vendor_7_takes_no_time_and_no_other_trip_does(big_months: dict[int, Path]) -> None:
-    no_time = "tpep_pickup_datetime = tpep_dropoff_datetime"
+def test_the_trips_of_vendor_7_and_no_others_have_no_duration(big_months: dict[int, Path]) -> None:
+    no_duration = "tpep_pickup_datetime = tpep_dropoff_datetime"
     assert count(big_months[2026], "VendorID = 7") > 1000
     for year, path in big_months.items():
-        assert count(path, f"({no_time}) <> (VendorID = 7)") == 0
-        vendors = {vendor for (vendor,) in ask(path, "SELECT DISTINCT VendorID FROM trips")}
+        assert count(path, f"({no_duration}) <> (VendorID = 7)") == 0
+        vendors = {vendor for (vendor,) in query(path, "SELECT DISTINCT VendorID FROM trips")}
         assert vendors == {2019: {1, 2}, 2024: {1, 2, 6}, 2026: {1, 2, 6, 7}}[year]
 
 
-def test_trips_end_before_they_begin_only_in_the_night_in_which_the_clocks_go_back(
-    big_months: dict[int, Path], tmp_path: Path
-) -> None:
+def test_dropoffs_precede_pickups_only_when_the_clocks_go_back(big_months: dict[int, Path], tmp_path: Path) -> None:
     backwards = "tpep_dropoff_datetime < tpep_pickup_datetime"
     assert [count(path, backwards) for path in big_months.values()] == [0, 0, 0]
     path = write_month(tmp_path, "2019-11", 100_000)
@@ -158,13 +156,13 @@ def test_trips_end_before_they_begin_only_in_the_night_in_which_the_clocks_go_ba
     assert 0 < count(path, backwards) == count(path, f"{backwards} AND {hour}") < count(path, hour) / 2
 
 
-def test_zones_are_those_of_the_city_and_the_two_unknown_ones(big_months: dict[int, Path]) -> None:
+def test_zone_ids_are_those_of_the_city_and_the_two_unknown_ones(big_months: dict[int, Path]) -> None:
     for path in big_months.values():
         for name in ("PULocationID", "DOLocationID"):
-            assert ask(path, f"SELECT min({name}), max({name}), count(DISTINCT {name}) FROM trips") == [(1, 265, 265)]
+            assert query(path, f"SELECT min({name}), max({name}), count(DISTINCT {name}) FROM trips") == [(1, 265, 265)]
 
 
-def test_the_parts_of_a_fare_add_up_to_its_total(big_months: dict[int, Path]) -> None:
+def test_the_total_amount_is_the_sum_of_all_charges(big_months: dict[int, Path]) -> None:
     charges = ["fare_amount", "extra", "mta_tax", "tip_amount", "tolls_amount"]
     fees = ["improvement_surcharge", "congestion_surcharge", "airport_fee"]
     for year, path in big_months.items():
@@ -180,7 +178,7 @@ def test_months_without_the_modern_columns_are_refused(month: str, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_first_and_the_last_month_can_be_made(tmp_path: Path) -> None:
+def test_the_first_and_the_last_month_can_be_written(tmp_path: Path) -> None:
     for month in ("2011-01", "2026-12"):
         assert pq.read_metadata(write_month(tmp_path, month, 3)).num_rows == 3
 
@@ -191,7 +189,7 @@ def zone_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_zones_have_the_quirks_of_the_published_ones(tmp_path: Path) -> None:
+def test_the_zones_have_the_duplicate_ids_of_the_published_ones(tmp_path: Path) -> None:
     rows = zone_rows(write_zones(tmp_path / "source" / "taxi_zones.csv"))
     assert list(rows[0]) == ["OBJECTID", "Shape_Leng", "the_geom", "Shape_Area", "zone", "LocationID", "borough"]
     ids = Counter(int(row["LocationID"]) for row in rows)
@@ -203,7 +201,7 @@ def test_the_zones_have_the_quirks_of_the_published_ones(tmp_path: Path) -> None
 
 
 def test_the_zones_are_closed_squares_in_the_area_of_new_york_that_do_not_overlap(tmp_path: Path) -> None:
-    corners_seen = set()
+    cells = set()
     for row in zone_rows(write_zones(tmp_path / "taxi_zones.csv")):
         outline = row["the_geom"].removeprefix("MULTIPOLYGON (((").removesuffix(")))")
         corners = [tuple(map(float, pair.split())) for pair in outline.split(", ")]
@@ -213,13 +211,13 @@ def test_the_zones_are_closed_squares_in_the_area_of_new_york_that_do_not_overla
         assert (east - west, north - south) == pytest.approx((0.03, 0.03))
         assert -74.3 < west < east < -73.6
         assert 40.4 < south < north < 41
-        corners_seen.add((round(west / 0.03, 3) % 1, round(south / 0.03, 3) % 1, west, south))
-    # Squares of one size on one grid, each in a place of its own.
-    assert len({place[:2] for place in corners_seen}) == 1
-    assert len(corners_seen) == 263
+        cells.add((round(west / 0.03, 3) % 1, round(south / 0.03, 3) % 1, west, south))
+    # All on one grid, each in a cell of its own.
+    assert len({cell[:2] for cell in cells}) == 1
+    assert len(cells) == 263
 
 
-def test_the_zones_have_the_numbers_and_boroughs_of_the_published_ones(tmp_path: Path) -> None:
+def test_the_zones_have_the_ids_and_boroughs_of_the_published_ones(tmp_path: Path) -> None:
     published = REAL_DATA / "taxi_zones.csv"
     if not published.exists():
         pytest.skip(f"the published zones are not in {REAL_DATA}")

@@ -1,4 +1,4 @@
-"""Settings: what they default to, what they take, and that a wrong one is refused with words that help."""
+"""Settings: defaults, valid values, and an error message for every invalid one."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ DEFAULTS = Settings(
     database_wait_seconds=600,
 )
 
-# Each variable, a value for it, the field it sets and what that becomes.
+# Variable, value, the field that it sets and the value of that field.
 OVERRIDES = [
     ("DUCKDB_DATABASE", "/elsewhere/taxi.duckdb", "database", Path("/elsewhere/taxi.duckdb")),
     ("TAXI_DATA_DIR", "/elsewhere", "data_dir", Path("/elsewhere")),
@@ -61,7 +61,7 @@ def test_an_empty_value_counts_as_not_set(variable: str, empty: str) -> None:
     assert read_settings({variable: empty}) == DEFAULTS
 
 
-def test_variables_of_others_are_not_read() -> None:
+def test_other_variables_are_not_read() -> None:
     assert read_settings({"START_DATE": "1999-01-01", "DUCKDB": "x", "DAGSTER_HOME": "/nowhere"}) == DEFAULTS
 
 
@@ -74,14 +74,14 @@ def test_variables_of_others_are_not_read() -> None:
         ("TAXI_ZONES_URL", "zones_url"),
     ],
 )
-def test_a_relative_path_starts_at_the_project_and_not_in_the_current_folder(
+def test_a_relative_path_starts_in_the_project_and_not_in_the_working_directory(
     variable: str, field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert str(getattr(read_settings({variable: "some/place"}), field)) == f"{ROOT}/some/place"
 
 
-def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     settings = read_settings({"TAXI_DATA_DIR": "~/taxi", "TAXI_TRIPS_URL": "~/months"})
     assert (settings.data_dir, settings.trips_url) == (tmp_path / "taxi", f"{tmp_path}/months")
@@ -91,13 +91,13 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "value", ["January", "2024", "2024-01", "2024-1-1", "20240101", "2024-02-30", "2024-13-01", "2024-01-01T00:00"]
 )
-def test_what_is_not_a_date_is_refused(variable: str, value: str) -> None:
+def test_an_invalid_date_is_refused(variable: str, value: str) -> None:
     assert_refused({variable: value}, f"{variable}={value} is not a date", "YYYY-MM-DD")
 
 
 @pytest.mark.parametrize("variable", ["TAXI_START_DATE", "TAXI_END_DATE"])
 @pytest.mark.parametrize(("value", "first"), [("2024-01-02", "2024-01-01"), ("2024-02-29", "2024-02-01")])
-def test_a_day_within_a_month_is_refused_and_the_first_proposed(variable: str, value: str, first: str) -> None:
+def test_a_day_within_a_month_is_refused_and_the_first_day_is_suggested(variable: str, value: str, first: str) -> None:
     assert_refused({variable: value}, f"{variable}={value}", f"Write {first}")
 
 
@@ -111,7 +111,7 @@ def test_an_end_before_the_default_start_is_refused() -> None:
     assert_refused({"TAXI_END_DATE": "2022-01-01"}, "TAXI_END_DATE=2022-01-01", "TAXI_START_DATE=2023-01-01")
 
 
-def test_an_end_one_month_after_the_start_is_taken() -> None:
+def test_an_end_one_month_after_the_start_is_valid() -> None:
     settings = read_settings({"TAXI_START_DATE": "2019-12-01", "TAXI_END_DATE": "2020-01-01"})
     assert (settings.start_date, settings.end_date) == ("2019-12-01", "2020-01-01")
 
@@ -124,59 +124,59 @@ def test_an_end_one_month_after_the_start_is_taken() -> None:
         ("DUCKDB_WAIT_SECONDS", 0, ["-1", "ten", "0.5", "10s"]),
     ],
 )
-def test_what_is_not_a_whole_number_or_too_small_is_refused(variable: str, lowest: int, values: list[str]) -> None:
+def test_an_invalid_or_too_small_number_is_refused(variable: str, lowest: int, values: list[str]) -> None:
     for value in values:
         assert_refused({variable: value}, f"{variable}={value}", f"a whole number from {lowest} up")
 
 
 @pytest.mark.parametrize("variable", ["TAXI_TRIPS_URL", "TAXI_ZONES_URL"])
 @pytest.mark.parametrize("scheme", ["ftp", "s3", "gs"])
-def test_an_address_of_an_unknown_kind_is_refused(variable: str, scheme: str) -> None:
+def test_a_url_with_another_scheme_is_refused(variable: str, scheme: str) -> None:
     value = f"{scheme}://bucket/place"
     assert_refused({variable: value}, f"{variable}={value}", "http://", "https://", "file://", "local path")
 
 
 @pytest.mark.parametrize("variable", ["TAXI_TRIPS_URL", "TAXI_ZONES_URL"])
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "message"),
     [
         ("https://user:hunter2@[::1/months", "is not a URL"),
         ("https://user:hunter2@host:port/months", "is not a URL"),
         ("https://user:hun/ter2@host/months", "is not a URL"),
         ("https://user:hun?ter2@host/months", "is not a URL"),
         ("https://user:hun#ter2@host/months", "is not a URL"),
-        ("https://user:1/hunter2@host/months", "has an @ behind its host"),
+        ("https://user:1/hunter2@host/months", "has an @ after its host"),
         ("https://user:hunter2@\u2100/months", "is not a URL"),
         ("https://user:hunter2@/months", "has no host"),
         ("https:///months?token=hunter2", "has no host"),
         ("https://host:port/months?token=hunter2", "is not a URL"),
-        ("https://host/months?token=x@hunter2", "has an @ behind its host"),
+        ("https://host/months?token=x@hunter2", "has an @ after its host"),
         ("https:/user:hunter2@host/months", "is not a URL"),
         ("HTTPS:user:hunter2@host/months", "is not a URL"),
         ("ftp://user:hunter2@host/months", "has to start with"),
         ("sftp://host/months?token=hunter2", "has to start with"),
     ],
 )
-def test_a_malformed_address_is_refused_without_its_password(variable: str, value: str, says: str) -> None:
-    with pytest.raises(SettingError, match=says) as refused:
+def test_a_malformed_url_is_refused_without_its_password(variable: str, value: str, message: str) -> None:
+    with pytest.raises(SettingError, match=message) as refused:
         read_settings({variable: value})
-    told = "".join(traceback.format_exception(refused.value))
-    assert variable in told
-    assert [part for part in ("hunter2", "hun/", "hun?", "hun#", "ter2") if part in told] == []
+    text = "".join(traceback.format_exception(refused.value))
+    assert variable in text
+    assert [part for part in ("hunter2", "hun/", "hun?", "hun#", "ter2") if part in text] == []
 
 
 @pytest.mark.parametrize("value", ["/data?/taxi.duckdb", "taxi?.duckdb"])
 def test_a_question_mark_in_the_databases_path_is_refused(value: str) -> None:
-    assert_refused({"DUCKDB_DATABASE": value}, "DUCKDB_DATABASE=", value, "has a ? in it")
+    assert_refused({"DUCKDB_DATABASE": value}, "DUCKDB_DATABASE=", value, "contains a ?")
 
 
-def test_an_address_may_have_a_password_and_a_token() -> None:
-    address = "https://user:h%40nter2@host:8443/months?token=a%2Fb"
-    assert read_settings({"TAXI_TRIPS_URL": address}).trips_url == address
+def test_a_url_may_have_a_password_and_a_token() -> None:
+    url = "https://user:h%40nter2@host:8443/months?token=a%2Fb"
+    assert read_settings({"TAXI_TRIPS_URL": url}).trips_url == url
 
 
 @pytest.mark.parametrize("value", ["lots", "512", "MB", "-1GB", "1,5GB", "512MBytes", "GB 4"])
-def test_what_is_not_a_size_is_refused(value: str) -> None:
+def test_an_invalid_memory_limit_is_refused(value: str) -> None:
     assert_refused({"DUCKDB_MEMORY_LIMIT": value}, f"DUCKDB_MEMORY_LIMIT={value}", "512MB")
 
 
@@ -186,8 +186,8 @@ def assert_refused(environ: dict[str, str], *parts: str) -> None:
     assert [part for part in parts if part not in str(refused.value)] == [], str(refused.value)
 
 
-def test_a_wrong_setting_stops_the_code_location_with_that_message(tmp_path: Path) -> None:
-    # What Dagster imports, as pyproject.toml names it.
+def test_an_invalid_setting_keeps_the_code_location_from_loading(tmp_path: Path) -> None:
+    # The module that pyproject.toml names for Dagster.
     result = python("import dagster_essentials.definitions", tmp_path, TAXI_START_DATE="01/01/2023")
     assert result.returncode != 0
     last_line = result.stderr.strip().splitlines()[-1]
@@ -214,7 +214,25 @@ def python(code: str, folder: Path, **environ: str) -> subprocess.CompletedProce
     )
 
 
-def test_a_start_before_the_files_had_zones_is_refused() -> None:
+def test_a_start_before_2011_is_refused() -> None:
     with pytest.raises(SettingError, match="TAXI_START_DATE=2010-12-01 is too early"):
         read_settings({"TAXI_START_DATE": "2010-12-01"})
     assert read_settings({"TAXI_START_DATE": "2011-01-01"}).start_date == "2011-01-01"
+
+
+@pytest.mark.parametrize(
+    ("trips_url", "month_url"),
+    [
+        ("http://host/months", "http://host/months/yellow_tripdata_2023-01.parquet"),
+        ("http://host/months/", "http://host/months/yellow_tripdata_2023-01.parquet"),
+        ("https://host", "https://host/yellow_tripdata_2023-01.parquet"),
+        (
+            "https://user:h%40nter2@host:8443/months/?token=a%2Fb",
+            "https://user:h%40nter2@host:8443/months/yellow_tripdata_2023-01.parquet?token=a%2Fb",
+        ),
+        ("file:///mirror/months/", "file:///mirror/months/yellow_tripdata_2023-01.parquet"),
+        ("/mirror/a #1 folder?/", "/mirror/a #1 folder?/yellow_tripdata_2023-01.parquet"),
+    ],
+)
+def test_the_url_of_a_month_has_its_file_name_before_the_query(trips_url: str, month_url: str) -> None:
+    assert read_settings({"TAXI_TRIPS_URL": trips_url}).month_url("2023-01") == month_url

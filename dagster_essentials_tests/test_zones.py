@@ -1,4 +1,4 @@
-"""The zones CSV: one zone an id with all its polygons, and what is not the zones CSV is refused in words."""
+"""The zones CSV: one zone per id with all its polygons, and an error message for every file that is something else."""
 
 import csv
 import json
@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from dagster_essentials.zones import Zone, ZonesError, read_zones
+from dagster_essentials.errors import ZonesError
+from dagster_essentials.ingestion.zones import Zone, multipolygon_coordinates, read_zones
 from dagster_essentials_tests.support.project import REAL_DATA
 
 HEADER = ("OBJECTID", "Shape_Leng", "the_geom", "Shape_Area", "zone", "LocationID", "borough")
 SQUARE = "((0 0, 0 1, 1 1, 0 0))"
 HOLED = "((2 2, 2 5, 5 5, 2 2), (3 4, 3.5 4, 3.5 4.5, 3 4))"
 FAR = "((7 7, 7 8, 8 8, 7 7))"
-# A polygon: an outline, and perhaps holes in it.
+# An outline, and any number of holes in it.
 POLYGON = r"\(\([^()]+\)(?:, *\([^()]+\))*\)"
 
 
@@ -41,10 +42,11 @@ def row(zone_id: object, *polygons: str, zone: str = "Somewhere", borough: str =
 def refusal(path: Path) -> str:
     with pytest.raises(ZonesError) as refused:
         read_zones(path)
+    assert refused.value.source == path
     return str(refused.value)
 
 
-def test_each_row_becomes_a_zone_and_they_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_each_row_becomes_a_zone_and_zones_are_ordered_by_id(tmp_path: Path) -> None:
     path = write_csv(
         tmp_path / "zones.csv",
         [
@@ -60,14 +62,14 @@ def test_each_row_becomes_a_zone_and_they_are_in_the_order_of_their_numbers(tmp_
     ]
 
 
-def test_rows_with_the_same_number_become_one_zone_with_the_polygons_of_all(tmp_path: Path) -> None:
+def test_rows_with_the_same_id_become_one_zone_with_all_their_polygons(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "zones.csv", [row(103, SQUARE), row(56), row(103, HOLED, SQUARE), row(103, FAR)])
     corona, islands = read_zones(path)
     assert (corona.zone_id, corona.geometry) == (56, f"MULTIPOLYGON ({SQUARE})")
     assert (islands.zone_id, islands.geometry) == (103, f"MULTIPOLYGON ({SQUARE}, {HOLED}, {SQUARE}, {FAR})")
 
 
-def test_the_order_of_the_columns_and_others_among_them_do_not_matter(tmp_path: Path) -> None:
+def test_column_order_and_additional_columns_do_not_matter(tmp_path: Path) -> None:
     header = ("borough", "new_column", "LocationID", "the_geom", "zone")
     path = write_csv(tmp_path / "zones.csv", [row(4, zone="Alphabet City", borough="Manhattan")], header)
     assert read_zones(path) == [Zone(4, "Alphabet City", "Manhattan", f"MULTIPOLYGON ({SQUARE})")]
@@ -75,15 +77,15 @@ def test_the_order_of_the_columns_and_others_among_them_do_not_matter(tmp_path: 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("line_end", ["\r\n", "\n"], ids=["CRLF", "LF"])
-def test_other_ways_to_write_the_same_file_are_read(encoding: str, line_end: str, tmp_path: Path) -> None:
-    # The number comes first, where a byte order mark would become part of its name.
+def test_line_ends_and_a_byte_order_mark_do_not_matter(encoding: str, line_end: str, tmp_path: Path) -> None:
+    # The id is first, where a byte order mark would become part of its name.
     header = ("LocationID", "the_geom", "zone", "borough")
     rows = [row(2, zone='Jamaica Bay, "Château"')]
     path = write_csv(tmp_path / "zones.csv", rows, header, encoding, line_end)
     assert read_zones(path) == [Zone(2, 'Jamaica Bay, "Château"', "Queens", f"MULTIPOLYGON ({SQUARE})")]
 
 
-def test_an_outline_of_any_length_is_read(tmp_path: Path) -> None:
+def test_an_outline_longer_than_the_limit_of_the_csv_module_is_read(tmp_path: Path) -> None:
     outline = "((" + ", ".join(f"-73.{n:06} 40.{n:06}" for n in range(20_000)) + "))"
     path = write_csv(tmp_path / "zones.csv", [row(1, outline)])
     assert len(outline) > 300_000
@@ -99,7 +101,7 @@ def published() -> Path:
 
 
 def published_rows(path: Path) -> dict[int, list[dict[str, str]]]:
-    """The rows of the published file by zone, by nothing but Python's csv module."""
+    """The rows of the published file by zone, read independently with Python's csv module."""
     csv.field_size_limit(1 << 24)
     rows = defaultdict(list)
     with open(path, newline="", encoding="utf-8") as file:
@@ -118,7 +120,7 @@ def test_the_published_file_has_260_zones_in_263_rows(published: Path) -> None:
     assert {57, 104, 105, 264, 265}.isdisjoint(ids)
 
 
-def test_no_polygon_of_the_published_file_is_lost_or_doubled(published: Path) -> None:
+def test_every_polygon_of_the_published_file_is_in_exactly_one_zone(published: Path) -> None:
     rows = published_rows(published)
     for zone in read_zones(published):
         polygons = [polygon for line in rows[zone.zone_id] for polygon in re.findall(POLYGON, line["the_geom"])]
@@ -128,7 +130,7 @@ def test_no_polygon_of_the_published_file_is_lost_or_doubled(published: Path) ->
         assert (zone.zone, zone.borough) == (first["zone"], first["borough"])
 
 
-def test_every_coordinate_of_the_published_file_stands_in_a_zone(published: Path) -> None:
+def test_every_coordinate_of_the_published_file_is_in_a_zone(published: Path) -> None:
     pair = re.compile(r"(-?\d+\.\d+) (-?\d+\.\d+)")
     with open(published, encoding="utf-8") as file:
         pairs_in_file = sorted(pair.findall(file.read()))
@@ -148,7 +150,7 @@ def test_the_error_page_of_the_old_address_is_refused(tmp_path: Path) -> None:
     assert '"code": "not_found"' in refusal(path)
 
 
-def test_a_missing_column_is_named(tmp_path: Path) -> None:
+def test_a_missing_column_is_reported_by_name(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "zones.csv", [], ("OBJECTID", "zone", "LocationID", "borough"))
     assert "no column the_geom. It begins with 'OBJECTID, zone, LocationID, borough'" in refusal(path)
 
@@ -164,7 +166,7 @@ def test_a_missing_column_is_named(tmp_path: Path) -> None:
         (f"MULTIPOLYGON ({SQUARE}", "'MULTIPOLYGON (((0 0"),
     ],
 )
-def test_a_row_without_its_outline_is_named_by_line_and_zone(geometry: str, shown: str, tmp_path: Path) -> None:
+def test_a_row_without_a_multipolygon_is_reported_with_line_and_zone(geometry: str, shown: str, tmp_path: Path) -> None:
     broken = {**row(3, zone="Allerton"), "the_geom": geometry}
     message = refusal(write_csv(tmp_path / "zones.csv", [row(1), row(2), broken, row(4)]))
     assert message.startswith(
@@ -174,12 +176,12 @@ def test_a_row_without_its_outline_is_named_by_line_and_zone(geometry: str, show
 
 
 @pytest.mark.parametrize("zone_id", ["", " ", "None", "-1", "1.5", "1,2", "0x10"])
-def test_a_row_without_its_number_is_named_by_line(zone_id: str, tmp_path: Path) -> None:
+def test_a_row_without_an_id_is_reported_with_its_line(zone_id: str, tmp_path: Path) -> None:
     message = refusal(write_csv(tmp_path / "zones.csv", [row(1), row(zone_id), row(3)]))
     assert message.startswith(f"line 3 of the zones CSV has the LocationID {zone_id.strip()!r}, not a number.")
 
 
-def test_a_name_over_two_lines_is_kept_and_its_lines_are_counted(tmp_path: Path) -> None:
+def test_a_name_over_two_lines_is_read_and_both_lines_are_counted(tmp_path: Path) -> None:
     two_lines = row(1, zone="Governor's Island\r\nEllis Island")
     path = write_csv(tmp_path / "zones.csv", [two_lines, row(2)])
     assert read_zones(path)[0].zone == "Governor's Island\r\nEllis Island"
@@ -187,17 +189,27 @@ def test_a_name_over_two_lines_is_kept_and_its_lines_are_counted(tmp_path: Path)
     assert refusal(path).startswith("line 5 of the zones CSV has the LocationID 'none'")
 
 
-def test_a_row_that_ends_early_is_named_by_line(tmp_path: Path) -> None:
+def test_a_truncated_row_is_reported_with_its_line(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "zones.csv", [row(1), row(2)])
     path.write_text(path.read_text() + f'3,0.1,"MULTIPOLYGON ({SQUARE})",0.2,Allerton\n')
     assert "line 4 of the zones CSV has the LocationID ''" in refusal(path)
 
 
-def test_a_file_that_breaks_off_within_an_outline_is_refused(tmp_path: Path) -> None:
+def test_a_file_truncated_within_an_outline_is_refused(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "zones.csv", [row(1), row(2, HOLED)])
     whole = path.read_text()
     path.write_text(whole[: whole.index("5 5")])
     assert "line 3 of the zones CSV" in refusal(path)
+
+
+def test_a_missing_file_and_one_that_cannot_be_read_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    missing = tmp_path / "zones.csv"
+    with pytest.raises(ZonesError) as refused:
+        read_zones(missing)
+    assert refused.value.describe() == f"{missing} does not exist. Materialize taxi_zones_file first."
+    with pytest.raises(ZonesError) as refused:
+        read_zones(tmp_path)
+    assert refused.value.describe() == f"{tmp_path} cannot be read (Is a directory). Materialize taxi_zones_file again."
 
 
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
@@ -218,7 +230,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     ],
     ids=["empty", "blank", "bytes", "zeros", "parquet", "gzip", "utf-16", "quote"],
 )
-def test_what_is_no_csv_at_all_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_csv_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "zones.csv"
     path.write_bytes(content)
     message = refusal(path)
@@ -227,7 +239,26 @@ def test_what_is_no_csv_at_all_is_refused(content: bytes, tmp_path: Path) -> Non
     assert len(message) < 600
 
 
-def test_bytes_that_are_no_text_after_good_rows_are_refused(tmp_path: Path) -> None:
+def test_invalid_utf_8_after_good_rows_is_refused(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "zones.csv", [row(1), row(2)])
     path.write_bytes(path.read_bytes() + b"3,\xff\xfe\n")
     assert refusal(path).startswith("not the zones CSV: ")
+
+
+# Geometries
+
+
+def test_a_multipolygon_has_polygons_of_rings_of_points() -> None:
+    geometry = f"MULTIPOLYGON ({SQUARE}, {HOLED}, ((-73.9 40.7, 1e-5 -1E+2, -73.9 40.7)))"
+    assert multipolygon_coordinates(geometry) == [
+        [[[0, 0], [0, 1], [1, 1], [0, 0]]],
+        [[[2, 2], [2, 5], [5, 5], [2, 2]], [[3, 4], [3.5, 4], [3.5, 4.5], [3, 4]]],
+        [[[-73.9, 40.7], [1e-5, -100], [-73.9, 40.7]]],
+    ]
+
+
+def test_the_coordinates_of_every_published_zone_are_those_of_its_geometry(published: Path) -> None:
+    for zone in read_zones(published):
+        coordinates = [pair for polygon in multipolygon_coordinates(zone.geometry) for ring in polygon for pair in ring]
+        pairs = re.findall(r"(-?\d+\.\d+) (-?\d+\.\d+)", zone.geometry)
+        assert coordinates == [[float(longitude), float(latitude)] for longitude, latitude in pairs], zone.zone

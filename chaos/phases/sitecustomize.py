@@ -1,7 +1,7 @@
-"""Tells the harness where in a load a process is, and waits for its answer.
+"""Reports to the harness which phase of a load a process begins, and waits for its answer.
 
-Python imports a module of this name, found by PYTHONPATH, when it starts. Of the pipeline nothing is changed: the
-phases are seen from what it asks of Python and of DuckDB.
+Python imports a module of this name, found by PYTHONPATH, when it starts. The pipeline is not changed: the phases are
+detected from its calls of Python's and DuckDB's functions.
 """
 
 import os
@@ -14,39 +14,46 @@ PHASES = (
     *("download", "validate", "rename", "record the file"),
     *("delete", "insert", "commit", "checkpoint", "record the month"),
 )
+STATEMENTS = {
+    "SELECT count(*), last(": "validate",
+    "DELETE FROM trips WHERE": "delete",
+    "INSERT INTO trips (": "insert",
+    "COMMIT": "commit",
+}
+"""How the statements begin by which a phase is detected."""
 
 _address = os.environ.get("CHAOS_PHASES", "")
-_talking = threading.local()
+_reporting = threading.local()
 _patched = False
 
 
-def _reach(phase: str) -> None:
-    if getattr(_talking, "now", False):
+def _report(phase: str) -> None:
+    if getattr(_reporting, "now", False):
         return
-    _talking.now = True
+    _reporting.now = True
     try:
         with socket.socket(socket.AF_UNIX) as harness:
             harness.connect(_address)
             harness.sendall(f"{phase} {os.getpid()}\n".encode())
             harness.recv(1)
     except OSError:
-        pass  # The harness has gone, and what is left of its processes may go on.
+        pass  # The harness has ended: the processes that it left behind go on.
     finally:
-        _talking.now = False
+        _reporting.now = False
 
 
-def _see(event: str, arguments: tuple[Any, ...]) -> None:
+def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open" and isinstance(arguments[0], str):
         if arguments[0].endswith((".partial", ".duckdb.lock")):
-            _see_duckdb_and_dagster()
+            _patch_duckdb_and_dagster()
     elif event == "os.rename":
         if os.fspath(arguments[0]).endswith(".partial") and "taxi_trips_" in os.fspath(arguments[1]):
-            _reach("rename")
+            _report("rename")
     elif event == "socket.connect" and isinstance(arguments[1], tuple):
-        _reach("download")
+        _report("download")
 
 
-def _see_duckdb_and_dagster() -> None:
+def _patch_duckdb_and_dagster() -> None:
     global _patched
     if _patched or "duckdb" not in sys.modules or "dagster" not in sys.modules:
         return
@@ -59,31 +66,25 @@ def _see_duckdb_and_dagster() -> None:
     instance: Any = dagster.DagsterInstance
     handle_new_event = instance.handle_new_event
 
-    def seen_execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        text = str(query)
-        for start, phase in (
-            ("SELECT num_rows FROM parquet_file_metadata", "validate"),
-            ("DELETE FROM trips WHERE", "delete"),
-            ("INSERT INTO trips (", "insert"),
-            ("COMMIT", "commit"),
-        ):
-            if text.startswith(start):
-                _reach(phase)
+    def reporting_execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        for start, phase in STATEMENTS.items():
+            if str(query).startswith(start):
+                _report(phase)
         return execute(self, query, *arguments, **options)
 
-    def seen_close(self: Any) -> Any:
-        _reach("checkpoint")
+    def reporting_close(self: Any) -> Any:
+        _report("checkpoint")
         return close(self)
 
-    def seen_event(self: Any, event: Any, *arguments: Any, **options: Any) -> Any:
-        happened = event.dagster_event
-        if happened is not None and happened.event_type_value in ("ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION"):
-            _reach("record the file" if event.step_key == "taxi_trips_file" else "record the month")
-        return handle_new_event(self, event, *arguments, **options)
+    def reporting_event(self: Any, entry: Any, *arguments: Any, **options: Any) -> Any:
+        event = entry.dagster_event
+        if event is not None and event.event_type_value in ("ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION"):
+            _report("record the file" if entry.step_key == "taxi_trips_file" else "record the month")
+        return handle_new_event(self, entry, *arguments, **options)
 
-    connection.execute, connection.close = seen_execute, seen_close
-    instance.handle_new_event = seen_event
+    connection.execute, connection.close = reporting_execute, reporting_close
+    instance.handle_new_event = reporting_event
 
 
 if _address:
-    sys.addaudithook(_see)
+    sys.addaudithook(_audit)

@@ -6,7 +6,7 @@ START_DATE = SETTINGS.start_date
 END_DATE = SETTINGS.end_date
 DATE_FORMAT = "%Y-%m-%d"
 
-# A brace in the folder's name is not a place to fill in.
+# Braces in the folder's name are not placeholders.
 _DATA = str(SETTINGS.data_dir).replace("{", "{{").replace("}", "}}")
 
 TAXI_ZONES_FILE_PATH = str(SETTINGS.data_dir / "raw" / "taxi_zones.csv")

@@ -1,6 +1,7 @@
-"""A fresh copy of this project with `dagster dev` running in it, driven as people drive it: commands and the UI's API."""
+"""A fresh copy of this project with `dagster dev` running in it, and its clients: the command line and the UI's API."""
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,13 +18,30 @@ import duckdb
 import requests
 
 BIN = Path(sys.executable).parent
+STARTUP = Path(__file__).parent / "startup"
 JOB = {"repositoryLocationName": "dagster_essentials", "repositoryName": "__repository__"}
 
 
-class Dev:
-    """`dagster dev` in `root`, a copy of the project, with `settings` set in the shell that started it."""
+def free_port() -> int:
+    """A port on which nothing listens, below the range that the kernel uses for outgoing connections."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
-    def __init__(self, root: Path, settings: dict[str, str]):
+
+def restore_sigint() -> None:
+    """For `preexec_fn`: a shell starts background jobs with SIGINT ignored, which Dagster needs to stop its processes."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class Dev:
+    """`dagster dev` in `root`, a copy of the project, with `settings` as its environment variables.
+
+    `daemon_interval` is the number of seconds after which the daemon looks for new backfills again; Dagster's own is 30.
+    """
+
+    def __init__(self, root: Path, settings: dict[str, str], daemon_interval: float | None = None):
         self.root = root
         self.env = {
             **{
@@ -31,12 +49,14 @@ class Dev:
                 for name, value in os.environ.items()
                 if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))
             },
-            # What a shell does on `cd`; the project's .env builds DAGSTER_HOME from it.
+            # As a shell sets it on `cd`; the project's .env builds DAGSTER_HOME from it.
             "PWD": str(root),
             **settings,
         }
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = probe.getsockname()[1]
+        if daemon_interval is not None:
+            self.env["TEST_DAEMON_INTERVAL_SECONDS"] = str(daemon_interval)
+            self.env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), self.env.get("PYTHONPATH")]))
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -48,11 +68,12 @@ class Dev:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=restore_sigint,
             )
         self.wait_for(self._is_up, "the webserver and the daemon to be up")
 
     def stop(self) -> None:
-        """Stop it as a service manager does: asked first, and ended with all its processes when it takes too long."""
+        """Stop it as a service manager does: SIGTERM, and after a timeout SIGKILL to all of its processes."""
         assert self.process is not None
         self.process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -60,7 +81,7 @@ class Dev:
         self.kill()
 
     def kill(self) -> None:
-        """End all of its processes at once, as a power cut does."""
+        """Send SIGKILL to all of its processes at once, like a power failure."""
         assert self.process is not None
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -93,7 +114,7 @@ class Dev:
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := condition()):
-            assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}:\n{self.log()}"
+            assert time.monotonic() < deadline, f"timed out after {seconds} s waiting for {what}:\n{self.log()}"
             time.sleep(0.2)
         return value
 
@@ -101,7 +122,7 @@ class Dev:
         return (self.root / "dev.log").read_text(errors="replace")[-6000:]
 
     def dagster(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run `dagster ...` in the project's root, beside `dagster dev`."""
+        """Run `dagster ...` in the project's root while `dagster dev` runs."""
         return subprocess.run(
             [str(BIN / "dagster"), *command],
             cwd=self.root,
@@ -114,7 +135,7 @@ class Dev:
         )
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        """What the UI asks and does."""
+        """Send a query or mutation, as the UI does."""
         response = requests.post(
             f"http://127.0.0.1:{self.port}/graphql", json={"query": query, "variables": variables}, timeout=60
         )
@@ -131,28 +152,40 @@ class Dev:
         with self.instance() as instance:
             return list(instance.get_runs(dg.RunsFilter(tags=tags)))
 
-    def ended_runs(self, count: int, **tags: str) -> list[dg.DagsterRun]:
-        """Wait until `count` runs with these tags have ended."""
+    def finished_runs(self, count: int, **tags: str) -> list[dg.DagsterRun]:
+        """Wait until `count` runs with these tags have finished."""
+        # One instance for all queries: to open it takes twenty times as long as to ask it.
+        with self.instance() as instance:
 
-        def ended() -> list[dg.DagsterRun]:
-            runs = [run for run in self.runs(**tags) if run.is_finished]
-            return runs if len(runs) >= count else []
+            def finished() -> list[dg.DagsterRun]:
+                runs = [run for run in instance.get_runs(dg.RunsFilter(tags=tags)) if run.is_finished]
+                return runs if len(runs) >= count else []
 
-        return self.wait_for(ended, f"{count} ended runs with {tags}")  # type: ignore[no-any-return]
+            return self.wait_for(finished, f"{count} finished runs with {tags}")  # type: ignore[no-any-return]
 
     def materialized(self, asset: str) -> list[str]:
-        """The months recorded for `asset`, once for each materialization, sorted."""
+        """The partition keys of all materializations of `asset`, sorted."""
         with self.instance() as instance:
             records = instance.fetch_materializations(dg.AssetKey(asset), limit=1000).records
         return sorted(str(record.partition_key) for record in records)
 
     def rows(self) -> dict[str, int]:
-        with duckdb.connect(str(self.root / "data/staging/data.duckdb"), read_only=True) as connection:
-            return dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
+        """The number of rows of each month in `trips`. Waits while a run has the database open."""
+
+        def read() -> list[dict[str, int]]:
+            with (
+                suppress(duckdb.IOException),
+                duckdb.connect(str(self.root / "data/staging/data.duckdb"), read_only=True) as connection,
+            ):
+                return [dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())]
+            return []
+
+        (rows,) = self.wait_for(read, "the database to be readable")
+        return rows  # type: ignore[no-any-return]
 
 
 def copy_of_project(root: Path, target: Path) -> Path:
-    """What a fresh clone has: the files that git knows, as they are now."""
+    """Copy the files that a fresh clone would have, as they are in the working tree."""
     names = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=root,

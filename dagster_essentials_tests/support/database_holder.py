@@ -14,9 +14,9 @@ NOTEBOOK = "import duckdb; connection = duckdb.connect(path)"
 READER = "import duckdb; connection = duckdb.connect(path, read_only=True)"
 """The same, but for reading only."""
 RUN = """
-from dagster_essentials.resources import TurnTakingDuckDBResource
-turn = TurnTakingDuckDBResource(database=path, wait_seconds=10).get_connection()
-connection = turn.__enter__()
+from dagster_essentials.resources import LockedDuckDBResource
+lock = LockedDuckDBResource(database=path, wait_seconds=10).get_connection()
+connection = lock.__enter__()
 """
 """A run under another Dagster instance."""
 LOCK_ONLY = """
@@ -24,7 +24,7 @@ from filelock import FileLock
 lock = FileLock(path + ".lock")
 lock.acquire(timeout=10)
 """
-"""A run that has its turn, and has not opened the database yet."""
+"""A run that has the lock, and has not opened the database yet."""
 
 
 class Holder:

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 
-from dagster_essentials.resources import TurnTakingDuckDBResource
+from dagster_essentials.resources import LockedDuckDBResource
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -105,7 +105,7 @@ def materialize(
         assets,
         instance=instance,
         resources={
-            "database": TurnTakingDuckDBResource(database=str(project.database), wait_seconds=wait_seconds),
+            "database": LockedDuckDBResource(database=str(project.database), wait_seconds=wait_seconds),
         },
         raise_on_error=False,
         **months,

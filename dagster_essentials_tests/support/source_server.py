@@ -1,4 +1,4 @@
-"""A source on this machine: serves sample months over HTTP, and misbehaves on demand."""
+"""A local HTTP server in the place of the source: it serves sample months, or the answers that a test chooses."""
 
 import socket
 import ssl
@@ -20,14 +20,14 @@ class SourceServer:
 
     Attributes:
         files: content by path, for example ``/trip-data/yellow_tripdata_2023-01.parquet``.
-        answers: for a path, what to do instead; each request takes the next one, the last one stays.
-        validators: which of ETag and Last-Modified are sent, and understood in a request.
-        modified: the Last-Modified of a path; of all others it is `LAST_MODIFIED`.
+        answers: by path, the answers to send instead, one per request; the last one is repeated.
+        validators: which of ETag and Last-Modified are sent, and respected in a request.
+        modified: Last-Modified by path; `LAST_MODIFIED` for all others.
         requests: every request so far: method, path and the number of bytes of the body that was sent.
     """
 
     def __init__(self, certificate: Path | None = None) -> None:
-        """With a `certificate`, the file of one and its key, it speaks https."""
+        """With `certificate`, a file with a certificate and its key, it uses https."""
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, list[Answer]] = {}
         self.validators: tuple[str, ...] = ("ETag", "Last-Modified")
@@ -91,7 +91,7 @@ class SourceServer:
         return sum(size for _, requested, size in self.requests if requested == path)
 
     def published(self, handler: BaseHTTPRequestHandler) -> None:
-        """The answer of a source that behaves: what `files` has, or 403 as the TLC's."""
+        """The correct answer: what `files` has, or 403 as the TLC's server."""
         content = self.files.get(handler.path)
         if content is None:
             self.requests.append((handler.command, handler.path, 0))
@@ -102,7 +102,7 @@ class SourceServer:
             "Last-Modified": self.modified.get(handler.path, LAST_MODIFIED),
         }
         known = {name: value for name, value in known.items() if name in self.validators}
-        # As RFC 9110 has it: the date counts only for a request that gives no ETag.
+        # RFC 9110: the date counts only in a request without an ETag.
         asked = {
             "ETag": handler.headers.get("If-None-Match"),
             "Last-Modified": handler.headers.get("If-Modified-Since"),
@@ -151,7 +151,7 @@ class _QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that gives up is what many tests are about.
+        # Many tests are about clients that close the connection.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 

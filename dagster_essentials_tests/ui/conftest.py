@@ -1,6 +1,6 @@
-"""A browser in front of a real `dagster dev`.
+"""Fixtures for tests of the UI: a headless Chromium and a real `dagster dev`.
 
-With SCREENSHOTS set to a folder, the tests also leave there what they see; `make screenshots` does it for the documents.
+With SCREENSHOTS set to a folder, the tests also save screenshots there; `make screenshots` does that for the documents.
 """
 
 import os
@@ -22,9 +22,9 @@ from dagster_essentials_tests.support.source_server import SourceServer
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = [
-    "--no-sandbox",  # It cannot be had as root, in a container; and it sees no page but this project's.
+    "--no-sandbox",  # The sandbox is not available to root in a container, and the browser opens only local pages.
     "--disable-gpu",
-    # Nothing but the page that is asked for: without these it looks for updates and its maker's services at each start.
+    # No requests to other hosts: without these it looks for updates and contacts its maker's services at each start.
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
@@ -32,30 +32,28 @@ ARGUMENTS = [
 ]
 
 WIDE: ViewportSize = {"width": 1760, "height": 900}
-"""Room for the graph: in less, its boxes have the assets' names only."""
+"""In a smaller window the nodes of the graph show the assets' names only."""
 
-STILL = """() => Promise.allSettled(document.getAnimations().filter(
+ANIMATIONS_FINISHED = """() => Promise.allSettled(document.getAnimations().filter(
     animation => animation.effect.getComputedTiming().iterations !== Infinity).map(animation => animation.finished))"""
-"""Waits until pop-ups have stopped fading in and out."""
+"""Waits until all fade-ins and fade-outs have finished."""
 
 MARGIN = 60
-"""Pixels around a part of a picture."""
+"""Pixels around the elements of a cropped screenshot."""
 
 LESSON = {f"2023-{number:02}": 20_000 + number for number in (1, 2, 3)}
-"""The months of the lesson, each with a number of trips of its own."""
+"""The months of the lesson, each with a different number of trips."""
 LATER = {"2023-04": 20_004, "2023-05": 20_005}
-"""The months that come after it."""
+"""The months that are published after it."""
 
-PATIENCE = 180_000
-"""Milliseconds. The daemon looks at a backfill every half a minute, and a loaded machine is slow."""
+RUN_TIMEOUT = 180_000
+"""Milliseconds until a backfill has finished, on a busy machine."""
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     if CHROMIUM is None:
-        pytest.skip(
-            "there is no Chromium on this machine, so nothing looks at the UI (Debian: apt-get install chromium)"
-        )
+        pytest.skip("the tests of the UI need Chromium, which is not installed (Debian: apt-get install chromium)")
     expect.set_options(timeout=60_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
@@ -71,7 +69,7 @@ def source() -> Iterator[SourceServer]:
 
 @pytest.fixture(scope="module")
 def dev(chromium: Browser, tmp_path_factory: pytest.TempPathFactory, source: SourceServer) -> Iterator[Dev]:
-    """The project as the lesson has it: three months, nothing loaded yet."""
+    """The project at the start of the lesson: three monthly partitions, nothing materialized."""
     samples = tmp_path_factory.mktemp("samples")
     for month, rows in {**LESSON, **LATER}.items():
         source.put_month(month, write_month(samples, month, rows).read_bytes())
@@ -79,6 +77,7 @@ def dev(chromium: Browser, tmp_path_factory: pytest.TempPathFactory, source: Sou
     dev = Dev(
         copy_of_project(ROOT, tmp_path_factory.mktemp("clone")),
         {"TAXI_TRIPS_URL": source.trips_url, "TAXI_ZONES_URL": source.zones_url, "TAXI_END_DATE": "2023-04-01"},
+        daemon_interval=2,
     )
     dev.start()
     yield dev
@@ -87,7 +86,7 @@ def dev(chromium: Browser, tmp_path_factory: pytest.TempPathFactory, source: Sou
 
 @pytest.fixture
 def page(chromium: Browser, dev: Dev) -> Iterator[Page]:
-    """A window on the UI's first page, of someone who was never there before."""
+    """The UI's first page in a new browser context, without cookies or local storage."""
     context = chromium.new_context(base_url=f"http://127.0.0.1:{dev.port}", viewport={"width": 1280, "height": 760})
     context.set_default_timeout(60_000)
     page = context.new_page()
@@ -96,25 +95,25 @@ def page(chromium: Browser, dev: Dev) -> Iterator[Page]:
     context.close()
 
 
-class Picture(Protocol):
+class Screenshot(Protocol):
     def __call__(self, name: str, around: Sequence[Locator] = ()) -> None: ...
 
 
 @pytest.fixture
-def picture(page: Page) -> Picture:
-    """Keep what the window shows, or the part of it `around` some things, under a name, when pictures are asked for."""
+def screenshot(page: Page) -> Screenshot:
+    """Save a screenshot of the page, or of the part of it `around` some elements, if SCREENSHOTS is set."""
 
-    def keep(name: str, around: Sequence[Locator] = ()) -> None:
+    def save(name: str, around: Sequence[Locator] = ()) -> None:
         folder = os.environ.get("SCREENSHOTS")
         if not folder:
             return
-        # What is pointed at is drawn differently.
+        # No element is drawn as hovered.
         page.mouse.move(0, 0)
-        page.evaluate(STILL)
-        shown = Image.open(BytesIO(page.screenshot())).convert("RGB")
-        boxes = [box for thing in around if (box := thing.bounding_box())]
+        page.evaluate(ANIMATIONS_FINISHED)
+        image = Image.open(BytesIO(page.screenshot())).convert("RGB")
+        boxes = [box for element in around if (box := element.bounding_box())]
         if boxes:
-            shown = shown.crop(
+            image = image.crop(
                 (
                     int(min(box["x"] for box in boxes)) - MARGIN,
                     int(min(box["y"] for box in boxes)) - MARGIN,
@@ -122,19 +121,19 @@ def picture(page: Page) -> Picture:
                     int(max(box["y"] + box["height"] for box in boxes)) + MARGIN,
                 )
             )
-        # A palette is enough for lines and letters, and makes a third of the bytes.
-        shown.quantize(256).save(Path(folder) / f"{name}.png", optimize=True)
+        # A palette of 256 colors is enough for text and lines, and the file has a third of the size.
+        image.quantize(256).save(Path(folder) / f"{name}.png", optimize=True)
 
-    return keep
+    return save
 
 
 def go_to(page: Page, name: str) -> None:
-    """Click on `name` in the navigation at the left."""
+    """Click on `name` in the navigation bar."""
     page.get_by_role("link").filter(has_text=re.compile(f"^{name}$")).first.click()
 
 
 def open_lineage(page: Page) -> None:
-    """The graph with all groups open."""
+    """Open the asset graph with all groups expanded."""
     page.set_viewport_size(WIDE)
     go_to(page, "Lineage")
     expect(page.get_by_label("unfold_more")).to_have_count(4)
@@ -145,12 +144,12 @@ def open_lineage(page: Page) -> None:
 
 
 def node(page: Page, asset: str) -> Locator:
-    """The asset's box in the graph."""
+    """The asset's node in the graph."""
     return page.locator("foreignObject").filter(has=page.get_by_text(asset, exact=True))
 
 
 def open_newest_backfill(page: Page) -> None:
-    """Where the lesson's *Overview, Backfills* is in this release of Dagster: *Runs, Backfills*."""
+    """Open *Runs, Backfills*, where this release of Dagster has what the lesson calls *Overview, Backfills*."""
     go_to(page, "Runs")
     page.get_by_role("link", name="Backfills").or_(page.get_by_role("tab", name="Backfills")).first.click()
     expect(page).to_have_url(re.compile("view=backfills"))

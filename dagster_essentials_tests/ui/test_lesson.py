@@ -1,6 +1,6 @@
-"""The lesson on partitions and backfills, step by step, as its reader sees it in the browser.
+"""The lesson on partitions and backfills, step by step, in the browser.
 
-The tests follow one another as the steps do: each finds what the one before has left.
+Each test is a step of the lesson and builds on the ones before it.
 """
 
 import re
@@ -13,9 +13,9 @@ from dagster_essentials_tests.support.source_server import SourceServer, status
 from dagster_essentials_tests.ui.conftest import (
     LATER,
     LESSON,
-    PATIENCE,
+    RUN_TIMEOUT,
     WIDE,
-    Picture,
+    Screenshot,
     go_to,
     node,
     open_lineage,
@@ -28,7 +28,7 @@ WEEKS = 13
 KEYS = [f"{month}-01" for month in LESSON]
 
 
-def test_the_lineage_shows_which_assets_have_partitions(page: Page, picture: Picture) -> None:
+def test_the_lineage_shows_which_assets_have_partitions(page: Page, screenshot: Screenshot) -> None:
     open_lineage(page)
     for asset in MONTHLY:
         expect(node(page, asset)).to_contain_text("3 partitions")
@@ -37,10 +37,10 @@ def test_the_lineage_shows_which_assets_have_partitions(page: Page, picture: Pic
     for asset in UNPARTITIONED:
         expect(node(page, asset)).to_contain_text("Never materialized")
         expect(node(page, asset)).not_to_contain_text("filled")
-    picture("lineage-before", around=[node(page, asset) for asset in (*MONTHLY, *UNPARTITIONED, "trips_by_week")])
+    screenshot("lineage-before", around=[node(page, asset) for asset in (*MONTHLY, *UNPARTITIONED, "trips_by_week")])
 
 
-def test_an_asset_counts_its_partitions(page: Page) -> None:
+def test_the_catalog_counts_the_partitions_of_an_asset(page: Page) -> None:
     go_to(page, "Catalog")
     page.get_by_text("taxi_trips_file", exact=True).filter(visible=True).first.click()
     page.get_by_role("tab", name="Partitions").click()
@@ -48,7 +48,7 @@ def test_an_asset_counts_its_partitions(page: Page) -> None:
         expect(page.get_by_text(f"{state} ({count})")).to_be_visible()
 
 
-def test_materialize_all_asks_for_the_partitions_and_launches_a_backfill(page: Page, picture: Picture) -> None:
+def test_materialize_all_asks_for_the_partitions_and_launches_a_backfill(page: Page, screenshot: Screenshot) -> None:
     go_to(page, "Lineage")
     page.get_by_role("button", name="Materialize all").click()
     dialog = page.get_by_role("dialog")
@@ -56,28 +56,28 @@ def test_materialize_all_asks_for_the_partitions_and_launches_a_backfill(page: P
     expect(dialog).to_contain_text("Partition selection")
     dialog.get_by_role("button", name="All", exact=True).click()
     expect(dialog.get_by_role("textbox", name=re.compile("^ex: "))).to_have_value("[2023-01-01...2023-03-01]")
-    picture("materialize-all")
+    screenshot("materialize-all")
     dialog.get_by_role("button", name="Launch backfill").click()
     expect(page.get_by_text("Created backfill")).to_be_visible()
 
 
-def test_the_backfill_is_listed_and_ends_with_every_asset_done(page: Page, dev: Dev, picture: Picture) -> None:
+def test_the_backfill_is_listed_and_materializes_every_asset(page: Page, dev: Dev, screenshot: Screenshot) -> None:
     go_to(page, "Runs")
     page.get_by_role("tab", name="Backfills").click()
     expect(page.get_by_text("Manually launched")).to_be_visible()
     open_newest_backfill(page)
     expect(page.get_by_text("2023-01-01...2023-03-01")).to_be_visible()
     expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible()
-    expect(page.get_by_text("100% completed")).to_have_count(8, timeout=PATIENCE)
-    # The unpartitioned say it by a word, and so do the backfill and the head of the column.
-    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(UNPARTITIONED) + 2, timeout=PATIENCE)
-    picture("backfill")
+    expect(page.get_by_text("100% completed")).to_have_count(8, timeout=RUN_TIMEOUT)
+    # The unpartitioned assets have the status as a word, and so have the backfill and the header of the column.
+    expect(page.get_by_text("Succeeded", exact=True)).to_have_count(len(UNPARTITIONED) + 2, timeout=RUN_TIMEOUT)
+    screenshot("backfill")
     assert dev.rows() == LESSON
     for asset in MONTHLY:
         assert dev.materialized(asset) == KEYS
 
 
-def test_the_lineage_shows_what_is_there_now(page: Page, picture: Picture) -> None:
+def test_the_lineage_shows_what_is_materialized(page: Page, screenshot: Screenshot) -> None:
     open_lineage(page)
     for asset in MONTHLY:
         expect(node(page, asset)).to_contain_text("3 partitions")
@@ -86,10 +86,12 @@ def test_the_lineage_shows_what_is_there_now(page: Page, picture: Picture) -> No
     expect(node(page, "taxi_trips")).to_contain_text("9 / 9 Passed")
     for asset in UNPARTITIONED:
         expect(node(page, asset)).to_contain_text(re.compile("Materialized[A-Z]"))
-    picture("lineage-after", around=[node(page, asset) for asset in (*MONTHLY, *UNPARTITIONED, "trips_by_week")])
+    screenshot("lineage-after", around=[node(page, asset) for asset in (*MONTHLY, *UNPARTITIONED, "trips_by_week")])
 
 
-def test_the_catalog_shows_a_month_its_checks_and_what_it_was_made_from(page: Page, picture: Picture) -> None:
+def test_the_catalog_shows_the_metadata_the_checks_and_the_upstream_asset_of_a_month(
+    page: Page, screenshot: Screenshot
+) -> None:
     go_to(page, "Catalog")
     page.get_by_text("taxi_trips", exact=True).filter(visible=True).first.click()
     page.get_by_role("tab", name="Partitions").click()
@@ -106,7 +108,7 @@ def test_the_catalog_shows_a_month_its_checks_and_what_it_was_made_from(page: Pa
     }
     for name, value in metadata.items():
         expect(page.get_by_role("row", name=name)).to_contain_text(value)
-    picture("month")
+    screenshot("month")
     page.get_by_role("row", name="upstream").get_by_role("link").click()
     expect(page).to_have_url(re.compile("/assets/taxi_trips_file"))
     page.go_back()
@@ -114,7 +116,7 @@ def test_the_catalog_shows_a_month_its_checks_and_what_it_was_made_from(page: Pa
     page.get_by_role("tab", name="Checks").click()
     page.get_by_text("pickups_in_month").filter(visible=True).first.click()
     expect(page.get_by_text(re.compile(r"\d+ of 20,003 trips, \d\.\d\d%. Warns above 1.00%"))).to_be_visible()
-    picture("check")
+    screenshot("check")
     page.get_by_role("tab", name="Partitions").last.click()
     expect(page.get_by_text("Passed (3)")).to_be_visible()
 
@@ -123,13 +125,13 @@ def test_the_catalog_shows_a_month_its_checks_and_what_it_was_made_from(page: Pa
     expect(node(page, "taxi_trips_file")).to_contain_text("100% filled")
 
 
-def test_a_backfill_from_the_job_has_its_runs(page: Page, dev: Dev, picture: Picture) -> None:
+def test_a_backfill_of_the_job_has_runs_of_the_job(page: Page, dev: Dev, screenshot: Screenshot) -> None:
     before = {run.run_id for run in dev.runs()}
     go_to(page, "Jobs")
     page.get_by_text("trip_update_job", exact=True).filter(visible=True).first.click()
     page.get_by_role("tab", name="Partitions").click()
     expect(page.get_by_text(re.compile("^3 *Total partitions$"))).to_be_visible()
-    picture("job-partitions")
+    screenshot("job-partitions")
     page.get_by_role("button", name="Materialize").first.click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("Launch runs to materialize 6 assets")
@@ -139,17 +141,17 @@ def test_a_backfill_from_the_job_has_its_runs(page: Page, dev: Dev, picture: Pic
 
     open_newest_backfill(page)
     page.get_by_role("tab", name="Runs").click()
-    expect(page.get_by_text("trip_update_job", exact=True).first).to_be_visible(timeout=PATIENCE)
-    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("trip_update_job", exact=True).first).to_be_visible(timeout=RUN_TIMEOUT)
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=RUN_TIMEOUT)
     expect(page.get_by_text("Failure", exact=True)).to_have_count(0)
-    picture("job-runs")
+    screenshot("job-runs")
     runs = [run for run in dev.runs() if run.run_id not in before]
     assert {(run.job_name, run.status) for run in runs} == {("trip_update_job", dg.DagsterRunStatus.SUCCESS)}
     assert dev.rows() == LESSON
 
 
-def test_the_schedules_and_the_sensor_are_there_and_a_tick_asks_for_the_months_that_came(
-    page: Page, dev: Dev, picture: Picture
+def test_the_schedules_and_the_sensor_are_listed_and_a_tick_requests_the_new_months(
+    page: Page, dev: Dev, screenshot: Screenshot
 ) -> None:
     go_to(page, "Automation")
     page.get_by_text("trip_update_job_schedule", exact=True).filter(visible=True).first.click()
@@ -157,7 +159,7 @@ def test_the_schedules_and_the_sensor_are_there_and_a_tick_asks_for_the_months_t
     page.get_by_role("button", name="Continue").click()
     expect(page.get_by_role("dialog")).to_contain_text("the newest month so far, 2023-03, is loaded already")
 
-    # Months go by.
+    # Two more months are published.
     dev.stop()
     dev.env["TAXI_END_DATE"] = "2023-06-01"
     dev.start()
@@ -167,13 +169,13 @@ def test_the_schedules_and_the_sensor_are_there_and_a_tick_asks_for_the_months_t
     for name in ("trip_update_job_schedule", "weekly_update_job_schedule", "adhoc_request_sensor"):
         expect(page.get_by_text(name, exact=True).filter(visible=True).first).to_be_visible()
     expect(page.get_by_text("on day 5 of the month")).to_be_visible()
-    picture("automation")
+    screenshot("automation")
     page.get_by_text("trip_update_job_schedule", exact=True).filter(visible=True).first.click()
     page.get_by_role("button", name="Preview tick result").click()
     page.get_by_role("button", name="Continue").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("2 run requests")
-    picture("tick")
+    screenshot("tick")
     requests = dialog.get_by_role("row").filter(has_text="trip_update_job")
     expect(requests).to_have_count(2)
     for request, month in zip(requests.all(), LATER, strict=True):
@@ -181,13 +183,13 @@ def test_the_schedules_and_the_sensor_are_there_and_a_tick_asks_for_the_months_t
         configuration = page.get_by_role("dialog").filter(has_text="Run configuration")
         expect(configuration).to_contain_text(f"partition: {month}-01")
         if month == min(LATER):
-            picture("tick-request")
+            screenshot("tick-request")
         configuration.get_by_role("button", name="OK").click()
         expect(configuration).to_have_count(0)
 
 
-def test_a_month_that_is_not_published_is_failed_with_its_reason_and_the_ones_beside_it_are_good(
-    page: Page, dev: Dev, source: SourceServer, picture: Picture
+def test_a_month_that_is_not_published_fails_with_its_reason_and_the_others_are_materialized(
+    page: Page, dev: Dev, source: SourceServer, screenshot: Screenshot
 ) -> None:
     source.answers["/trip-data/yellow_tripdata_2023-05.parquet"] = [status(403, b"<Error/>")]
     go_to(page, "Catalog")
@@ -200,18 +202,18 @@ def test_a_month_that_is_not_published_is_failed_with_its_reason_and_the_ones_be
     expect(page.get_by_text("Created backfill")).to_be_visible()
 
     open_newest_backfill(page)
-    expect(page.get_by_text("100% completed")).to_have_count(2, timeout=PATIENCE)
+    expect(page.get_by_text("100% completed")).to_have_count(2, timeout=RUN_TIMEOUT)
     page.get_by_role("tab", name="Runs").click()
-    expect(page.get_by_text("Failure", exact=True)).to_be_visible(timeout=PATIENCE)
+    expect(page.get_by_text("Failure", exact=True)).to_be_visible(timeout=RUN_TIMEOUT)
     page.get_by_role("link", name="View", exact=True).last.click()
     reason = page.get_by_text("2023-05").filter(has_text="not published (the source answered 403)").first
     expect(reason).to_be_visible()
-    page.reload()  # Without the note that a backfill was created.
+    page.reload()  # Without the message that a backfill was created.
     expect(reason).to_be_visible()
     page.get_by_placeholder("Filter…").filter(visible=True).last.fill("of 2) failed")
     expect(page.get_by_text(re.compile(r"2023-05 \(. of 2\) failed \(http.*not published"))).to_be_visible()
     expect(page.get_by_text("Stack Trace")).to_have_count(0)
-    picture("failed-run")
+    screenshot("failed-run")
 
     for asset in MONTHLY:
         go_to(page, "Catalog")
@@ -221,5 +223,5 @@ def test_a_month_that_is_not_published_is_failed_with_its_reason_and_the_ones_be
         expect(page.get_by_text("Materialized (4)")).to_be_visible()
         page.get_by_text("2023-05-01", exact=True).filter(visible=True).last.click()
         expect(page.get_by_text(re.compile("failed, and did not materialize this asset"))).to_be_visible()
-    picture("failed-month")
+    screenshot("failed-month")
     assert dev.rows() == {**LESSON, "2023-04": LATER["2023-04"]}

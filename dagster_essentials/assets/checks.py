@@ -1,0 +1,82 @@
+"""The asset checks of `taxi_trips`, one result a month each. The rules are in `warehouse/quality.py`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from dagster_essentials.errors import PipelineError, RowCountMismatchError
+from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.warehouse.quality import QUALITY_RULES, QualityRule
+from dagster_essentials.warehouse.trips_table import LoadedMonth
+
+ROWS_MATCH_FILE = "rows_match_file"
+COLUMNS_KNOWN = "columns_known"
+
+_DESCRIPTIONS = {
+    ROWS_MATCH_FILE: "The table has as many rows as the file's footer counts. Otherwise the month fails and is unchanged.",
+    **{rule.name: rule.description for rule in QUALITY_RULES},
+    COLUMNS_KNOWN: "Columns of the file that are not in the table. They are ignored; a new one means that the TLC "
+    "has changed its schema.",
+}
+
+
+def trip_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
+    """The checks of `trips`, each with a result for every month."""
+    return [
+        dg.AssetCheckSpec(
+            name, asset=asset, description=text, partitions_def=monthly_partition, blocking=name == ROWS_MATCH_FILE
+        )
+        for name, text in _DESCRIPTIONS.items()
+    ]
+
+
+def evaluate_month(month: LoadedMonth) -> list[dg.AssetCheckResult]:
+    """The results of all checks of a loaded month."""
+    profile, unknown = month.profile, ", ".join(month.unknown) or "none"
+    return [
+        _evaluate_row_count(month.rows_in_file, profile.rows),
+        *(_evaluate_rule(rule, profile.violations[rule.name], profile.rows) for rule in QUALITY_RULES),
+        _result(
+            COLUMNS_KNOWN,
+            not month.unknown,
+            f"Columns that are not in the table: {unknown}.",
+            {"unknown_columns": unknown},
+        ),
+    ]
+
+
+def failed_checks(error: PipelineError) -> list[dg.AssetCheckResult]:
+    """The results of the checks that found `error`, for a month that was not loaded."""
+    if isinstance(error, RowCountMismatchError):
+        return [_evaluate_row_count(error.rows_in_file, error.rows_in_table)]
+    return []
+
+
+def _evaluate_row_count(rows_in_file: int, rows_in_table: int) -> dg.AssetCheckResult:
+    return _result(
+        ROWS_MATCH_FILE,
+        rows_in_table == rows_in_file,
+        f"{rows_in_file:,} rows in the file, {rows_in_table:,} in the table.",
+        {"rows_in_table": rows_in_table, "rows_in_file": rows_in_file},
+    )
+
+
+def _evaluate_rule(rule: QualityRule, violations: int, rows: int) -> dg.AssetCheckResult:
+    share = violations / max(rows, 1)
+    return _result(
+        rule.name,
+        violations <= rule.limit * rows,
+        f"{violations:,} of {rows:,} trips, {share:.2%}. Warns above {rule.limit:.2%}.",
+        {"trips": violations, "share": share, "limit": rule.limit},
+    )
+
+
+def _result(name: str, passed: bool, description: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=name,
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR if name == ROWS_MATCH_FILE else dg.AssetCheckSeverity.WARN,
+        description=description,
+        metadata=metadata,
+    )

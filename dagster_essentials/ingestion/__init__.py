@@ -1,0 +1,1 @@
+"""Downloading and validating files, and mapping their columns. Imports no dagster, and does not use the database."""

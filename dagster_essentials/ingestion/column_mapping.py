@@ -1,0 +1,267 @@
+"""The columns of `trips`, and how the columns of a month's file map to them.
+
+There is one mapping for all schemas since 2011. It decides by names and types alone; no row is read here.
+"""
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from dagster_essentials.errors import PipelineError, SchemaError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAX_ROWS = 30_000_000
+"""No real month has more than 17 million rows. A file of 67 kB can claim a billion, and keep DuckDB busy for an hour."""
+MAX_TEXT_BYTES = 100
+"""The real values are a letter or a short code. A file of 68 kB can repeat one of 20 MB three thousand times."""
+MAX_FOOTER_BYTES = 4_000_000
+"""A real month's footer has 10,000 to 60,000; 17 million rows in DuckDB's row groups of 122,880 rows need 400,000."""
+MAX_FOOTER_LIST = 2_000
+"""Columns, row groups and so on. A real month has 19 to 21 columns and up to 140 row groups. Without a limit, a footer of
+67 kB that claims 16 million columns took 7 GB, and one of 100,000 nested columns ended the process (SIGSEGV)."""
+MAX_FOOTER_TEXT_BYTES = 1_000_000
+"""A name, or the writer's own metadata: that of pandas has 10,000 bytes."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of `trips`.
+
+    Attributes:
+        name, type: in the table.
+        source: its name in the TLC's files, compared without case; None if it is not from the file.
+        required: whether a month without it is rejected. Fees were added over the years; the rest is in every file.
+        description: what it holds, with its unit.
+    """
+
+    name: str
+    type: str
+    source: str | None
+    required: bool
+    description: str
+
+
+# The first eleven are the course's, in its order and with its types; a database made by its code has just these.
+COLUMNS: Sequence[Column] = (
+    Column("vendor_id", "INTEGER", "VendorID", True, "Who recorded it: 1 Creative Mobile, 2 Curb, 6 Myle, 7 Helix"),
+    Column("pickup_zone_id", "INTEGER", "PULocationID", True, "Zone of the pickup; 264 unknown, 265 outside the city"),
+    Column(
+        "dropoff_zone_id", "INTEGER", "DOLocationID", True, "Zone of the drop-off; 264 unknown, 265 outside the city"
+    ),
+    Column(
+        "rate_code_id",
+        "DOUBLE",
+        "RatecodeID",
+        True,
+        "1 standard, 2 JFK, 3 Newark, 4 Nassau or Westchester, 5 negotiated, 6 group, 99 unknown",
+    ),
+    Column(
+        "payment_type",
+        "INTEGER",
+        "payment_type",
+        True,
+        "0 flex fare, 1 card, 2 cash, 3 no charge, 4 dispute, 5 unknown, 6 voided",
+    ),
+    Column("dropoff_datetime", "TIMESTAMP", "tpep_dropoff_datetime", True, "End of the trip, New York local time"),
+    Column("pickup_datetime", "TIMESTAMP", "tpep_pickup_datetime", True, "Start of the trip, New York local time"),
+    Column("trip_distance", "DOUBLE", "trip_distance", True, "Miles, by the taximeter"),
+    Column("passenger_count", "DOUBLE", "passenger_count", True, "Passengers, as the driver entered them"),
+    Column("total_amount", "DOUBLE", "total_amount", True, "US dollars charged in all, without cash tips"),
+    Column("partition_date", "VARCHAR", None, True, "Month of the file, YYYY-MM"),
+    Column("fare_amount", "DOUBLE", "fare_amount", True, "US dollars, by time and distance"),
+    Column("extra", "DOUBLE", "extra", True, "US dollars, rush hour and overnight charges and others"),
+    Column("mta_tax", "DOUBLE", "mta_tax", True, "US dollars, tax of the Metropolitan Transportation Authority"),
+    Column("tip_amount", "DOUBLE", "tip_amount", True, "US dollars, card tips only"),
+    Column("tolls_amount", "DOUBLE", "tolls_amount", True, "US dollars, all tolls of the trip"),
+    Column(
+        "improvement_surcharge", "DOUBLE", "improvement_surcharge", False, "US dollars, at the flag drop; since 2015"
+    ),
+    Column("congestion_surcharge", "DOUBLE", "congestion_surcharge", False, "US dollars, state surcharge; since 2019"),
+    Column("airport_fee", "DOUBLE", "airport_fee", False, "US dollars, pickups at LaGuardia and JFK"),
+    Column("cbd_congestion_fee", "DOUBLE", "cbd_congestion_fee", False, "US dollars, congestion zone; since 2025"),
+    Column(
+        "store_and_fwd_flag",
+        "VARCHAR",
+        "store_and_fwd_flag",
+        True,
+        "Y if the record was held in the vehicle before it was sent, else N",
+    ),
+    Column("request_source", "VARCHAR", "request_source", False, "How the trip was requested, a code; since 2026-06"),
+)
+COURSE_COLUMNS = COLUMNS[:11]
+
+
+@dataclass(frozen=True)
+class FileSchema:
+    """A month's file as its footer describes it: the number of rows, and the name and Arrow type of each column."""
+
+    rows: int
+    columns: "Sequence[tuple[str, pa.DataType]]"
+
+
+@dataclass(frozen=True)
+class ColumnMapping:
+    """How a month's columns map to those of `trips`.
+
+    Attributes:
+        expressions: for each column of the table, in order, the SQL expression over the file. `$month` is bound to the
+            month.
+        unknown: columns of the file that are not in the table.
+        absent: columns of the table that the file does not have, or has only as type null; they become null.
+    """
+
+    expressions: Sequence[str]
+    unknown: Sequence[str]
+    absent: Sequence[str]
+
+
+FROM_FILE = "read_parquet($file, hive_partitioning = false)"
+"""The rows of a month's file, bound as `$file`, without columns that DuckDB derives from a folder like ``env=prod``."""
+
+
+def literal_path(path: Path) -> str:
+    """`path`, escaped for DuckDB's readers, which treat ``*``, ``?`` and ``[`` as patterns."""
+    return glob.escape(str(path))
+
+
+class NotParquetError(PipelineError):
+    """It is not a complete parquet file. The message says what it is; the caller adds what to do about it."""
+
+
+def read_file_schema(file: BinaryIO) -> FileSchema:
+    """Read the footer of a month's parquet file.
+
+    Raises:
+        NotParquetError: it is not a complete parquet file.
+        SchemaError: the footer exceeds the limits for a month's file.
+        OSError: it cannot be read.
+    """
+    # Imported here, so that runs of other assets do not pay for it: 0.08 s and 38 MB.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    _check_frame(file)
+    try:
+        with pq.ParquetFile(
+            file, thrift_string_size_limit=MAX_FOOTER_TEXT_BYTES, thrift_container_size_limit=MAX_FOOTER_LIST
+        ) as parquet:
+            metadata, schema = parquet.metadata, parquet.schema_arrow
+            rows_in_groups = sum(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+            columns = [(field.name, field.type) for field in schema]
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if "Exceeded size limit" in str(error):
+            raise SchemaError(
+                f"its footer lists more columns or row groups than any month has. {_IF_IT_IS_REAL}"
+            ) from None
+        raise NotParquetError("not a complete parquet file: its footer is damaged") from None
+    if metadata.num_rows != rows_in_groups:
+        raise SchemaError(
+            f"its footer counts {metadata.num_rows:,} rows, and {rows_in_groups:,} in its row groups. {_IF_IT_IS_REAL}"
+        )
+    if rows_in_groups < 0:
+        raise NotParquetError("not a complete parquet file: its footer is damaged, and counts less than no rows")
+    if rows_in_groups > MAX_ROWS:
+        raise SchemaError(
+            f"its footer counts {rows_in_groups:,} rows, and no month has more than 17 million. {_IF_IT_IS_REAL}"
+        )
+    return FileSchema(rows_in_groups, columns)
+
+
+def _check_frame(file: BinaryIO) -> None:
+    """Check the first and last four bytes of a parquet file, and the size of its footer."""
+    file.seek(0)
+    start = file.read(60)
+    size = file.seek(0, 2)
+    file.seek(max(size - 8, 0))
+    end = file.read(8)
+    if not size:
+        raise NotParquetError("not a complete parquet file: it is empty")
+    if not start.startswith(b"PAR1"):
+        text = start.decode("utf-8", "replace").strip()
+        raise NotParquetError(f"not a complete parquet file: it begins with {text!r}")
+    if not end.endswith(b"PAR1"):
+        raise NotParquetError(f"not a complete parquet file: it does not end like one ({size:,} bytes)")
+    footer = int.from_bytes(end[:4], "little")
+    if MAX_FOOTER_BYTES < footer < size:
+        raise SchemaError(f"its footer has {footer:,} bytes; a real month's has at most 60,000. {_IF_IT_IS_REAL}")
+
+
+def map_columns(schema: FileSchema) -> ColumnMapping:
+    """Decide how a month's file with this `schema` becomes rows of `trips`.
+
+    Raises:
+        SchemaError: a required column is missing, or its type cannot become the table's.
+    """
+    import pyarrow as pa
+
+    names = [name for name, _ in schema.columns]
+    # Of columns whose names differ only in case, or not at all, DuckDB reads the first by that name.
+    found = {name.lower(): number for number, name in reversed(list(enumerate(names)))}
+    expressions, absent, mapped = [], [], set()
+    for column in COLUMNS:
+        if column.source is None:
+            expressions.append("$month")
+            continue
+        number = found.get(column.source.lower())
+        if number is None and column.required:
+            raise SchemaError(
+                f"the file has no column {column.source}, which becomes {column.name} ({column.type}). Found: "
+                f"{', '.join(names)}. {_WHAT_TO_DO}"
+            )
+        mapped.add(number)
+        name, type_ = schema.columns[number] if number is not None else ("", pa.null())
+        if pa.types.is_null(type_):
+            absent.append(column.name)
+            expressions.append(f"NULL::{column.type}")
+        elif not _is_accepted(type_, column.type):
+            raise SchemaError(
+                f"column {name} is {type_}, and becomes {column.name}. Expected: {column.type}, or what can become "
+                f"one without loss. {_WHAT_TO_DO}"
+            )
+        else:
+            expressions.append(_cast(name, column.type, is_integer=pa.types.is_integer(type_)))
+    unknown = [name for number, name in enumerate(names) if number not in mapped]
+    return ColumnMapping(expressions, unknown, absent)
+
+
+_WHAT_TO_DO = (
+    "Check whether the file is a month of yellow taxi trips from 2011 on; if the TLC has changed its schema, extend the "
+    "mapping in dagster_essentials/ingestion/column_mapping.py."
+)
+
+_IF_IT_IS_REAL = (
+    "Materialize again; if it fails in the same way, check the file at the source. If that is a month of yellow taxi trips "
+    "after all, the limits in dagster_essentials/ingestion/column_mapping.py are too narrow for it."
+)
+
+
+def _is_accepted(type_: "pa.DataType", target: str) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(type_):  # pandas writes categories as dictionaries; DuckDB reads plain values.
+        type_ = type_.value_type
+    if target == "VARCHAR":
+        return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+    if target == "TIMESTAMP":
+        return bool(pa.types.is_timestamp(type_) and type_.tz is None)
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
+
+
+def _cast(name: str, target: str, is_integer: bool) -> str:
+    quoted = '"' + name.replace('"', '""') + '"'
+    if target == "INTEGER" and not is_integer:
+        # A cast from DOUBLE would round silently.
+        message = f"{name} holds a number that is not whole: ".replace("'", "''")
+        return f"CASE WHEN {quoted} = trunc({quoted}) OR {quoted} IS NULL THEN {quoted}::INTEGER " + (
+            f"ELSE error('{message}' || {quoted})::INTEGER END"
+        )
+    if target == "VARCHAR":
+        message = f"{name} holds a text of more than {MAX_TEXT_BYTES} bytes".replace("'", "''")
+        return f"CASE WHEN strlen({quoted}) > {MAX_TEXT_BYTES} THEN error('{message}')::VARCHAR ELSE {quoted} END"
+    return f"{quoted}::{target}"

@@ -1,0 +1,77 @@
+"""Sidecar files: a JSON file beside each downloaded file, with its URL, ETag, modification time and SHA-256.
+
+They make conditional requests possible. A sidecar is valid only while its file has the size and the modification
+time that it was written for.
+"""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from dagster_essentials.errors import WriteError
+from dagster_essentials.ingestion.atomic_write import atomic_write, remove_stale_temporaries
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class DownloadedFile:
+    """A file that was downloaded.
+
+    Attributes:
+        url: the address, without any credentials.
+        etag, last_modified: as sent by the source, or None.
+        bytes: the size of the file.
+        mtime_ns: when the file was written, in nanoseconds since 1970.
+        sha256: of the content, in hexadecimal digits.
+    """
+
+    url: str
+    etag: str | None
+    last_modified: str | None
+    bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+def read_sidecar(path: Path, file: BinaryIO | None = None) -> DownloadedFile | None:
+    """The sidecar of the file at `path`, or of `file`, which was opened there; None if it is of another version."""
+    try:
+        known = DownloadedFile(**json.loads(_sidecar(path).read_text()))
+        status = path.stat() if file is None else os.fstat(file.fileno())
+    except (OSError, ValueError, TypeError):
+        return None
+    return known if (known.bytes, known.mtime_ns) == (status.st_size, status.st_mtime_ns) else None
+
+
+def write_sidecar(path: Path, downloaded: DownloadedFile) -> None:
+    """Write the sidecar of the file at `path`. If that fails, or two runs overlap, the next run downloads it again."""
+    with suppress(WriteError), atomic_write(_sidecar(path)) as temporary:
+        temporary.write_text(json.dumps(asdict(downloaded), indent=1))
+
+
+def remove_stale(path: Path) -> None:
+    """Remove the temporary files of killed writers of `path` and of its sidecar, if possible."""
+    with suppress(OSError):
+        remove_stale_temporaries(path)
+        remove_stale_temporaries(_sidecar(path))
+
+
+def content_sha256(path: Path, file: BinaryIO) -> str:
+    """The SHA-256, in hexadecimal digits, of `file`, which was opened at `path`: from the sidecar if it is valid."""
+    known = read_sidecar(path, file)
+    if known is not None:
+        return known.sha256
+    digest = hashlib.sha256()
+    file.seek(0)
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f".{path.name}.source.json")

@@ -1,0 +1,301 @@
+"""The bookkeeping of a run over partitions: what the log says of each, what Dagster records of it, and how the run ends.
+
+A run over a range would by itself record all its partitions at its end, with one data version for all, or none of them if
+one fails. Here each partition's materialization is emitted after its commit, and the asset's own final result is
+suppressed. The undocumented behaviour of Dagster that this relies on is pinned in `test_dagster_facts.py`.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
+from dagster._core.definitions.data_version import (
+    CODE_VERSION_TAG,
+    DATA_VERSION_IS_USER_PROVIDED_TAG,
+    DATA_VERSION_TAG,
+    extract_data_version_from_entry,
+    get_input_data_version_tag,
+    get_input_event_pointer_tag,
+)
+from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
+
+from dagster_essentials.errors import DatabaseError, PipelineError
+from dagster_essentials.partitions import monthly_partition
+
+AssetEvents = Iterator[dg.MaterializeResult[Any] | dg.Output[Any]]
+"""The return type of an asset function whose partitions are recorded here."""
+
+FAILED = "failed"
+"""The metadata key of the observation that shows on a partition's page why it failed."""
+
+
+class PartitionRun:
+    """The bookkeeping of one asset's step over the partitions of its run: which have ended, which failed, and why."""
+
+    def __init__(self, context: dg.AssetExecutionContext):
+        self._context = context
+        self._keys = list(context.partition_keys)
+        self._unit = "month" if context.assets_def.partitions_def == monthly_partition else "week"
+        self._began = time.monotonic()
+        self._ended: list[str] = []
+        self._reasons: dict[str, str] = {}
+        self._trips = self._bytes = 0
+
+    def pending(self, upstream: dg.AssetsDefinition | None = None) -> Iterator[str]:
+        """The partitions that have not ended. Those for which `upstream` failed in this run fail too."""
+        if upstream is not None:
+            failed_upstream = failures_in_run(self._context, upstream)
+            for key in filter(failed_upstream.__contains__, self._keys):
+                self._end(key, f" failed: {upstream.op.name} failed for this partition", failed_upstream[key])
+        for key in self._keys:
+            if key not in self._ended:
+                yield key
+
+    @contextmanager
+    def partition(
+        self, key: str, failed_checks: Callable[[PipelineError], Sequence[dg.AssetCheckResult]] = lambda error: ()
+    ) -> Iterator[None]:
+        """Let an error of the pipeline in the block fail the partition `key`, and the run go on.
+
+        An unusable database fails all that are pending: each would wait as long for the same error. `failed_checks`
+        returns the results of the checks that found the error.
+        """
+        try:
+            yield
+        except DatabaseError as error:
+            self._fail_pending(error)
+        except PipelineError as error:
+            self.failed(key, error, failed_checks(error))
+
+    @contextmanager
+    def all_pending(self) -> Iterator[None]:
+        """Let an error of the pipeline in the block fail all partitions that are pending."""
+        try:
+            yield
+        except PipelineError as error:
+            self._fail_pending(error)
+
+    def materialized(
+        self,
+        key: str,
+        *,
+        trips: int,
+        data_version: str,
+        metadata: Mapping[str, Any],
+        size: int = 0,
+        note: str = "",
+        inputs: Mapping[dg.AssetKey, str] | None = None,
+        checks: Sequence[dg.AssetCheckResult] = (),
+    ) -> None:
+        """Log and record that `key` has been materialized, with so many `trips` from a file of `size` bytes.
+
+        Call it while the database is held: otherwise an overlapping run could load another version and record that first,
+        and what Dagster recorded last would not be what the table has.
+        """
+        self._trips += trips
+        self._bytes += size
+        figures = ", ".join(filter(None, [f"{trips:,} trips", f"{size / 1e6:.1f} MB" if size else "", note]))
+        self._end(key, f": {figures}")
+        record_materialization(self._context, key, data_version, metadata, inputs, checks)
+
+    def failed(self, key: str, error: PipelineError, checks: Sequence[dg.AssetCheckResult] = ()) -> None:
+        """Log and record why `key` failed, and the results of the `checks` that found it."""
+        label = self._label(key)
+        reason = error.describe(label)
+        self._end(key, f" failed{reason.removeprefix(label)}", reason)
+        _record_checks(self._context, key, checks, is_materialized=False)
+
+    def finish(self, done: str, note: str = "", downstream: dg.AssetsDefinition | None = None) -> AssetEvents:
+        """Log a summary, and end the step: with an error if a partition failed.
+
+        If some succeeded and `downstream` is executed in this run, there is no error yet: `downstream` processes those
+        partitions, and fails at its end.
+
+        Raises:
+            dagster.Failure: it names each failed partition and why.
+        """
+        total, failed = len(self._keys), sorted(self._reasons)
+        if total > 1:
+            figures = ", ".join(
+                filter(None, [f"{self._trips:,} trips", f"{self._bytes / 1e6:.1f} MB" if self._bytes else "", note])
+            )
+            self._context.log.info(
+                f"{total - len(failed)} of {total} {self._unit}s {done}: {figures}, "
+                f"in {time.monotonic() - self._began:.1f} s"
+                + (f"; failed: {', '.join(map(self._label, failed))}" if failed else "")
+            )
+        goes_on = downstream is not None and len(failed) < total and is_executed(self._context, downstream)
+        if failed and not goes_on:
+            raise dg.Failure(self._failure_text(), allow_retries=False)
+        yield from suppress_final_materialization(self._context)
+
+    def _label(self, key: str) -> str:
+        """What a partition is called in logs and errors: ``2023-03`` or ``week of 2023-03-05``."""
+        return key[:7] if self._unit == "month" else f"week of {key}"
+
+    def _end(self, key: str, text: str, reason: str | None = None, log: bool = True) -> None:
+        """Note that `key` has ended, and the `reason` if it failed: here, in the log and on the partition's page."""
+        self._ended.append(key)
+        total = len(self._keys)
+        # A run over one partition may be one of many in a backfill, so its log has no numbers.
+        progress = f" ({len(self._ended)} of {total})" if total > 1 else ""
+        if reason is not None:
+            self._reasons[key] = reason
+            self._context.log_event(
+                dg.AssetObservation(self._context.asset_key, partition=key, metadata={FAILED: reason})
+            )
+        if log:
+            write = self._context.log.info if reason is None else self._context.log.error
+            write(f"{self._label(key)}{progress}{text}")
+
+    def _fail_pending(self, error: PipelineError) -> None:
+        pending = list(self.pending())
+        if not pending:
+            raise error
+        first, *others = pending
+        self.failed(first, error)
+        for key in others:
+            self._end(key, "", error.describe(self._label(key)), log=False)
+        if others:
+            self._context.log.error(f"not tried, for the same reason: {', '.join(map(self._label, others))}")
+
+    def _failure_text(self) -> str:
+        """A line for each reason, with the partitions that failed for it."""
+        labels: dict[str, list[str]] = {}
+        for key in sorted(self._reasons):
+            label = self._label(key)
+            labels.setdefault(self._reasons[key].removeprefix(label), []).append(label)
+        lines = [", ".join(alike) + reason for reason, alike in labels.items()]
+        total, failed = len(self._keys), len(self._reasons)
+        if total > 1:
+            good = total - failed
+            others = {0: "", 1: "; the other one is done"}.get(good, f"; the other {good} are done")
+            lines.insert(0, f"{failed} of {total} {self._unit}s failed{others}:")
+        return "\n".join(lines)
+
+
+def record_materialization(
+    context: dg.AssetExecutionContext,
+    partition: str,
+    data_version: str,
+    metadata: Mapping[str, Any],
+    inputs: Mapping[dg.AssetKey, str] | None = None,
+    checks: Sequence[dg.AssetCheckResult] = (),
+) -> None:
+    """Record that the running asset has been materialized for `partition`, and what its `checks` found.
+
+    `inputs` gives, for each upstream asset, the version of the same partition that was read: the UI shows the partition
+    as stale when that asset has another version. Without `inputs`, it is stale when an upstream asset has been
+    materialized since.
+    """
+    # Dagster writes the run's id as the code version of an asset without one, and reads input versions only beside it.
+    provenance = {CODE_VERSION_TAG: context.run.run_id} if inputs is not None else {}
+    for key, version in (inputs or {}).items():
+        record = context.instance.get_latest_data_version_record(key, partition_key=partition)
+        if record is not None:
+            latest = extract_data_version_from_entry(record.event_log_entry)
+            # If an overlapping run has recorded another version meanwhile, that one counts as newer than what was read.
+            read = record.storage_id if latest is not None and latest.value == version else record.storage_id - 1
+            provenance[get_input_data_version_tag(key)] = version
+            provenance[get_input_event_pointer_tag(key)] = str(read)
+    context.log_event(
+        dg.AssetMaterialization(
+            context.asset_key,
+            partition=partition,
+            metadata=metadata,
+            tags={
+                DATA_VERSION_TAG: data_version,
+                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
+                **provenance,
+            },
+        )
+    )
+    _record_checks(context, partition, checks)
+
+
+def _record_checks(
+    context: dg.AssetExecutionContext,
+    partition: str,
+    checks: Sequence[dg.AssetCheckResult],
+    is_materialized: bool = True,
+) -> None:
+    target = _materialization(context, partition) if checks and is_materialized else None
+    for check in checks:
+        assert check.check_name is not None
+        spec = context.assets_def.get_spec_for_check_key(dg.AssetCheckKey(context.asset_key, check.check_name))
+        context.log_event(
+            dg.AssetCheckEvaluation(
+                asset_key=context.asset_key,
+                check_name=check.check_name,
+                passed=check.passed,
+                severity=check.severity,
+                blocking=spec.blocking,
+                partition=partition,
+                description=check.description,
+                metadata=check.metadata,
+                target_materialization_data=target,
+            )
+        )
+
+
+def _materialization(
+    context: dg.AssetExecutionContext, partition: str
+) -> AssetCheckEvaluationTargetMaterializationData | None:
+    """What this run has recorded for `partition`. Checks that do not point to it count as missing on the check's page."""
+    records = context.instance.fetch_materializations(
+        # More than one, because an overlapping run may have recorded the same partition at the same moment.
+        dg.AssetRecordsFilter(context.asset_key, asset_partitions=[partition]),
+        limit=5,
+    ).records
+    for record in records:
+        if record.run_id == context.run.run_id:
+            return AssetCheckEvaluationTargetMaterializationData(
+                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
+            )
+    return None
+
+
+def suppress_final_materialization(context: dg.AssetExecutionContext) -> AssetEvents:
+    """Yield what Dagster expects of an asset whose materializations and checks have been logged already."""
+    yield dg.MaterializeResult(metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
+    # Each selected check has an output of its own, which Dagster expects in addition to the evaluation.
+    results = {context.assets_def.get_output_name_for_asset_key(context.asset_key)}
+    for name in sorted(context.op_execution_context.selected_output_names - results):
+        yield dg.Output(None, output_name=name)
+
+
+def failures_in_run(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, str]:
+    """The partitions for which `asset` failed earlier in this run, with the reasons.
+
+    If this run re-executes an earlier run from its failure, without `asset`, the failures of that run count.
+    """
+    if is_executed(context, asset):
+        return _failures(context.instance, context.run.run_id, asset.key)
+    run_id = context.run.parent_run_id
+    while run_id is not None and (run := context.instance.get_run_by_id(run_id)) is not None:
+        steps, assets = run.step_keys_to_execute, run.asset_selection
+        if (steps is None or asset.op.name in steps) and (not assets or asset.key in assets):
+            return _failures(context.instance, run_id, asset.key)
+        run_id = run.parent_run_id
+    return {}
+
+
+def _failures(instance: dg.DagsterInstance, run_id: str, asset_key: dg.AssetKey) -> dict[str, str]:
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION).records
+    return {
+        str(observation.partition): str(observation.metadata[FAILED].value)
+        for record in records
+        if (observation := record.asset_observation) is not None
+        and observation.asset_key == asset_key
+        and FAILED in observation.metadata
+    }
+
+
+def is_executed(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> bool:
+    """Whether this run executes `asset` as well."""
+    steps = context.run.step_keys_to_execute
+    selected = asset.key in context.job_def.asset_layer.executable_asset_keys
+    return selected and (steps is None or asset.op.name in steps)

@@ -1,0 +1,165 @@
+"""The trips picked up in each zone of Manhattan, in all months that are loaded: a GeoJSON file, and the map of it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from filelock import FileLock
+
+from dagster_essentials.errors import ReportError
+from dagster_essentials.ingestion.atomic_write import atomic_write, write_error
+from dagster_essentials.ingestion.zones import multipolygon_coordinates
+from dagster_essentials.reports.plots import plot_map
+from dagster_essentials.warehouse.transaction import explain_duckdb_errors
+from dagster_essentials.warehouse.trips_table import has_table, loaded_months
+
+
+@dataclass(frozen=True)
+class ManhattanStats:
+    """The counts: by zone, and independently of the zones.
+
+    Attributes:
+        zones: the number of zones of Manhattan.
+        num_trips: the sum of their trips.
+        trips_picked_up: trips whose pickup zone is one of Manhattan; the same number, unless a zone is counted twice.
+        months: the months that are loaded (``YYYY-MM``), in order.
+        months_with_trips: in how many of them a trip was picked up in Manhattan.
+    """
+
+    zones: int
+    num_trips: int
+    trips_picked_up: int
+    months: Sequence[str]
+    months_with_trips: int
+
+
+_COUNT_BY_ZONE = """
+WITH pickups AS (SELECT pickup_zone_id, count(*) AS num_trips FROM trips GROUP BY pickup_zone_id)
+SELECT zone_id, zone, borough, coalesce(num_trips, 0), geometry
+FROM zones LEFT JOIN pickups ON pickup_zone_id = zone_id
+WHERE borough = 'Manhattan' ORDER BY zone_id
+"""
+_COUNT_TRIPS = """
+SELECT count(*), count(DISTINCT partition_date) FROM trips
+WHERE pickup_zone_id IN (SELECT zone_id FROM zones WHERE borough = 'Manhattan')
+"""
+
+
+def write_manhattan_stats(connection: duckdb.DuckDBPyConnection, path: Path) -> ManhattanStats:
+    """Count the pickups of all loaded months by zone, and write them with the zones' outlines to `path`, as GeoJSON.
+
+    Raises:
+        ReportError, QueryError, WriteError: it cannot be done; the file is unchanged.
+    """
+    with explain_duckdb_errors(
+        "The tables trips and zones could not be queried",
+        "If one of them was made by something else, rename or drop it, and materialize taxi_trips or taxi_zones again.",
+    ):
+        if not has_table(connection, "zones"):
+            raise ReportError("There is no table zones. Materialize taxi_zones_file and taxi_zones first.")
+        months = loaded_months(connection)
+        if not months:
+            raise ReportError("No trips are loaded. Materialize taxi_trips_file and taxi_trips for a month first.")
+        zones = connection.execute(_COUNT_BY_ZONE).fetchall()
+        trips_picked_up, months_with_trips = connection.execute(_COUNT_TRIPS).fetchall()[0]
+    if not zones:
+        raise ReportError(
+            "The table zones has no zone of Manhattan. Check what TAXI_ZONES_URL points to, and materialize "
+            "taxi_zones_file and taxi_zones again."
+        )
+    features = [_feature(*zone) for zone in zones]
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({"type": "FeatureCollection", "months": months, "features": features}))
+    num_trips = sum(num_trips for _, _, _, num_trips, _ in zones)
+    return ManhattanStats(len(zones), num_trips, trips_picked_up, months, months_with_trips)
+
+
+def _feature(zone_id: int, zone: str, borough: str, num_trips: int, geometry: str) -> dict[str, Any]:
+    try:
+        coordinates = multipolygon_coordinates(geometry)
+    except (ValueError, AttributeError) as error:
+        raise ReportError(
+            f"The outline of zone {zone_id} in the table zones is not a multipolygon ({error}). Materialize "
+            "taxi_zones_file and taxi_zones again."
+        ) from None
+    return {
+        "type": "Feature",
+        "properties": {"zone_id": zone_id, "zone": zone, "borough": borough, "num_trips": num_trips},
+        "geometry": {"type": "MultiPolygon", "coordinates": coordinates},
+    }
+
+
+@dataclass(frozen=True)
+class ManhattanMap:
+    """The map as PNG, and what it shows."""
+
+    png: bytes
+    months: str
+    num_trips: int
+
+
+def write_manhattan_map(stats: Path, path: Path) -> ManhattanMap:
+    """Plot the GeoJSON file `stats` to `path`, as PNG.
+
+    Raises:
+        ReportError, WriteError: it cannot be done; the picture is unchanged.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # One run plots at a time: otherwise one that read older figures could be the last to write.
+        lock = FileLock(path.with_name(f".{path.name}.lock")).acquire()
+    except OSError as error:
+        raise write_error(error, path) from None
+    with lock:
+        months, zones = _read_stats(stats)
+        num_trips = sum(trips for _, trips in zones)
+        try:
+            png = plot_map(zones, f"Yellow taxi trips picked up in Manhattan\n{months}: {num_trips:,} trips")
+        except (ValueError, TypeError, IndexError) as error:
+            raise _not_stats(stats, error) from None
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(png)
+    return ManhattanMap(png, months, num_trips)
+
+
+def _read_stats(path: Path) -> tuple[str, list[tuple[Any, int]]]:
+    """The months that the GeoJSON file covers, in words, and each zone's coordinates and trips."""
+    try:
+        stats = json.loads(path.read_bytes())
+        zones = [
+            (feature["geometry"]["coordinates"], int(feature["properties"]["num_trips"]))
+            for feature in stats["features"]
+        ]
+        return describe_months(stats["months"]), zones
+    except FileNotFoundError:
+        raise ReportError(f"{path} does not exist. Materialize manhattan/manhattan_stats first.") from None
+    except OSError as error:
+        raise ReportError(
+            f"{path} cannot be read ({error.strerror}). Check what it is, and materialize manhattan/manhattan_stats again."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise _not_stats(path, error) from None
+
+
+def _not_stats(path: Path, error: Exception) -> ReportError:
+    return ReportError(f"{path} is not what manhattan/manhattan_stats writes ({error!r}). Materialize it again.")
+
+
+def describe_months(months: Sequence[str]) -> str:
+    """``2019-01 to 2019-03, 2020-04``: consecutive months by their first and last."""
+    ranges: list[list[str]] = []
+    for month in months:
+        following = (
+            (date.fromisoformat(f"{ranges[-1][-1]}-01") + timedelta(days=31)).isoformat()[:7] if ranges else None
+        )
+        if month == following:
+            ranges[-1][1:] = [month]
+        else:
+            ranges.append([month])
+    words = [" to ".join(first_and_last) for first_and_last in ranges]
+    # More than three do not fit into the title of the map.
+    return ", ".join(words) if len(words) <= 3 else f"{len(months)} months from {months[0]} to {months[-1]}"

@@ -1,0 +1,178 @@
+"""The weeks: which months a week needs, its aggregates in the table `trips_by_week`, and the CSV of all weeks.
+
+Weeks go from Sunday to Saturday. A trip belongs to the week in which it began, whichever month's file it is in.
+"""
+
+import errno
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import duckdb
+
+from dagster_essentials.errors import ReportError
+from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.settings import SETTINGS
+from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+from dagster_essentials.warehouse.trips_table import loaded_months
+
+COLUMNS = (
+    ("period", "date", "Sunday on which the week begins"),
+    ("num_trips", "bigint", "Trips that began in the week"),
+    ("total_amount", "double", "Sum of what passengers paid, US dollars, two decimals"),
+    ("trip_distance", "double", "Sum of the distances, miles, two decimals"),
+    ("passenger_count", "bigint", "Sum of the passengers, where the driver entered them"),
+)
+"""Of the table and the CSV: name, type, description."""
+_NAMES = ", ".join(name for name, *_ in COLUMNS)
+
+
+@dataclass(frozen=True)
+class WeeklySummary:
+    """The aggregates of one week: trips, US dollars, miles, passengers, and the days on which any trip began."""
+
+    period: date
+    num_trips: int
+    total_amount: float
+    trip_distance: float
+    passenger_count: int
+    days: frozenset[date]
+
+    @property
+    def figures(self) -> dict[str, int | float]:
+        """The aggregates by the names of their columns."""
+        return {name: getattr(self, name) for name, *_ in COLUMNS[1:]}
+
+    def days_without_trips(self) -> list[date]:
+        """The days of the week on which no trip began, among those in months within the settings' dates."""
+        months = {month[:7] for month in months_of_week(self.period.isoformat())}
+        days = [self.period + timedelta(days=number) for number in range(7)]
+        return [day for day in days if day.isoformat()[:7] in months and day not in self.days]
+
+
+def months_of_week(week: str) -> list[str]:
+    """The one or two months (``YYYY-MM-01``) that the days of the week from Sunday `week` (``YYYY-MM-DD``) lie in.
+
+    Months before the first or after the last one of the settings are never loaded, and no week waits for them.
+    """
+    sunday = date.fromisoformat(week)
+    months = sorted({day.replace(day=1).isoformat() for day in (sunday, sunday + timedelta(days=6))})
+    start, end = SETTINGS.start_date, SETTINGS.end_date
+    return [month for month in months if month >= start and (end is None or month < end)]
+
+
+_UNCHANGED = (
+    "the weeks could not be aggregated, and the table trips_by_week is unchanged",
+    "If it or trips was made by something else, rename or drop it, and materialize again.",
+)
+
+
+def find_loaded_months(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """The months (``YYYY-MM``) that are loaded, in order.
+
+    Raises:
+        QueryError: the table trips cannot be queried.
+    """
+    with explain_duckdb_errors(*_UNCHANGED):
+        return loaded_months(connection)
+
+
+def check_months_are_loaded(week: str, loaded: Collection[str]) -> None:
+    """Check that all months of `week` are among those that are `loaded` (``YYYY-MM``).
+
+    Raises:
+        ReportError: it names those that are not.
+    """
+    missing = [month for month in months_of_week(week) if month[:7] not in loaded]
+    if missing:
+        names, keys = " and ".join(month[:7] for month in missing), ",".join(missing)
+        raise ReportError(
+            f"{names} {'are' if len(missing) > 1 else 'is'} not loaded, and the week has days in "
+            f"{'them' if len(missing) > 1 else 'it'}. Materialize taxi_trips_file and taxi_trips for {keys} first."
+        )
+
+
+_AGGREGATE = """
+CREATE OR REPLACE TEMP TABLE aggregated AS
+WITH days AS (
+    SELECT
+        pickup_datetime::DATE AS day,
+        count(*) AS num_trips,
+        -- NaN and infinity count as missing: a single one would make the week's sum NaN or infinite.
+        fsum(total_amount) FILTER (isfinite(total_amount)) AS total_amount,
+        fsum(trip_distance) FILTER (isfinite(trip_distance)) AS trip_distance,
+        sum(passenger_count) FILTER (isfinite(passenger_count)) AS passenger_count
+    FROM trips WHERE pickup_datetime >= $first AND pickup_datetime < $end
+    GROUP BY day
+), weeks AS (
+    SELECT
+        -- DuckDB's weeks begin on Monday.
+        (date_trunc('week', day + 1) - INTERVAL 1 DAY)::DATE AS period,
+        sum(num_trips)::BIGINT AS num_trips,
+        fsum(total_amount) AS total_amount,
+        fsum(trip_distance) AS trip_distance,
+        sum(passenger_count) AS passenger_count,
+        list(day) AS days
+    FROM days GROUP BY period
+)
+SELECT
+    period,
+    coalesce(num_trips, 0) AS num_trips,
+    coalesce(round(total_amount, 2), 0) AS total_amount,
+    coalesce(round(trip_distance, 2), 0) AS trip_distance,
+    coalesce(passenger_count, 0)::BIGINT AS passenger_count,
+    coalesce(days, []) AS days
+FROM (SELECT unnest($weeks) AS period) LEFT JOIN weeks USING (period)
+"""
+
+
+def aggregate_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str]) -> list[WeeklySummary]:
+    """Aggregate the trips of `weeks` (their Sundays, ``YYYY-MM-DD``, oldest first) in one query."""
+    sundays = [date.fromisoformat(week) for week in weeks]
+    connection.execute(_AGGREGATE, {"first": sundays[0], "end": sundays[-1] + timedelta(days=7), "weeks": sundays})
+    rows = connection.execute(f"SELECT {_NAMES}, days FROM aggregated ORDER BY period").fetchall()
+    return [
+        WeeklySummary(period, num_trips, total_amount, trip_distance, passenger_count, frozenset(days))
+        for period, num_trips, total_amount, trip_distance, passenger_count, days in rows
+    ]
+
+
+def upsert_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str], csv: Path) -> list[WeeklySummary]:
+    """Aggregate `weeks`, replace their rows in `trips_by_week`, and write the whole table to `csv`.
+
+    The file is complete before the transaction is committed: if there is no room for it, the table is unchanged.
+
+    Raises:
+        QueryError, WriteError: it cannot be done; table and file are unchanged.
+    """
+    with explain_duckdb_errors(*_UNCHANGED):
+        summaries = aggregate_weeks(connection, weeks)
+        with atomic_write(csv) as temporary, transaction(connection):
+            definitions = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
+            connection.execute(f"CREATE TABLE IF NOT EXISTS trips_by_week ({definitions})")
+            connection.execute("DELETE FROM trips_by_week WHERE period IN (SELECT period FROM aggregated)")
+            connection.execute(f"INSERT INTO trips_by_week ({_NAMES}) SELECT {_NAMES} FROM aggregated")
+            _write_csv(connection, temporary)
+    return summaries
+
+
+def _write_csv(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    target = str(path).replace("'", "''")
+    try:
+        connection.execute(
+            f"COPY (SELECT * REPLACE (printf('%.2f', total_amount) AS total_amount, "
+            f"printf('%.2f', trip_distance) AS trip_distance) FROM (SELECT {_NAMES} FROM trips_by_week) ORDER BY period) "
+            # Otherwise DuckDB would write another temporary file, and rename it over the locked one.
+            f"TO '{target}' (FORMAT csv, HEADER, USE_TMP_FILE false)"
+        )
+    except duckdb.IOException as error:
+        if str(path) not in str(error):
+            raise
+        # An error of the file, for `atomic_write` to report, and not of the database.
+        raise OSError(errno.EIO, str(error).rpartition(": ")[2]) from None
+
+
+def trips_of_all_weeks(connection: duckdb.DuckDBPyConnection) -> dict[date, int]:
+    """The number of trips of each week in `trips_by_week`, by its Sunday."""
+    return dict(connection.execute("SELECT period, num_trips FROM trips_by_week ORDER BY period").fetchall())

@@ -1,0 +1,141 @@
+"""Ranges and backfills of everything, with real `dagster` processes: in how many runs, and that each asset is materialized."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from PIL import Image
+
+from dagster_essentials import defs
+from dagster_essentials.sample import write_zones
+from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials_tests.support.project import ROOT, Project
+from dagster_essentials_tests.support.run_results import publish
+from dagster_essentials_tests.support.source_server import SourceServer
+
+MONTHS = {"2023-01": 300, "2023-02": 310, "2023-03": 320}
+KEYS = [f"{month}-01" for month in MONTHS]
+JOB = [
+    *("taxi_zones_file", "taxi_zones", "taxi_trips_file", "taxi_trips"),
+    *("manhattan/manhattan_stats", "manhattan_map"),
+]
+
+
+@pytest.fixture
+def lesson(project: Project, source_server: SourceServer, tmp_path: Path) -> Project:
+    """A project with the dates of the lesson, and a source with its three months and the zones."""
+    for month, rows in MONTHS.items():
+        publish(source_server, month, sample(month, rows))
+    source_server.files["/taxi_zones.csv"] = write_zones(tmp_path / "source" / "taxi_zones.csv").read_bytes()
+    project.environ.update(TAXI_START_DATE="2023-01-01", TAXI_END_DATE="2023-04-01")
+    return project
+
+
+def assert_job_is_done(project: Project) -> None:
+    """All assets of the job have been materialized for all months."""
+    assert project.rows() == MONTHS
+    assert project.query("SELECT count(*) FROM zones") == [(260,)]
+    assert json.loads((project.folder / "staging" / "manhattan_stats.geojson").read_text())["months"] == [*MONTHS]
+    with Image.open(project.folder / "outputs" / "manhattan_map.png") as image:
+        image.load()
+    assert project.leftovers() == []
+
+
+def test_a_range_of_the_whole_job_from_the_command_line_is_one_run(lesson: Project) -> None:
+    job = defs.resolve_job_def("trip_update_job")
+    assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == set(JOB)
+
+    result = lesson.run(
+        *("asset", "materialize", "-m", "dagster_essentials", "--select", ",".join(JOB)),
+        *("--partition-range", f"{KEYS[0]}...{KEYS[-1]}"),
+    )
+
+    assert result.returncode == 0, result.stdout
+    with dg.DagsterInstance.from_config(str(lesson.home)) as instance:
+        (run,) = instance.get_runs()
+        assert run.status == dg.DagsterRunStatus.SUCCESS
+        for name in JOB:
+            key = dg.AssetKey(name.split("/"))
+            records = instance.fetch_materializations(key, limit=10).records
+            assert {record.run_id for record in records} == {run.run_id}, name
+            assert sorted(str(record.partition_key) for record in records) == (KEYS if "trips" in name else ["None"])
+    assert_job_is_done(lesson)
+
+
+# What the daemon does with a backfill of all assets ("Materialize all" in the UI), with each run executed when it is launched.
+BACKFILL_ALL = """
+import logging, os
+import dagster as dg
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.test_utils import create_test_daemon_workspace_context
+from dagster._core.workspace.load_target import ModuleTarget
+from dagster._daemon.backfill import execute_backfill_iteration
+from dagster._time import get_current_timestamp
+
+target = ModuleTarget("dagster_essentials.definitions", None, None, "dagster_essentials")
+with (
+    dg.DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance,
+    create_test_daemon_workspace_context(target, instance) as workspace,
+):
+    graph = workspace.create_request_context().asset_graph
+    backfill = PartitionBackfill.from_asset_partitions(
+        backfill_id="all",
+        asset_graph=graph,
+        partition_names=None,
+        asset_selection=list(graph.get_all_asset_keys()),
+        backfill_timestamp=get_current_timestamp(),
+        tags={},
+        dynamic_partitions_store=instance,
+        all_partitions=True,
+        title=None,
+        description=None,
+        run_config=None,
+    )
+    instance.add_backfill(backfill)
+    for _ in range(10):
+        list(execute_backfill_iteration(workspace, logging.getLogger()))
+        if instance.get_backfill("all").status != BulkActionStatus.REQUESTED:
+            break
+"""
+EXECUTE_WHEN_LAUNCHED = """
+run_coordinator:
+  module: dagster._core.run_coordinator.default_run_coordinator
+  class: DefaultRunCoordinator
+run_launcher:
+  module: dagster._core.launcher.sync_in_memory_run_launcher
+  class: SyncInMemoryRunLauncher
+"""
+
+
+def test_a_backfill_of_all_assets_is_four_runs(lesson: Project) -> None:
+    lesson.home.mkdir()
+    (lesson.home / "dagster.yaml").write_text(EXECUTE_WHEN_LAUNCHED)
+
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", BACKFILL_ALL],
+        cwd=ROOT,
+        env=lesson.env(),
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+
+    assert result.returncode == 0, result.stderr
+    with dg.DagsterInstance.from_config(str(lesson.home)) as instance:
+        backfill, runs = instance.get_backfill("all"), instance.get_runs()
+    assert backfill is not None
+    assert backfill.status.name == "COMPLETED_SUCCESS", result.stderr
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+    assert sorted(sorted(key.to_user_string() for key in run.asset_selection or ()) for run in runs) == [
+        ["adhoc_request", "manhattan/manhattan_stats", "manhattan_map"],
+        ["taxi_trips", "taxi_trips_file"],
+        ["taxi_zones", "taxi_zones_file"],
+        ["trips_by_week"],
+    ]
+    assert_job_is_done(lesson)
+    assert len((lesson.folder / "outputs" / "trips_by_week.csv").read_text().splitlines()) == 1 + 13
+    assert (lesson.folder / "outputs" / "adhoc_request.png").exists()

@@ -1,0 +1,121 @@
+"""Databases that exist already: other files under that name, the course's own database, and tables of other people."""
+
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pytest
+
+from dagster_essentials.assets import trips
+from dagster_essentials_tests.support.faults.files import zeroed_pages
+from dagster_essentials_tests.support.faults.samples import query_file, sample
+from dagster_essentials_tests.support.project import Project, failure_text, materialize
+from dagster_essentials_tests.support.run_results import TRIPS, publish
+from dagster_essentials_tests.support.source_server import SourceServer
+
+
+@pytest.mark.parametrize("what", ["text", "a damaged database"])
+def test_another_file_under_the_databases_name_is_unchanged(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, what: str
+) -> None:
+    publish(source_server, "2023-01", sample("2023-01"))
+    project.database.parent.mkdir()
+    if what == "text":
+        project.database.write_text("vendor_id,pickup_zone_id\n1,2\n")
+    else:
+        with duckdb.connect(str(project.database)) as connection:
+            connection.execute("CREATE TABLE mine AS SELECT range AS number FROM range(1000)")
+        content = bytearray(project.database.read_bytes())
+        for header in (4096, 8192):
+            content[header + 20] ^= 1
+        project.database.write_bytes(content)
+    before = project.database.read_bytes()
+
+    result = materialize(project, instance, TRIPS, "2023-01", wait_seconds=0.2)
+
+    assert not result.success
+    text = failure_text(result)
+    assert f"2023-01: {project.database} cannot be opened as a DuckDB database (" in text
+    assert "move it away" in text
+    assert project.database.read_bytes() == before
+
+
+COURSE_COLUMNS = (
+    "vendor_id integer, pickup_zone_id integer, dropoff_zone_id integer, rate_code_id double, payment_type integer, "
+    "dropoff_datetime timestamp, pickup_datetime timestamp, trip_distance double, passenger_count double, "
+    "total_amount double, partition_date varchar"
+)
+ADDED_COLUMNS = (
+    "fare_amount double, extra double, mta_tax double, tip_amount double, tolls_amount double, "
+    "improvement_surcharge double, congestion_surcharge double, airport_fee double, cbd_congestion_fee double, "
+    "store_and_fwd_flag varchar, request_source varchar"
+)
+
+
+@pytest.fixture
+def course_rows(project: Project) -> list[tuple[Any, ...]]:
+    """The rows, of December 2022 and January 2023, of a database that the course's code has made."""
+    project.database.parent.mkdir()
+    with duckdb.connect(str(project.database)) as connection:
+        connection.execute(f"CREATE TABLE trips ({COURSE_COLUMNS})")
+        connection.execute(
+            "INSERT INTO trips SELECT 1, range, 200, 1.0, 2, TIMESTAMP '2022-12-05' + to_hours(range), "
+            "TIMESTAMP '2022-12-04' + to_hours(range), 1.5, NULL, 12.5, if(range < 60, '2022-12', '2023-01') "
+            "FROM range(90)"
+        )
+        connection.execute("CREATE TABLE zones AS SELECT 1 AS zone_id, 'Newark Airport' AS zone")
+        return connection.execute("SELECT * FROM trips ORDER BY ALL").fetchall()
+
+
+def columns(project: Project) -> str:
+    return ", ".join(f"{name} {type_.lower()}" for name, type_, *_ in project.query("DESCRIBE trips"))
+
+
+def test_the_courses_database_is_upgraded_and_loses_nothing(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, course_rows: list[tuple[Any, ...]]
+) -> None:
+    publish(source_server, "2023-01", sample("2023-01"))
+
+    assert materialize(project, instance, TRIPS, "2023-01").success
+
+    assert columns(project) == f"{COURSE_COLUMNS}, {ADDED_COLUMNS}"
+    assert project.rows() == {"2022-12": 60, "2023-01": 300}
+    kept = project.query("SELECT * FROM trips WHERE partition_date = '2022-12' ORDER BY ALL")
+    assert [row[:11] for row in kept] == [row for row in course_rows if row[10] == "2022-12"]
+    assert {row[11:] for row in kept} == {(None,) * 11}
+    loaded = project.query("SELECT sum(fare_amount), sum(total_amount) FROM trips WHERE partition_date = '2023-01'")
+    assert loaded == query_file(sample("2023-01"), "SELECT sum(fare_amount), sum(total_amount) FROM month")
+    assert project.query("FROM zones") == [(1, "Newark Airport")]
+
+
+def test_a_load_that_fails_does_not_upgrade_the_courses_database(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, course_rows: list[tuple[Any, ...]]
+) -> None:
+    project.file("2023-01").parent.mkdir(parents=True)
+    project.file("2023-01").write_bytes(zeroed_pages(sample("2023-01")))
+
+    assert not materialize(project, instance, [trips.taxi_trips], "2023-01").success
+
+    assert columns(project) == COURSE_COLUMNS
+    assert project.query("SELECT * FROM trips ORDER BY ALL") == course_rows
+
+
+def test_a_table_of_trips_without_partition_dates_is_unchanged(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, course_rows: list[tuple[Any, ...]]
+) -> None:
+    with duckdb.connect(str(project.database)) as connection:
+        connection.execute("ALTER TABLE trips DROP COLUMN partition_date")
+    for month in ("2023-01", "2023-02"):
+        publish(source_server, month, sample(month))
+    old_columns = columns(project)
+
+    result = materialize(project, instance, TRIPS, "2023-01", "2023-02")
+
+    assert not result.success
+    text = failure_text(result)
+    assert "2 of 2 months failed:\n2023-01, 2023-02" in text
+    assert str(project.database) in text
+    assert "has no column partition_date" in text
+    assert "ename or drop it, and materialize again." in text
+    assert columns(project) == old_columns
+    assert project.query("SELECT * FROM trips ORDER BY ALL") == [row[:10] for row in course_rows]
