@@ -52,15 +52,15 @@ dev-sample: .venv/.ready
 dev: .venv/.ready
 	$(BIN)/dagster dev
 
-# Two workers on two cores would idle while a test waits for another process.
+# Three workers keep two cores busy while a test waits for another process.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
 
+# Linters, types, and the layers in pyproject.toml. Two modules may use private names of Dagster, which any release may change.
 check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
-	# Private names of Dagster may change with every release: two modules may use them.
 	! grep -rn --include='*.py' --exclude=partition_run.py --exclude=launcher.py 'dagster[a-z_]*[.]_' dagster_essentials
 
 # Before each commit.

@@ -29,21 +29,23 @@ from dagster_essentials.warehouse.zones_table import replace_zones  # noqa: E402
 from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project  # noqa: E402
 from dagster_essentials_tests.support.source_server import SourceServer  # noqa: E402
 
-# The two tiers. `make test` runs all files but these, which need minutes for real servers, a browser and fault injection;
+# The two tiers: `make test` runs all files but these, which take minutes for real servers, a browser and fault injection;
 # `make test-all` and CI run them as well.
-SLOW = ("test_dagster_dev", "test_lesson", "test_chaos", "test_docs", "test_services")
-# The order in which pytest-xdist hands out the files: those with the longest times first, so that the short ones balance
-# the workers at the end. A file stays on one worker, as its tests may share a `dagster dev` and follow one another.
+SLOW = ("test_dagster_dev", "test_lesson", "test_chaos", "test_docs", "test_oracle", "test_services")
+# The order in which pytest-xdist distributes the files: those with the longest times first, so that the short ones balance
+# the workers at the end. Each file stays on one worker, because tests may share a `dagster dev` and build on each other.
 LONGEST_FIRST = (
     *SLOW,
-    "test_metrics",
-    "test_hostile_files",
-    "test_oracle",
-    "test_real_months",
+    "test_bad_input",
     "test_requests",
     "test_security",
+    "test_hostile_files",
+    "test_real_months",
+    "test_manhattan",
     "test_commands",
-    "test_bad_input",
+    "test_weekly",
+    "test_disk_and_folders",
+    "test_locked_connection",
 )
 # What may differ between the major versions of DuckDB: `make test-duckdb-2` runs these files.
 DUCKDB = (

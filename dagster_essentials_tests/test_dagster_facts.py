@@ -12,6 +12,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 from dagster._core.events import DagsterEvent
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.test_utils import create_run_for_test, create_test_daemon_workspace_context
 from dagster._core.workspace.load_target import GrpcServerTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
@@ -171,6 +172,29 @@ def test_the_workspace_and_pyproject_name_the_same_module_and_location() -> None
         "module_name": entry["python_module"]["module_name"],
         "code_location_name": entry["python_module"]["location_name"],
     }
+
+
+def test_a_pool_loses_a_step_that_asks_while_the_slot_is_released(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Why a file lock, and not a pool, serializes access to the database."""
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        storage = instance.event_log_storage
+        assert isinstance(storage, SqlEventLogStorage)
+        storage.set_concurrency_slots("duckdb", 1)
+        assert storage.claim_concurrency_slot("duckdb", "first run", "step").is_claimed
+        has_unassigned_slots = storage.has_unassigned_slots
+
+        def asked_just_before_it_is_released(pool: str) -> bool:
+            free = bool(has_unassigned_slots(pool))
+            storage.free_concurrency_slot_for_step("first run", "step")
+            return free
+
+        with monkeypatch.context() as race:
+            race.setattr(storage, "has_unassigned_slots", asked_just_before_it_is_released)
+            assert not storage.claim_concurrency_slot("duckdb", "second run", "step").is_claimed
+        assert storage.get_concurrency_info("duckdb").claimed_slots == []
+        assert not storage.claim_concurrency_slot("duckdb", "second run", "step").is_claimed
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["as committed", "by default"])

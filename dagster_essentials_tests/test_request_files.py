@@ -6,14 +6,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from dagster_essentials import sensors
 from dagster_essentials.assets import constants
-from dagster_essentials.reports.request_files import MAX_REQUEST_BYTES, read_request
+from dagster_essentials.reports.request_files import MAX_REQUEST_BYTES, RequestFile, read_request, request_files
 from dagster_essentials.reports.requests import Request, RequestError
 from dagster_essentials.sensors import adhoc_request_sensor
 from dagster_essentials_tests.support.project import Project
@@ -291,6 +292,18 @@ def test_a_change_at_the_same_modification_time_is_a_run(folder: Folder) -> None
     path.write_bytes(text(borough="Queens"))
     os.utime(path, ns=(modified, modified))
     assert folder.requested() == ["a.json"]
+
+
+def test_changes_at_the_same_time_of_a_coarse_clock_have_different_run_keys(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def request_files_with_coarse_clock(path: Path) -> Iterator[RequestFile]:
+        return (replace(file, changed=1) for file in request_files(path))
+
+    monkeypatch.setattr(sensors, "request_files", request_files_with_coarse_clock)
+    for borough in ("Bronx", "Queens"):
+        folder.put("a.json", text(borough=borough))
+        assert folder.requested() == ["a.json"]
 
 
 def test_a_file_with_another_time_and_the_same_content_is_no_run(folder: Folder) -> None:

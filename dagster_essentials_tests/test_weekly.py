@@ -229,20 +229,20 @@ def test_nan_and_infinity_are_left_out_of_their_sums_only(project: Project, inst
     assert csv_path(project).read_text() == HEADER + "2023-01-08,7,60.00,6.00,6\n"
 
 
-@pytest.mark.parametrize("lacking", ["trip_distance", "partition_date"])
+@pytest.mark.parametrize("column", ["trip_distance", "partition_date"])
 def test_weeks_that_cannot_be_aggregated_fail_and_are_named(
-    project: Project, instance: dg.DagsterInstance, lacking: str
+    project: Project, instance: dg.DagsterInstance, column: str
 ) -> None:
     load_trips(project, "2023-01", daily("2023-01-08", "2023-01-21"))
     with database(project) as connection:
-        connection.execute(f"ALTER TABLE trips DROP COLUMN {lacking}")
+        connection.execute(f"ALTER TABLE trips DROP COLUMN {column}")
     text = failure_text(aggregate(project, instance, "2023-01-08", "2023-01-15"))
     assert "2 of 2 weeks failed:\nweek of 2023-01-08, week of 2023-01-15: " in text
-    assert lacking in text
+    assert column in text
     assert "rename or drop it" in text
     for record in instance.fetch_observations(trips_by_week.key, limit=10).records:
         assert record.asset_observation is not None
-        assert lacking in str(record.asset_observation.metadata["failed"].value), "each week's page has the reason"
+        assert column in str(record.asset_observation.metadata["failed"].value), "each week's page has the reason"
 
 
 def test_sums_of_many_trips_are_exact_to_the_cent(project: Project, instance: dg.DagsterInstance) -> None:

@@ -33,7 +33,7 @@ def trip_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
 
 def evaluate_month(month: LoadedMonth) -> list[dg.AssetCheckResult]:
     """The results of all checks of a loaded month."""
-    profile, unknown = month.profile, ", ".join(month.unknown) or "none"
+    profile, unknown = month.profile, ", ".join(name or '""' for name in month.unknown) or "none"
     return [
         _evaluate_row_count(month.rows_in_file, profile.rows),
         *(_evaluate_rule(rule, profile.violations[rule.name], profile.rows) for rule in QUALITY_RULES),
