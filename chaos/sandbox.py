@@ -225,8 +225,8 @@ class Sandbox(Dev):
         def launched() -> bool:
             try:
                 return bool(self.graphql(LAUNCH, params=params)["launchRun"]["__typename"] == "LaunchRunSuccess")
-            except requests.ConnectionError:
-                # All of it has ended because of the component that was killed.
+            except requests.RequestException:
+                # All of it has ended because of the component that was killed, or is about to (then it answers 500).
                 self.restart_if_needed()
                 return False
 

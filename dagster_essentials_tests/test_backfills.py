@@ -41,7 +41,7 @@ def assert_job_is_done(project: Project) -> None:
     assert json.loads((project.folder / "staging" / "manhattan_stats.geojson").read_text())["months"] == [*MONTHS]
     with Image.open(project.folder / "outputs" / "manhattan_map.png") as image:
         image.load()
-    assert project.leftovers() == []
+    assert project.temporary_files() == []
 
 
 def test_a_range_of_the_whole_job_from_the_command_line_is_one_run(lesson: Project) -> None:

@@ -74,7 +74,7 @@ def test_a_disk_that_is_full_during_a_load_leaves_the_table_unchanged(
         assert "materialize again" in line
     after = take_snapshot(project)
     assert (after.columns, after.rows) == (before.columns, before.rows)
-    assert project.leftovers() == []
+    assert project.temporary_files() == []
 
     assert materialize(project, instance, TRIPS, "2023-03", "2023-05").success, "they are loaded when there is space"
     assert project.rows() == {"2023-01": 300, "2023-02": 300, **sizes}

@@ -126,7 +126,7 @@ def test_a_run_with_a_hostile_month_names_it_and_leaves_everything_unchanged(
     assert re.search(rf"2023-01 \(http.*\): .*({FAULTS[name].message})", failure_text(result))
     assert project.file("2023-01").read_bytes() == good
     assert project.rows() == {"2023-01": ROWS}
-    assert project.leftovers() == []
+    assert project.temporary_files() == []
 
     project.file("2023-01").write_bytes(FAULTS[name].file(good))
     by_hand = materialize(project, instance, [trips.taxi_trips], "2023-01")

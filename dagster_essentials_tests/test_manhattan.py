@@ -136,7 +136,7 @@ def test_each_zone_of_manhattan_has_the_trips_and_the_outline_of_the_files(
     (found,) = materialized_metadata(result, manhattan_stats)
     assert found["months"] == "2019-01 to 2019-03, 2020-04, 2025-02"
     assert (found["zones"], found["num_trips"], found["path"]) == (67, total, str(stats_path(real)))
-    assert real.leftovers() == []
+    assert real.temporary_files() == []
 
 
 def test_every_ring_in_the_file_is_closed_and_in_new_york(real: Project, instance: dg.DagsterInstance) -> None:
@@ -247,7 +247,7 @@ def test_an_unusable_database_fails_with_advice_and_the_file_is_unchanged(
     text = failure_text(result)
     assert [part for part in says if part not in text] == []
     assert stats_path(project).read_text() == "earlier"
-    assert project.leftovers() == []
+    assert project.temporary_files() == []
     assert not instance.get_latest_materialization_event(manhattan_stats.key)
 
 
@@ -277,7 +277,7 @@ def test_if_the_stats_cannot_be_written_the_earlier_file_is_unchanged(
     assert "could not be written" in text
     assert "materialize again" in text
     assert kept.read_bytes() == before
-    assert project.leftovers() == []
+    assert project.temporary_files() == []
 
 
 # The map.
@@ -325,7 +325,7 @@ def test_the_map_of_the_real_months_is_a_png_that_its_page_shows(real: Project, 
     assert found["path"] == str(map_path(real))
     assert plot(real, instance).success
     assert map_path(real).read_bytes() == content
-    assert real.leftovers() == []
+    assert real.temporary_files() == []
 
 
 VIRIDIS = {"bottom": (68, 1, 84), "middle": (33, 145, 140), "top": (253, 231, 37)}
@@ -458,7 +458,7 @@ def test_an_invalid_stats_file_fails_the_map_which_is_unchanged(
     assert f"{stats_path(project)} is not what manhattan/manhattan_stats writes" in text
     assert "Materialize it again." in text
     assert map_path(project).read_bytes() == b"earlier"
-    assert project.leftovers() == []
+    assert project.temporary_files() == []
 
 
 def test_without_stats_the_error_of_the_map_says_what_to_materialize(
@@ -491,7 +491,7 @@ def test_concurrent_runs_of_the_map_leave_one_complete_map(project: Project, ins
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(plot_another, range(8)))
     assert map_path(project).read_bytes() == alone
-    assert project.leftovers() == []
+    assert project.temporary_files() == []
 
 
 def test_the_lock_of_the_map_is_released_after_an_error(project: Project) -> None:

@@ -238,7 +238,7 @@ def test_the_picture_is_a_png_that_is_in_the_metadata_as_well(sample_requests: R
     found = metadata(result)
     assert found["path"] == str(path)
     assert decode_picture(found["picture"]) == content
-    assert sample_requests.project.leftovers() == []
+    assert sample_requests.project.temporary_files() == []
 
 
 def test_equal_requests_give_the_same_bytes_and_different_ones_do_not(sample_requests: Requests) -> None:
@@ -337,7 +337,7 @@ def assert_failed(requests: Requests, result: dg.ExecuteInProcessResult, *parts:
     assert result.asset_materializations_for_node("adhoc_request") == []
     assert requests.instance.fetch_materializations(adhoc_request.key, limit=1).records == []
     assert not [path for path in requests.project.folder.rglob("*") if path.suffix == ".png"]
-    assert requests.project.leftovers() == []
+    assert requests.project.temporary_files() == []
 
 
 @pytest.mark.parametrize("database", ["empty", "other months"])
@@ -385,7 +385,7 @@ def test_a_folder_with_the_name_of_the_picture_is_kept_and_fails_the_run(sample_
     assert not result.success
     assert "could not be written" in failure_text(result)
     assert (sample_requests.outputs / "a.png").is_dir()
-    assert sample_requests.project.leftovers() == []
+    assert sample_requests.project.temporary_files() == []
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def assert_weeks(project: Project, files: Iterable[Path], weeks: Iterable[str]) 
         (date.fromisoformat(week), int(trips), float(dollars), float(miles), int(passengers))
         for week, trips, dollars, miles, passengers in csv.reader(expected.splitlines()[1:])
     ]
-    assert project.leftovers() == []
+    assert project.temporary_files() == []
 
 
 def materialized(instance: dg.DagsterInstance) -> set[str]:
@@ -488,7 +488,7 @@ def test_if_the_csv_cannot_be_written_table_and_file_are_unchanged(
     assert "materialize again" in text
     assert (table(real), kept.read_bytes()) == (before, file)
     assert materialized(instance) == {"2019-01-06"}
-    assert real.leftovers() == []
+    assert real.temporary_files() == []
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,7 @@ def test_a_table_that_something_else_made_is_unchanged_and_named(
     assert project.query("DESCRIBE trips_by_week") == before
     assert materialized(instance) == set()
     assert not csv_path(project).exists()
-    assert project.leftovers() == []
+    assert project.temporary_files() == []
 
 
 def test_files_are_written_while_the_database_is_locked(

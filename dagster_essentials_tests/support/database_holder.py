@@ -54,7 +54,7 @@ def held(database: Path, how: str = NOTEBOOK) -> Iterator[Holder]:
         [sys.executable, "-c", script, str(database)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        # Where the database cannot be had, that is what stands in the place of "held".
+        # If the database cannot be opened, the error is read instead of "held".
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:

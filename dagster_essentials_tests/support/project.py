@@ -50,7 +50,7 @@ class Project:
             return {}
         return dict(self.query("SELECT partition_date, count(*) FROM trips GROUP BY ALL"))
 
-    def leftovers(self) -> list[Path]:
+    def temporary_files(self) -> list[Path]:
         """Temporary files in the data folder."""
         return [path for path in self.folder.rglob("*") if path.name.endswith((".partial", ".tmp"))]
 
