@@ -22,6 +22,9 @@ from dagster_essentials_tests.support.run_results import (
 )
 from dagster_essentials_tests.support.source_server import Answer, SourceServer, status
 
+WAITED = r"( after \d+\.\d s of waiting for the database)?"
+"""A busy machine takes more than 0.1 s to open a database that nobody holds."""
+
 
 def test_a_range_logs_its_progress_and_the_reason_of_each_failure(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer
@@ -48,7 +51,7 @@ def test_a_range_logs_its_progress_and_the_reason_of_each_failure(
     for month, rows in (("2023-01", 300), ("2023-03", 200)):
         (line,) = [text for text in loads if text.startswith(month)]
         megabytes = f"{len(files[month]) / 1e6:.1f} MB"
-        assert re.fullmatch(rf"{month} \(\d of 3\): {rows} trips, {megabytes}, loaded in \d\.\d s", line), line
+        assert re.fullmatch(rf"{month} \(\d of 3\): {rows} trips, {megabytes}, loaded in \d\.\d s{WAITED}", line), line
     assert re.fullmatch(rf"2 of 3 months loaded: 500 trips, {size}, in \d+\.\d s; failed: 2023-02", summary)
     # The pages of both assets say it for that month.
     for asset in TRIPS:
@@ -91,7 +94,7 @@ def test_a_run_of_one_month_logs_no_progress_and_that_nothing_was_transferred(
         f"2023-01: 300 trips, {size}, unchanged at the source"
     ]
     (loaded,) = step_log(instance, result.run_id, "taxi_trips")
-    assert re.fullmatch(rf"2023-01: 300 trips, {size}, loaded in \d\.\d s", loaded)
+    assert re.fullmatch(rf"2023-01: 300 trips, {size}, loaded in \d\.\d s{WAITED}", loaded)
 
 
 @pytest.mark.parametrize(
