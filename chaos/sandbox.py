@@ -244,7 +244,8 @@ class Sandbox(Dev):
         """Wait until no run is queued or in progress; those that still are after `seconds` are violations."""
         deadline = time.monotonic() + seconds
         idle = 0
-        while idle < 2:
+        # Dagster's daemon launches the retry of a failed run up to five seconds after its end.
+        while idle < 8:
             with self.instance() as instance:
                 unfinished = instance.get_runs(dg.RunsFilter(statuses=[*UNFINISHED]))
             idle = 0 if unfinished else idle + 1
