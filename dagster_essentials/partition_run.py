@@ -97,8 +97,7 @@ class PartitionRun:
         """
         self._trips += trips
         self._bytes += size
-        figures = ", ".join(filter(None, [f"{trips:,} trips", f"{size / 1e6:.1f} MB" if size else "", note]))
-        self._end(key, f": {figures}")
+        self._end(key, f": {_figures(trips, size, note)}")
         record_materialization(self._context, key, data_version, metadata, inputs, checks)
 
     def failed(self, key: str, error: PipelineError, checks: Sequence[dg.AssetCheckResult] = ()) -> None:
@@ -119,11 +118,8 @@ class PartitionRun:
         """
         total, failed = len(self._keys), sorted(self._reasons)
         if total > 1:
-            figures = ", ".join(
-                filter(None, [f"{self._trips:,} trips", f"{self._bytes / 1e6:.1f} MB" if self._bytes else "", note])
-            )
             self._context.log.info(
-                f"{total - len(failed)} of {total} {self._unit}s {done}: {figures}, "
+                f"{total - len(failed)} of {total} {self._unit}s {done}: {_figures(self._trips, self._bytes, note)}, "
                 f"in {time.monotonic() - self._began:.1f} s"
                 + (f"; failed: {', '.join(map(self._label, failed))}" if failed else "")
             )
@@ -175,6 +171,10 @@ class PartitionRun:
             others = {0: "", 1: "; the other one is done"}.get(good, f"; the other {good} are done")
             lines.insert(0, f"{failed} of {total} {self._unit}s failed{others}:")
         return "\n".join(lines)
+
+
+def _figures(trips: int, size: int, note: str) -> str:
+    return ", ".join(filter(None, [f"{trips:,} trips", f"{size / 1e6:.1f} MB" if size else "", note]))
 
 
 def record_materialization(
