@@ -45,7 +45,7 @@ def test_a_partition_whose_materialization_was_logged_has_no_second_one(last: st
     )
     def logged(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_materialization(context, key, f"version of {key}", {})
+            record_materialization(context, context.assets_def, key, f"version of {key}", {})
         yield from suppress_final_materialization(context)
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[logged])
@@ -68,13 +68,15 @@ def test_a_partition_is_stale_exactly_when_the_logged_version_of_its_input_chang
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run())
     def above(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_materialization(context, key, versions[key], {})
+            record_materialization(context, context.assets_def, key, versions[key], {})
         yield from suppress_final_materialization(context)
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[above])
     def below(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_materialization(context, key, versions[key], {}, inputs={above.key: versions[key]})
+            record_materialization(
+                context, context.assets_def, key, versions[key], {}, inputs={above.key: versions[key]}
+            )
         yield from suppress_final_materialization(context)
 
     with dg.DagsterInstance.ephemeral() as instance:

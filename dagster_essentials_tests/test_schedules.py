@@ -172,7 +172,7 @@ def move_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 def test_a_month_becomes_due_two_months_after_its_end_in_utc_whatever_the_local_time_zone(
     zone: str, history: dg.DagsterInstance, move_to: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dagster_essentials.schedules.is_published", all_months)
+    monkeypatch.setattr("dagster_essentials.schedules.find_published_month", all_months)
     record_materializations(history, taxi_trips, LOADED)
     move_to(zone)
     moments = {
@@ -205,7 +205,7 @@ def test_daylight_saving_time_makes_no_difference(
     move_to: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dagster_essentials.schedules.is_published", all_months)
+    monkeypatch.setattr("dagster_essentials.schedules.find_published_month", all_months)
     record_materializations(history, taxi_trips, loaded)
     move_to("America/New_York")
     # The clocks of New York change at 07:00 UTC in March and at 06:00 UTC in November.

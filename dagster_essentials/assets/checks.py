@@ -7,17 +7,24 @@ import dagster as dg
 
 from dagster_essentials.errors import PipelineError, RowCountMismatchError
 from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.warehouse.month_versions import MonthVersion
 from dagster_essentials.warehouse.quality import QUALITY_RULES, QualityRule
 from dagster_essentials.warehouse.trips_table import LoadedMonth
 
 ROWS_MATCH_FILE = "rows_match_file"
 COLUMNS_KNOWN = "columns_known"
+SIMILAR_TO_PREVIOUS_VERSION = "similar_to_previous_version"
+
+MAX_SHRINKAGE = 0.01
+"""The share of its trips that a correction may remove without a warning. One month grew by 13 %; none is known to shrink."""
 
 _DESCRIPTIONS = {
     ROWS_MATCH_FILE: "The table has as many rows as the file's footer counts. Otherwise the month fails and is unchanged.",
     **{rule.name: rule.description for rule in QUALITY_RULES},
     COLUMNS_KNOWN: "Columns of the file that are not in the table. They are ignored; a new one means that the TLC "
     "has changed its schema.",
+    SIMILAR_TO_PREVIOUS_VERSION: "The TLC corrects months in place. A corrected month is loaded; this warns if it has over "
+    f"{MAX_SHRINKAGE:.0%} fewer trips or other columns than the version that was loaded before.",
 }
 
 
@@ -33,16 +40,19 @@ def trip_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
 
 def evaluate_month(month: LoadedMonth) -> list[dg.AssetCheckResult]:
     """The results of all checks of a loaded month."""
-    profile, unknown = month.profile, ", ".join(name or '""' for name in month.unknown) or "none"
+    version = month.version
+    unknown = ", ".join(name or '""' for name in version.columns_unknown) or "none"
     return [
-        _evaluate_row_count(month.rows_in_file, profile.rows),
-        *(_evaluate_rule(rule, profile.violations[rule.name], profile.rows) for rule in QUALITY_RULES),
+        # A month with another number of rows than its file is not loaded.
+        _evaluate_row_count(version.num_trips, version.num_trips),
+        *(_evaluate_rule(rule, version.violations[rule.name], version.num_trips) for rule in QUALITY_RULES),
         _result(
             COLUMNS_KNOWN,
-            not month.unknown,
+            not version.columns_unknown,
             f"Columns that are not in the table: {unknown}.",
             {"unknown_columns": unknown},
         ),
+        _compare_versions(*month.versions[-2:]),
     ]
 
 
@@ -69,6 +79,22 @@ def _evaluate_rule(rule: QualityRule, violations: int, rows: int) -> dg.AssetChe
         violations <= rule.limit * rows,
         f"{violations:,} of {rows:,} trips, {share:.2%}. Warns above {rule.limit:.2%}.",
         {"trips": violations, "share": share, "limit": rule.limit},
+    )
+
+
+def _compare_versions(before: MonthVersion, now: MonthVersion | None = None) -> dg.AssetCheckResult:
+    """Compare a month's last two versions, or report its only one."""
+    if now is None:
+        return _result(SIMILAR_TO_PREVIOUS_VERSION, True, "No other version has been loaded before.", {})
+    lost = 1 - now.num_trips / before.num_trips
+    # Of a version from before there was a record, only the number of rows is known.
+    changed = set(before.file_columns) ^ set(now.file_columns) if before.file_columns else set()
+    columns = ", ".join(sorted(changed)) or "none"
+    return _result(
+        SIMILAR_TO_PREVIOUS_VERSION,
+        lost <= MAX_SHRINKAGE and not changed,
+        f"{now.num_trips:,} trips, {before.num_trips:,} in the version before; columns that differ: {columns}.",
+        {"trips": now.num_trips, "trips_before": before.num_trips, "columns_that_differ": columns},
     )
 
 
