@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     from dagster_essentials.sensors import adhoc_request_sensor
 
     defs = dg.Definitions(
-        assets=dg.load_assets_from_modules([trips, metrics, requests]),
+        assets=dg.with_source_code_references(dg.load_assets_from_modules([trips, metrics, requests])),
         resources={"database": database_resource},
         jobs=[trip_update_job, weekly_update_job, adhoc_request_job, reconcile_job],
         schedules=[trip_update_schedule, trip_corrections_schedule, weekly_update_schedule],

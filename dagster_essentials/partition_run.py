@@ -16,7 +16,6 @@ from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
-    extract_data_version_from_entry,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
@@ -199,11 +198,11 @@ def record_materialization(
     code_version = asset.code_versions_by_key[asset.key] or context.run.run_id
     provenance = {CODE_VERSION_TAG: code_version} if inputs is not None else {}
     for key, version in (inputs or {}).items():
-        record = context.instance.get_latest_data_version_record(key, partition_key=partition)
-        if record is not None:
-            latest = extract_data_version_from_entry(record.event_log_entry)
+        this_partition = dg.AssetRecordsFilter(key, asset_partitions=[partition])
+        for record in context.instance.fetch_materializations(this_partition, limit=1).records:
+            tags = (record.asset_materialization and record.asset_materialization.tags) or {}
             # If an overlapping run has recorded another version meanwhile, that one counts as newer than what was read.
-            read = record.storage_id if latest is not None and latest.value == version else record.storage_id - 1
+            read = record.storage_id if tags.get(DATA_VERSION_TAG) == version else record.storage_id - 1
             provenance[get_input_data_version_tag(key)] = version
             provenance[get_input_event_pointer_tag(key)] = str(read)
     context.log_event(

@@ -20,10 +20,15 @@ newer one. By the newest loaded month alone, such a month would count as an old 
 """
 
 
+NEW_YORK = "America/New_York"
+"""The local time of the trips and of the TLC, in which the 5th and Monday begin. By default that would be UTC."""
+
+
 @dg.schedule(
     name="trip_update_job_schedule",
     job=trip_update_job,
     cron_schedule="0 0 5 * *",
+    execution_timezone=NEW_YORK,
     description="Loads, on the 5th, every month that the TLC has published since the newest one that is loaded.",
 )
 def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
@@ -76,6 +81,7 @@ def trip_corrections_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipR
     name="weekly_update_job_schedule",
     job=weekly_update_job,
     cron_schedule="0 0 * * 1",
+    execution_timezone=NEW_YORK,
     description="Aggregates, on Mondays, every week whose months are loaded and that is not aggregated yet, or was before one "
     "of its months changed.",
 )
