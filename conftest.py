@@ -31,7 +31,15 @@ from dagster_essentials_tests.support.source_server import SourceServer  # noqa:
 
 # The two tiers: `make test` runs all files but these, which take minutes for real servers, a browser and fault injection;
 # `make test-all` and CI run them as well.
-SLOW = ("test_dagster_dev", "test_lesson", "test_chaos", "test_docs", "test_oracle", "test_services")
+SLOW = (
+    "test_dagster_dev",
+    "test_changing_source",
+    "test_lesson",
+    "test_chaos",
+    "test_docs",
+    "test_oracle",
+    "test_services",
+)
 # The order in which pytest-xdist distributes the files: those with the longest times first, so that the short ones balance
 # the workers at the end. Each file stays on one worker, because tests may share a `dagster dev` and build on each other.
 LONGEST_FIRST = (

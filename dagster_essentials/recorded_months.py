@@ -12,10 +12,7 @@ UNCHANGED = "unchanged"
 
 def last_changes(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, int]:
     """For each partition of `asset`, the position in the event log of its last materialization that changed it."""
-    return {
-        partition: _last_change(instance, asset, partition)
-        for partition in sorted(instance.get_materialized_partitions(asset))
-    }
+    return {key: _last_change(instance, asset, key) for key in sorted(instance.get_materialized_partitions(asset))}
 
 
 def _last_change(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> int:
@@ -26,11 +23,18 @@ def _last_change(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: st
         )
         for record in page.records:
             position = record.storage_id
-            if not _metadata(record).get(UNCHANGED):
+            assert record.asset_materialization is not None
+            if UNCHANGED not in (metadata := record.asset_materialization.metadata) or not metadata[UNCHANGED].value:
                 return position
         if not page.has_more:
             return position
         cursor = page.cursor
+
+
+def recorded_version(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> str | None:
+    """The data version of the latest materialization of `partition`, or None."""
+    latest = _latest(instance, asset, partition)
+    return (latest.tags or {}).get("dagster/data_version") if latest else None
 
 
 def loaded_files(
@@ -39,30 +43,24 @@ def loaded_files(
     """For each of the `partitions` that is materialized in `table`, oldest first, the version of its file that was loaded."""
     loaded = {}
     for partition in sorted(instance.get_materialized_partitions(table) & set(partitions)):
-        metadata = _latest_metadata(instance, table, partition)
+        metadata = _metadata(_latest(instance, table, partition))
         if "etag" not in metadata:  # Recorded by an earlier release, which noted it of the file only.
-            metadata = _latest_metadata(instance, files, partition)
-        known = {name: str(metadata.get(name, "")) for name in ("etag", "last_modified")}
+            metadata = _metadata(_latest(instance, files, partition))
+        etag, last_modified = (metadata.get(name, "") for name in ("etag", "last_modified"))
         loaded[partition] = PublishedFile(
-            **{name: None if text in ("", "none", "unknown") else text for name, text in known.items()}
+            etag=None if etag in ("", "none") else etag,
+            last_modified=None if last_modified in ("", "unknown") else last_modified,
         )
     return loaded
 
 
-def _latest_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> Mapping[str, object]:
+def _latest(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> dg.AssetMaterialization | None:
     filter_ = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
-    return next((_metadata(record) for record in instance.fetch_materializations(filter_, limit=1).records), {})
+    records = instance.fetch_materializations(filter_, limit=1).records
+    return records[0].asset_materialization if records else None
 
 
-def recorded_version(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> str | None:
-    """The data version of the latest materialization of `partition`, or None."""
-    records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(asset, asset_partitions=[partition]), limit=1
-    ).records
-    materialization = records[0].asset_materialization if records else None
-    return (materialization.tags or {}).get("dagster/data_version") if materialization else None
-
-
-def _metadata(record: dg.EventLogRecord) -> Mapping[str, object]:
-    materialization = record.asset_materialization
-    return {name: value.value for name, value in materialization.metadata.items()} if materialization else {}
+def _metadata(materialization: dg.AssetMaterialization | None) -> Mapping[str, str]:
+    if materialization is None:
+        return {}
+    return {name: str(value.value) for name, value in materialization.metadata.items()}

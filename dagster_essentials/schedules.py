@@ -64,11 +64,13 @@ def _since(instance: dg.DagsterInstance) -> str | None:
     job=trip_update_job,
     # On Sundays: the weeks that depend on a corrected month follow on Monday.
     cron_schedule="0 0 * * 0",
+    execution_timezone=NEW_YORK,
     description="Asks the source, on Sundays, for every loaded month, and loads those again that the TLC has corrected.",
 )
 def trip_corrections_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """One run for each corrected month, with its partition key."""
-    loaded = loaded_files(context.instance, taxi_trips.key, taxi_trips_file.key, monthly_partition.get_partition_keys())
+    partitions = monthly_partition.get_partition_keys(current_time=context.scheduled_execution_time)
+    loaded = loaded_files(context.instance, taxi_trips.key, taxi_trips_file.key, partitions)
     due = due_corrections(loaded, find_published_months({month: SETTINGS.month_url(month[:7]) for month in loaded}))
     if not due.months:
         return dg.SkipReason(due.reason)

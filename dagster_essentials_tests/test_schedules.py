@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,6 +19,7 @@ from dagster_essentials.schedules import SINCE_TAG, trip_update_schedule, weekly
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials_tests.support.project import Project
 from dagster_essentials_tests.support.source_server import SourceServer, status
+from dagster_essentials_tests.support.ticks import tick
 
 UTC, NEW_YORK = timezone.utc, ZoneInfo("America/New_York")
 
@@ -27,17 +28,6 @@ def record_materializations(instance: dg.DagsterInstance, asset: dg.AssetsDefini
     """Record that `asset` has been materialized for `keys`, one after the other."""
     for key in keys:
         instance.report_runless_asset_event(dg.AssetMaterialization(asset.key, partition=key))
-
-
-def tick(
-    instance: dg.DagsterInstance, at: datetime, schedule: dg.ScheduleDefinition
-) -> tuple[Sequence[dg.RunRequest], str | None]:
-    """The run requests of a tick of `schedule` at `at`, and the reason if it skips."""
-    with dg.build_schedule_context(
-        instance=instance, scheduled_execution_time=at, repository_def=defs.get_repository_def()
-    ) as context:
-        result = schedule.evaluate_tick(context)
-    return result.run_requests or [], result.skip_message
 
 
 def requested_months(instance: dg.DagsterInstance, at: datetime) -> list[str | None]:
