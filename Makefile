@@ -10,6 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 setup: .venv/.ready
 
+# `dg` decides on telemetry before it reads .env, by the settings in DAGSTER_HOME: the activated environment has it, too.
 .venv/.ready: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv .venv
 	sed 's/^    unset VIRTUAL_ENV$$/& DAGSTER_HOME/' .venv/bin/activate > .venv/activate

@@ -1,6 +1,5 @@
 """Undocumented behaviour of Dagster that this project relies on: a failure here means "Dagster changed"."""
 
-import json
 import socket
 import subprocess
 import sys
@@ -162,18 +161,22 @@ def test_the_env_file_overrides_the_shell_and_expands_its_variables(tmp_path: Pa
         assert instance.get_runs_count() == 1
 
 
-def test_the_workspace_and_pyproject_name_the_same_module_and_location() -> None:
+def test_workspace_dagster_and_dg_name_the_same_module_and_location() -> None:
     root = Path(__file__).resolve().parent.parent
     # `tomllib` is not in Python 3.10, and Dagster depends on tomlkit.
     import tomlkit
     import yaml
 
-    block = json.loads(json.dumps(tomlkit.parse((root / "pyproject.toml").read_text())["tool"]["dagster"]))
+    tool = tomlkit.parse((root / "pyproject.toml").read_text()).unwrap()["tool"]
+    project = tool["dg"]["project"]
     (entry,) = yaml.safe_load((root / "workspace.yaml").read_text())["load_from"]
-    assert block == {
-        "module_name": entry["python_module"]["module_name"],
-        "code_location_name": entry["python_module"]["location_name"],
-    }
+    # `dg` loads the module `definitions` of the root module.
+    assert project.keys() == {"root_module", "code_location_name"}
+    assert (
+        (f"{project['root_module']}.definitions", project["code_location_name"])
+        == (tool["dagster"]["module_name"], tool["dagster"]["code_location_name"])
+        == (entry["python_module"]["module_name"], entry["python_module"]["location_name"])
+    )
 
 
 def test_a_pool_loses_a_step_that_asks_while_the_slot_is_released(
