@@ -37,7 +37,7 @@ def lesson(project: Project, source_server: SourceServer, tmp_path: Path) -> Pro
 def assert_job_is_done(project: Project) -> None:
     """All assets of the job have been materialized for all months."""
     assert project.rows() == MONTHS
-    assert project.query("SELECT count(*) FROM zones") == [(260,)]
+    assert project.query("SELECT count(*) FROM zones") == [(265,)]
     assert json.loads((project.folder / "staging" / "manhattan_stats.geojson").read_text())["months"] == [*MONTHS]
     with Image.open(project.folder / "outputs" / "manhattan_map.png") as image:
         image.load()

@@ -66,7 +66,7 @@ def test_make_run_loads_the_three_months_of_the_lesson_and_prints_them(clone: Pa
         assert [(month, round(dollars, 2)) for month, dollars in loaded.fetchall()] == [
             (month, round(dollars, 2)) for month, dollars in published.fetchall()
         ]
-        assert connection.execute("SELECT count(*) FROM zones").fetchall() == [(260,)]
+        assert connection.execute("SELECT count(*) FROM zones").fetchall() == [(265,)]
     assert not real.exists()
     assert not (clone / "data" / "staging").exists()
     assert [path.name for path in (clone / ".dagster").iterdir()] == ["dagster.yaml"]

@@ -1,5 +1,6 @@
 """Databases that exist already: other files under that name, the course's own database, and tables of other people."""
 
+import csv
 from typing import Any
 
 import dagster as dg
@@ -7,10 +8,12 @@ import duckdb
 import pytest
 
 from dagster_essentials.assets import trips
+from dagster_essentials.assets.metrics import manhattan_stats
+from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.support.faults.files import zeroed_pages
 from dagster_essentials_tests.support.faults.samples import query_file, sample
 from dagster_essentials_tests.support.project import Project, failure_text, materialize
-from dagster_essentials_tests.support.run_results import TRIPS, publish
+from dagster_essentials_tests.support.run_results import TRIPS, ZONES, publish
 from dagster_essentials_tests.support.source_server import SourceServer
 
 
@@ -119,3 +122,49 @@ def test_a_table_of_trips_without_partition_dates_is_unchanged(
     assert "ename or drop it, and materialize again." in text
     assert columns(project) == old_columns
     assert project.query("SELECT * FROM trips ORDER BY ALL") == [row[:10] for row in course_rows]
+
+
+def test_the_zones_of_earlier_releases_can_be_used_and_are_replaced_by_the_next_load(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    published = write_zones(project.folder / "source" / "taxi_zones.csv")
+    source_server.files["/taxi_zones.csv"] = published.read_bytes()
+    publish(source_server, "2023-01", sample("2023-01", rows=3000))
+    assert materialize(project, instance, TRIPS, "2023-01").success
+    # They had one row for each LocationID, with the outlines of all its rows.
+    with open(published, newline="") as file:
+        rows = list(csv.DictReader(file))
+    outlines: dict[int, list[str]] = {}
+    for row in rows:
+        polygons = row["the_geom"].removeprefix("MULTIPOLYGON (").removesuffix(")")
+        outlines.setdefault(int(row["LocationID"]), []).append(polygons)
+    first = {int(row["LocationID"]): row for row in reversed(rows)}
+    with duckdb.connect(str(project.database)) as connection:
+        connection.execute("CREATE TABLE zones (zone_id INTEGER, zone VARCHAR, borough VARCHAR, geometry VARCHAR)")
+        connection.executemany(
+            "INSERT INTO zones VALUES (?, ?, ?, ?)",
+            [
+                [zone, first[zone]["zone"], first[zone]["borough"], f"MULTIPOLYGON ({', '.join(polygons)})"]
+                for zone, polygons in outlines.items()
+            ],
+        )
+    counts = "SELECT count(*), count(DISTINCT zone_id) FROM zones"
+    in_manhattan = (
+        "SELECT count(*) FROM trips WHERE pickup_zone_id IN (SELECT zone_id FROM zones WHERE borough = 'Manhattan')"
+    )
+    assert project.query(counts) == [(260, 260)]
+    (before,) = project.query(in_manhattan)
+
+    assert materialize(project, instance, [manhattan_stats]).success
+    assert materialize(project, instance, ZONES).success
+
+    assert project.query(counts) == [(265, 265)]
+    # All three are in Manhattan in the sample.
+    (repaired,) = project.query("SELECT count(*) FROM trips WHERE pickup_zone_id IN (57, 104, 105)")
+    assert repaired > (0,)
+    assert project.query(in_manhattan) == [(before[0] + repaired[0],)]
+    result = materialize(project, instance, [manhattan_stats])
+    assert [event.passed for event in result.get_asset_check_evaluations()] == [True, True]
+    # The source has not changed since: an unchanged file is loaded again, too.
+    assert materialize(project, instance, ZONES).success
+    assert project.query(counts) == [(265, 265)]

@@ -61,22 +61,21 @@ def outline(wkt: str) -> list[Any]:
 
 @dataclass
 class PublishedZone:
-    """A zone of Manhattan in the CSV, with the outlines of all its rows, in the file's order."""
+    """A zone of Manhattan in the CSV, with its outline."""
 
     zone: str
     outline: list[Any]
 
 
 def read_manhattan(path: Path) -> dict[int, PublishedZone]:
-    """The zones of Manhattan in the CSV at `path`, by their ids."""
+    """The zones of Manhattan in the CSV at `path`, by the ids that trips have."""
     csv.field_size_limit(1 << 24)
-    zones: dict[int, PublishedZone] = {}
     with open(path, newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["borough"] == "Manhattan":
-                zone = zones.setdefault(int(row["LocationID"]), PublishedZone(row["zone"], []))
-                zone.outline += outline(row["the_geom"])
-    return zones
+        return {
+            int(row["OBJECTID"]): PublishedZone(row["zone"], outline(row["the_geom"]))
+            for row in csv.DictReader(file)
+            if row["borough"] == "Manhattan"
+        }
 
 
 def pickups(files: Iterable[Path]) -> Counter[int | None]:
@@ -123,7 +122,7 @@ def test_each_zone_of_manhattan_has_the_trips_and_the_outline_of_the_files(
     assert num_trips(real) == {zone: trips[zone] for zone in zones}
     assert list(num_trips(real)) == sorted(zones)
     assert 0 in num_trips(real).values()
-    assert [len(zones), len(zones[103].outline)] == [67, 3]
+    assert len(zones) == 69
     for feature in content["features"]:
         assert set(feature) == {"type", "properties", "geometry"}
         assert feature["type"] == "Feature"
@@ -135,7 +134,7 @@ def test_each_zone_of_manhattan_has_the_trips_and_the_outline_of_the_files(
     assert passed(result) == ALL_PASSED
     (found,) = materialized_metadata(result, manhattan_stats)
     assert found["months"] == "2019-01 to 2019-03, 2020-04, 2025-02"
-    assert (found["zones"], found["num_trips"], found["path"]) == (67, total, str(stats_path(real)))
+    assert (found["zones"], found["num_trips"], found["path"]) == (69, total, str(stats_path(real)))
     assert real.temporary_files() == []
 
 
@@ -151,13 +150,15 @@ def test_every_ring_in_the_file_is_closed_and_in_new_york(real: Project, instanc
     assert all(-74.1 < longitude < -73.8 and 40.6 < latitude < 40.9 for ring in rings for longitude, latitude in ring)
 
 
-def test_the_trips_of_a_zone_with_several_rows_are_counted_once(project: Project, instance: dg.DagsterInstance) -> None:
+def test_the_trips_of_each_of_the_islands_are_counted_in_it_once(
+    project: Project, instance: dg.DagsterInstance
+) -> None:
     zones_file = load_zones(project)
     file = load_trips(
-        project, "2023-01", daily("2023-01-01", "2023-01-31", zone=103) + daily("2023-01-01", "2023-01-03")
+        project, "2023-01", daily("2023-01-01", "2023-01-31", zone=103) + daily("2023-01-01", "2023-01-03", zone=105)
     )
     assert passed(materialize(project, instance, [manhattan_stats])) == ALL_PASSED
-    assert {zone: trips for zone, trips in num_trips(project).items() if trips} == {103: 31, 100: 3}
+    assert {zone: trips for zone, trips in num_trips(project).items() if trips} == {103: 31, 105: 3}
     zones = read_manhattan(zones_file)
     assert num_trips(project) == {zone: pickups([file])[zone] for zone in zones}
 
@@ -166,7 +167,7 @@ def test_trips_outside_manhattan_and_in_unknown_zones_are_not_counted(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
     load_zones(project)
-    others = [Trip("2023-01-01T12:00:00", zone) for zone in (1, 2, 57, 104, 105, 264, 265, 9999, -1, None)]
+    others = [Trip("2023-01-01T12:00:00", zone) for zone in (1, 2, 36, 106, 264, 265, 9999, -1, None)]
     load_trips(project, "2023-01", [*others, *daily("2023-01-01", "2023-01-05")])
     assert passed(materialize(project, instance, [manhattan_stats])) == ALL_PASSED
     assert {zone: trips for zone, trips in num_trips(project).items() if trips} == {100: 5}

@@ -104,11 +104,34 @@ def test_counts_and_sums_of_a_real_month_equal_those_of_the_file(loaded_project:
     )
 
 
-def test_joining_trips_with_zones_keeps_the_number_of_trips(loaded_project: Project) -> None:
-    (trips,) = loaded_project.query("SELECT count(*) FROM trips WHERE pickup_zone_id NOT IN (57, 104, 105, 264, 265)")
-    (joined,) = loaded_project.query("SELECT count(*) FROM trips JOIN zones ON pickup_zone_id = zone_id")
+def test_every_trip_joins_one_zone_on_both_ends(loaded_project: Project) -> None:
+    (trips,) = loaded_project.query("SELECT count(*) FROM trips")
+    (joined,) = loaded_project.query(
+        "SELECT count(*) FROM trips JOIN zones AS pickup ON pickup.zone_id = pickup_zone_id "
+        "JOIN zones AS dropoff ON dropoff.zone_id = dropoff_zone_id"
+    )
+    # So no trip without a zone makes up for one that is counted twice.
+    assert loaded_project.query("SELECT count(*), count(DISTINCT zone_id) FROM zones") == [(265, 265)]
     assert joined == trips
-    assert loaded_project.query("SELECT count(*), count(DISTINCT zone_id) FROM zones") == [(260, 260)]
+    # Trips that the LocationIDs of the zones CSV would lose, and those from nowhere in the city.
+    repaired, nowhere = loaded_project.query(
+        "SELECT count(*) FILTER (57 IN (pickup_zone_id, dropoff_zone_id)), "
+        "count(*) FILTER (pickup_zone_id >= 264 OR dropoff_zone_id >= 264) FROM trips"
+    )[0]
+    assert repaired > 0
+    assert nowhere > 0
+
+
+def test_the_zones_of_green_trips_are_in_the_table(loaded_project: Project) -> None:
+    (zones,) = zip(*loaded_project.query("SELECT zone_id FROM zones"), strict=True)
+    months = sorted((REAL_DATA / "trip-data").glob("green_tripdata_*.parquet"))
+    used = {
+        zone
+        for month in months
+        for column in pq.read_table(month, columns=["PULocationID", "DOLocationID"]).columns
+        for zone in column.to_pylist()
+    }
+    assert {57, 264, 265} <= used <= set(zones)
 
 
 def test_row_count_and_data_version_of_each_month_are_recorded(loaded_project: Project) -> None:

@@ -48,7 +48,7 @@ class Source:
     def zones(self, borough: str) -> set[int]:
         csv.field_size_limit(1 << 24)
         with open(self.folder / "taxi_zones.csv", newline="", encoding="utf-8") as file:
-            return {int(row["LocationID"]) for row in csv.DictReader(file) if row["borough"] == borough}
+            return {int(row["OBJECTID"]) for row in csv.DictReader(file) if row["borough"] == borough}
 
     def count(self, borough: str, start: str, end: str) -> Counter[tuple[int, int]]:
         """The trips by hour and day of the week (Sunday is 0), counted in the files one by one."""

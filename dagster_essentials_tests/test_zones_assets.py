@@ -8,9 +8,11 @@ import dagster as dg
 import pytest
 
 from dagster_essentials.assets import trips
+from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.support.faults import ZONES_FAULTS, Fault
 from dagster_essentials_tests.support.faults.files import NO_VIEW
 from dagster_essentials_tests.support.faults.samples import MULTIPOLYGON, ZONES_CSV
+from dagster_essentials_tests.support.loaded_trips import materialized_metadata
 from dagster_essentials_tests.support.project import Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import ZONES, take_snapshot
 from dagster_essentials_tests.support.source_server import SourceServer
@@ -26,7 +28,22 @@ def load_zones(project: Project, instance: dg.DagsterInstance, source_server: So
     assert zone_rows(project) == [
         (1, "Newark Airport", "EWR", MULTIPOLYGON),
         (2, "Jamaica Bay", "Queens", MULTIPOLYGON),
+        (264, "Unknown", "Unknown", None),
+        (265, "Outside of NYC", "Outside of NYC", None),
     ]
+
+
+def test_a_materialization_names_the_ids_that_have_no_zone(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    published = write_zones(project.folder / "source" / "taxi_zones.csv").read_bytes()
+    for content, rows, missing in ((published, 265, "none"), (ZONES_CSV, 4, "3, 4, 5, 6, 7 and 256 more")):
+        source_server.files["/taxi_zones.csv"] = content
+        result = materialize(project, instance, ZONES)
+        assert materialized_metadata(result, trips.taxi_zones) == [
+            {"dagster/row_count": rows, "ids_without_zone": missing}
+        ]
+        assert len(zone_rows(project)) == rows
 
 
 @pytest.mark.parametrize("fault", ZONES_FAULTS, ids=lambda fault: fault.name)

@@ -17,7 +17,7 @@ from dagster_essentials.assets.failures import fail_with_message
 from dagster_essentials.assets.table_metadata import column_lineage, table_name, table_schema
 from dagster_essentials.ingestion.column_mapping import COLUMNS
 from dagster_essentials.ingestion.trip_files import download_months
-from dagster_essentials.ingestion.zones import download_zones, read_zones
+from dagster_essentials.ingestion.zones import describe_ids, download_zones, missing_ids, read_zones
 from dagster_essentials.partition_run import AssetEvents, PartitionRun
 from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.settings import SETTINGS
@@ -128,12 +128,12 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> A
     description="The taxi zones, with their boroughs and outlines, as published.",
     metadata={
         "dagster/column_schema": table_schema(
-            ("OBJECTID", "integer", "Number of the row"),
+            ("OBJECTID", "integer", "Number of the zone, as trips have it"),
             ("Shape_Leng", "double", "Length of the outline, degrees"),
             ("the_geom", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude"),
             ("Shape_Area", "double", "Area, square degrees"),
             ("zone", "varchar", "Name of the zone"),
-            ("LocationID", "integer", "Number of the zone; two of them are in several rows"),
+            ("LocationID", "integer", "Number of the zone, but for OBJECTID 57, 104 and 105: there it is another's"),
             ("borough", "varchar", "Borough, or EWR for Newark Airport"),
         )
     },
@@ -158,14 +158,15 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="ingested",
     kinds={"duckdb", "table"},
-    description="The table zones: one row per zone, so that a join with it never multiplies trips.",
+    description="The table zones: one row for each zone id, also for 264 (unknown) and 265 (outside of the city), so that a "
+    "join with it neither loses nor multiplies trips.",
     metadata={
         "dagster/table_name": table_name("zones"),
         "dagster/column_schema": table_schema(
             ("zone_id", "integer", "What pickup_zone_id and dropoff_zone_id of trips refer to"),
             ("zone", "varchar", "Name of the zone"),
-            ("borough", "varchar", "Borough, or EWR for Newark Airport"),
-            ("geometry", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude"),
+            ("borough", "varchar", "Borough, or EWR for Newark Airport; for 264 and 265 as zone"),
+            ("geometry", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude; null for 264, 265"),
         ),
     },
 )
@@ -175,4 +176,10 @@ def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult[Any]:
         zones = read_zones(Path(constants.TAXI_ZONES_FILE_PATH))
         with database.get_connection() as connection:
             replace_zones(connection, zones)
-    return dg.MaterializeResult(metadata={"dagster/row_count": len(zones)})
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": len(zones),
+            # None for the published CSV; one with distinct ids may have fewer, and trips in the others join nothing.
+            "ids_without_zone": describe_ids(missing_ids(zones)),
+        }
+    )

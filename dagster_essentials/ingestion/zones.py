@@ -1,12 +1,15 @@
-"""The taxi zones: how the published CSV becomes one row per zone id.
+"""The taxi zones: how the published CSV becomes one row for each zone id that trips have.
 
-The published file has 263 rows but 260 ids: 56 occurs twice and 103, with its three islands, three times. A join with
-it would count the trips of 103 three times.
+The published file has 263 rows, but its LocationID has 260 values: 56 occurs twice and 103, with its three islands, three
+times. The TLC itself used OBJECTID when it turned coordinates into zones: trips have 57, 104 and 105, which are among the
+values of OBJECTID alone. They also have 264 and 265, which stand in the TLC's lookup table, but not in this file.
 """
 
 import csv
 import json
 import re
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +27,20 @@ _START, _END = "MULTIPOLYGON (", ")"
 
 @dataclass(frozen=True)
 class Zone:
-    """A taxi zone; `geometry` is a WKT multipolygon in degrees of longitude and latitude (WGS 84)."""
+    """A taxi zone; `geometry` is a WKT multipolygon in degrees of longitude and latitude (WGS 84), None without outline."""
 
     zone_id: int
     zone: str
     borough: str
-    geometry: str
+    geometry: str | None
+
+
+WITHOUT_OUTLINE = (Zone(264, "Unknown", "Unknown", None), Zone(265, "Outside of NYC", "Outside of NYC", None))
+"""What trips have that began or ended nowhere in the city. Their borough is none of `BOROUGHS`, and no map shows them."""
+
+PUBLISHED_IDS = range(1, 264)
+MISNUMBERED = {57: 56, 104: 103, 105: 103}
+"""The rows of the published file whose LocationID is another zone's, by their OBJECTID."""
 
 
 def download_zones(url: str, path: Path) -> tuple[DownloadedFile, bool]:
@@ -49,12 +60,14 @@ def download_zones(url: str, path: Path) -> tuple[DownloadedFile, bool]:
 
 
 def read_zones(path: Path) -> list[Zone]:
-    """Read the zones CSV at `path`: one zone per id, in the order of the ids.
+    """Read the zones CSV at `path`: one zone per id, in the order of the ids, 264 and 265 among them.
 
-    Rows with the same id become one zone with all their polygons, in the file's order.
+    A CSV in which each LocationID occurs once may have any ids. One that repeats some must be numbered as the published
+    one is, and its ids are those of OBJECTID.
 
     Raises:
-        ZonesError: it is missing or not the zones CSV (an error page, for example), or a row lacks its id or geometry.
+        ZonesError: it is missing or not the zones CSV (an error page, for example), a row lacks its id or geometry, or
+            the rows with the same LocationID cannot be told apart.
     """
     try:
         return _parse(path)
@@ -70,28 +83,36 @@ def read_zones(path: Path) -> list[Zone]:
 def _parse(path: Path) -> list[Zone]:
     # The outline of a zone has up to 300,000 characters; the csv module allows 131,072 unless told otherwise.
     csv.field_size_limit(1 << 24)
-    zones: dict[int, Zone] = {}
+    rows: list[_Row] = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+            reader = csv.DictReader(file)
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                found = ", ".join(rows.fieldnames or ())[:80] or "nothing"
+                found = ", ".join(reader.fieldnames or ())[:80] or "nothing"
                 raise ZonesError(
                     f"not the zones CSV: no column {', '.join(missing)}. It begins with {found!r}. {_ADVICE}"
                 )
-            for row in rows:
-                zone = _zone(row, rows.line_num)
-                first = zones.get(zone.zone_id)
-                zones[zone.zone_id] = zone if first is None else _merge(first, zone)
+            for row in reader:
+                rows.append(_Row(reader.line_num, row.get("OBJECTID"), _zone(row, reader.line_num)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ZonesError(f"not the zones CSV: {error}. {_ADVICE}") from None
-    if not zones:
+    if not rows:
         raise ZonesError(f"the zones CSV has no rows. {_ADVICE}")
+    zones = {zone.zone_id: zone for zone in (*WITHOUT_OUTLINE, *_distinct(rows))}
     return [zones[zone_id] for zone_id in sorted(zones)]
 
 
 _ADVICE = "Check what TAXI_ZONES_URL points to, and materialize again."
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the CSV: the line where it ends, its OBJECTID (None if there is no such column), and its zone by LocationID."""
+
+    line: int
+    object_id: str | None
+    zone: Zone
 
 
 def _zone(row: dict[str, str | None], line: int) -> Zone:
@@ -100,18 +121,61 @@ def _zone(row: dict[str, str | None], line: int) -> Zone:
         raise ZonesError(
             f"line {line} of the zones CSV has the LocationID {text['LocationID']!r}, not a number. {_ADVICE}"
         )
-    geometry = text["the_geom"]
+    zone_id, geometry = int(text["LocationID"]), text["the_geom"]
+    if not geometry and zone_id in {zone.zone_id for zone in WITHOUT_OUTLINE}:
+        return Zone(zone_id, text["zone"], text["borough"], None)
     if not (geometry.startswith(_START + "((") and geometry.endswith("))" + _END)):
         found = repr(geometry[:40]) if geometry else "nothing"
         raise ZonesError(
             f"line {line} of the zones CSV, zone {text['LocationID']} ({text['zone']}), has no multipolygon in the_geom but "
             f"{found}. {_ADVICE}"
         )
-    return Zone(int(text["LocationID"]), text["zone"], text["borough"], geometry)
+    return Zone(zone_id, text["zone"], text["borough"], geometry)
 
 
-def _merge(first: Zone, second: Zone) -> Zone:
-    return replace(first, geometry=first.geometry.removesuffix(_END) + ", " + second.geometry.removeprefix(_START))
+def _distinct(rows: Sequence[_Row]) -> list[Zone]:
+    """The zones of `rows`, each with an id of its own."""
+    times = Counter(row.zone.zone_id for row in rows)
+    repeated = [zone_id for zone_id, count in times.items() if count > 1]
+    if not repeated:
+        return [row.zone for row in rows]
+    why = f"the zones CSV repeats LocationID {describe_ids(repeated)}"
+    lines: dict[int, int] = {}
+    for row in rows:
+        object_id = _object_id(row, why)
+        if object_id in lines:
+            raise ZonesError(f"{why}, and OBJECTID {object_id} in lines {lines[object_id]} and {row.line}. {_ADVICE}")
+        lines[object_id] = row.line
+    # Zones with a row each may be a selection. These are the published ones, so what is missing has been lost.
+    if missing := set(PUBLISHED_IDS).difference(lines):
+        raise ZonesError(
+            f"{why}, as the published one does, but has no row for OBJECTID {describe_ids(missing)}. {_ADVICE}"
+        )
+    return [replace(row.zone, zone_id=object_id) for object_id, row in zip(lines, rows, strict=True)]
+
+
+def _object_id(row: _Row, why: str) -> int:
+    """The OBJECTID of a row, if it can be the zone's id: equal to LocationID, or one of the rows that are known to differ."""
+    text = (row.object_id or "").strip()
+    location_id = row.zone.zone_id
+    if not text.isdecimal() or location_id not in (int(text), MISNUMBERED.get(int(text))):
+        found = "no OBJECTID" if row.object_id is None else f"the OBJECTID {text!r}"
+        raise ZonesError(
+            f"{why}, and line {row.line} has {found} with LocationID {location_id}. Rows can be told apart only if OBJECTID is "
+            f"the zone's id: as LocationID, or 57 for 56, 104 and 105 for 103. {_ADVICE}"
+        )
+    return int(text)
+
+
+def describe_ids(ids: Collection[int]) -> str:
+    """``57, 104, 105``: in order, and of many the first five."""
+    first = ", ".join(map(str, sorted(ids)[:5])) or "none"
+    return f"{first} and {len(ids) - 5} more" if len(ids) > 5 else first
+
+
+def missing_ids(zones: Sequence[Zone]) -> set[int]:
+    """The ids from 1 to 265, which trips may have, of which there is none among `zones`."""
+    return {*PUBLISHED_IDS, *(zone.zone_id for zone in WITHOUT_OUTLINE)} - {zone.zone_id for zone in zones}
 
 
 def multipolygon_coordinates(geometry: str) -> list[Any]:

@@ -221,7 +221,7 @@ _BOROUGHS = {
 
 
 def write_zones(path: Path) -> Path:
-    """Write a zones CSV with the published file's columns and its quirk: 263 rows, 260 ids; return its path.
+    """Write a zones CSV with the published file's columns and its quirk: 263 rows, 260 LocationIDs; return its path.
 
     The zones are squares on a grid at the position of New York, as many in each borough as published. The grid is
     filled column by column from south to north, so that Manhattan is long and narrow.
@@ -262,4 +262,4 @@ def main() -> None:
     for month in months_between(arguments.start, arguments.end):
         path = write_month(arguments.folder / "trip-data", month, arguments.rows)
         print(f"{path}: {arguments.rows:,} trips, {path.stat().st_size / 1e6:.1f} MB")
-    print(f"{write_zones(arguments.folder / 'taxi_zones.csv')}: 263 rows, 260 zones")
+    print(f"{write_zones(arguments.folder / 'taxi_zones.csv')}: 263 zones")

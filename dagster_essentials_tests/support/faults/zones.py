@@ -51,4 +51,16 @@ ZONES_FAULTS = [
         f"line 3 of the zones CSV has the LocationID 'two', not a number{MATERIALIZE_AGAIN}",
         lambda good, random: good.replace(b",2,Queens", b",two,Queens"),
     ),
+    refused_file(
+        "an id twice",
+        rf"repeats LocationID 2, and line 4 has the OBJECTID '3' with LocationID 2\..*{MATERIALIZE_AGAIN}",
+        lambda good, random: good + f'3,0.1,"{MULTIPOLYGON}",0.1,"Allerton",2,Bronx\n'.encode(),
+    ),
+    refused_file(
+        "the repeated ids of the published zones, but not all zones",
+        f"repeats LocationID 56, as the published one does, but has no row for OBJECTID 3, 4, .*{MATERIALIZE_AGAIN}",
+        lambda good, random: (
+            good + "".join(f'{n},0.1,"{MULTIPOLYGON}",0.1,Corona,56,Queens\n' for n in (56, 57)).encode()
+        ),
+    ),
 ]
