@@ -87,7 +87,7 @@ class PartitionRun:
         metadata: Mapping[str, Any],
         size: int = 0,
         note: str = "",
-        inputs: Mapping[dg.AssetKey, str] | None = None,
+        inputs: Mapping[dg.AssetKey, str | None] | None = None,
         checks: Sequence[dg.AssetCheckResult] = (),
     ) -> None:
         """Log and record that `key` has been materialized, with so many `trips` from a file of `size` bytes.
@@ -182,21 +182,23 @@ def record_materialization(
     partition: str,
     data_version: str,
     metadata: Mapping[str, Any],
-    inputs: Mapping[dg.AssetKey, str] | None = None,
+    inputs: Mapping[dg.AssetKey, str | None] | None = None,
     checks: Sequence[dg.AssetCheckResult] = (),
 ) -> None:
     """Record that the running asset has been materialized for `partition`, and what its `checks` found.
 
     `inputs` gives, for each upstream asset, the version of the same partition that was read: the UI shows the partition
-    as stale when that asset has another version. Without `inputs`, it is stale when an upstream asset has been
+    as stale when that asset has another version. An asset without partitions is given with None, and counts as read in its
+    latest version. Without `inputs`, it is stale when an upstream asset has been
     materialized since.
     """
     # Dagster writes the run's id as the code version of an asset without one, and reads input versions only beside it.
     provenance = {CODE_VERSION_TAG: context.run.run_id} if inputs is not None else {}
     for key, version in (inputs or {}).items():
-        record = context.instance.get_latest_data_version_record(key, partition_key=partition)
+        record = context.instance.get_latest_data_version_record(key, partition_key=partition if version else None)
         if record is not None:
             latest = extract_data_version_from_entry(record.event_log_entry)
+            version = version or (latest.value if latest is not None else "")
             # If an overlapping run has recorded another version meanwhile, that one counts as newer than what was read.
             read = record.storage_id if latest is not None and latest.value == version else record.storage_id - 1
             provenance[get_input_data_version_tag(key)] = version

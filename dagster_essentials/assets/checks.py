@@ -7,11 +7,13 @@ import dagster as dg
 
 from dagster_essentials.errors import PipelineError, RowCountMismatchError
 from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.quality import QUALITY_RULES, QualityRule
 from dagster_essentials.warehouse.trips_table import LoadedMonth
 
 ROWS_MATCH_FILE = "rows_match_file"
 COLUMNS_KNOWN = "columns_known"
+VALUES_MAPPED = "values_mapped"
 
 _DESCRIPTIONS = {
     ROWS_MATCH_FILE: "The table has as many rows as the file's footer counts. Otherwise the month fails and is unchanged.",
@@ -19,6 +21,11 @@ _DESCRIPTIONS = {
     COLUMNS_KNOWN: "Columns of the file that are not in the table. They are ignored; a new one means that the TLC "
     "has changed its schema.",
 }
+if SETTINGS.has_legacy_months:
+    _DESCRIPTIONS[VALUES_MAPPED] = (
+        "Texts of the months before 2011 that stand for no vendor, payment, rate or flag. In the table they are null, and a "
+        "payment is 5 (unknown); a new one means that the TLC has changed these files."
+    )
 
 
 def trip_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
@@ -43,6 +50,7 @@ def evaluate_month(month: LoadedMonth) -> list[dg.AssetCheckResult]:
             f"Columns that are not in the table: {unknown}.",
             {"unknown_columns": unknown},
         ),
+        *([_evaluate_texts(month.unmapped)] if VALUES_MAPPED in _DESCRIPTIONS else []),
     ]
 
 
@@ -59,6 +67,13 @@ def _evaluate_row_count(rows_in_file: int, rows_in_table: int) -> dg.AssetCheckR
         rows_in_table == rows_in_file,
         f"{rows_in_file:,} rows in the file, {rows_in_table:,} in the table.",
         {"rows_in_table": rows_in_table, "rows_in_file": rows_in_file},
+    )
+
+
+def _evaluate_texts(unmapped: Mapping[str, int]) -> dg.AssetCheckResult:
+    found = ", ".join(f"{name} of {trips:,} trips" for name, trips in unmapped.items()) or "none"
+    return _result(
+        VALUES_MAPPED, not unmapped, f"Texts that stand for no value: {found}.", {"trips": sum(unmapped.values())}
     )
 
 

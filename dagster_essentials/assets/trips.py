@@ -26,6 +26,9 @@ from dagster_essentials.warehouse.zones_table import replace_zones
 
 SOURCE_COLUMNS = {column.name: column.source for column in COLUMNS if column.source is not None}
 
+# The zones of positions: with months before 2011 among the partitions, taxi_trips also depends on the zones CSV.
+ZONES_OF_POSITIONS = [dg.AssetKey("taxi_zones_file")] if SETTINGS.has_legacy_months else []
+
 
 def _trips_path(month: str) -> Path:
     return Path(constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format(month))
@@ -74,7 +77,7 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> AssetEvents:
 
 
 @dg.asset(
-    deps=[taxi_trips_file],
+    deps=[taxi_trips_file, *ZONES_OF_POSITIONS],
     partitions_def=monthly_partition,
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="ingested",
@@ -96,7 +99,7 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> A
         started = time.monotonic()
         with run.partition(key, failed_checks), database.get_connection() as connection:
             waited = time.monotonic() - started
-            month = replace_month(connection, key[:7], _trips_path(key[:7]))
+            month = replace_month(connection, key[:7], _trips_path(key[:7]), Path(constants.TAXI_ZONES_FILE_PATH))
             seconds = time.monotonic() - started - waited
             waited_note = f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else ""
             run.materialized(
@@ -105,13 +108,14 @@ def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> A
                 size=month.bytes,
                 note=f"loaded in {seconds:.1f} s{waited_note}",
                 data_version=month.sha256,
-                inputs={taxi_trips_file.key: month.sha256},
+                inputs={taxi_trips_file.key: month.sha256, **dict.fromkeys(ZONES_OF_POSITIONS)},
                 checks=(checks := evaluate_month(month)),
                 metadata={
                     "dagster/partition_row_count": month.profile.rows,
                     "seconds": round(seconds, 3),
                     "seconds_waited": round(waited, 3),
                     "columns_without_values": ", ".join(month.absent) or "none",
+                    **({"zones": month.zones[:12]} if month.zones else {}),
                     # The page of a month shows neither its checks nor its upstream asset.
                     "checks_not_passed": ", ".join(str(check.check_name) for check in checks if not check.passed)
                     or "none",

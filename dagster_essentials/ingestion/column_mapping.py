@@ -93,7 +93,13 @@ COLUMNS: Sequence[Column] = (
     ),
     Column("request_source", "VARCHAR", "request_source", False, "How the trip was requested, a code; since 2026-06"),
     *(
-        Column(f"{end.replace('-', '')}_{axis}", "DOUBLE", None, True, f"Degrees (WGS 84), of the {end}; 2009 and 2010 only")
+        Column(
+            f"{end.replace('-', '')}_{axis}",
+            "DOUBLE",
+            None,
+            True,
+            f"Degrees (WGS 84), of the {end}; 2009 and 2010 only",
+        )
         for end in ("pickup", "drop-off")
         for axis in ("longitude", "latitude")
     ),
@@ -126,7 +132,9 @@ class Layout:
 LAYOUTS = (
     Layout("2009", "2009-12", "Start_Lon", legacy_columns.NAMES_2009),
     Layout("2010", "2010-12", "pickup_longitude", legacy_columns.NAMES_2010),
-    Layout("2011 and later", "9999-12", "PULocationID", {column.name: column.source for column in COLUMNS if column.source}),
+    Layout(
+        "2011 and later", "9999-12", "PULocationID", {column.name: column.source for column in COLUMNS if column.source}
+    ),
 )
 
 

@@ -1,13 +1,20 @@
 """The table `trips`: creating and upgrading it, replacing a month in one transaction, and which months it has."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
-from dagster_essentials.errors import DatabaseUnusableError, LoadError, QueryError, RowCountMismatchError, SchemaError
+from dagster_essentials.errors import (
+    DatabaseUnusableError,
+    LoadError,
+    QueryError,
+    RowCountMismatchError,
+    SchemaError,
+    ZonesError,
+)
 from dagster_essentials.ingestion.column_mapping import (
     COLUMNS,
     COURSE_COLUMNS,
@@ -18,8 +25,10 @@ from dagster_essentials.ingestion.column_mapping import (
 )
 from dagster_essentials.ingestion.sidecar import content_sha256
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
-from dagster_essentials.warehouse.quality import MonthProfile, profile_month
+from dagster_essentials.ingestion.zones import Zone, fingerprint, read_zones
+from dagster_essentials.warehouse.quality import MonthProfile, count_unmapped, profile_month
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+from dagster_essentials.warehouse.zones_function import zones_function
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,8 @@ class LoadedMonth:
         sha256, bytes: of the file that was loaded.
         unknown: columns of the file that are not in the table.
         absent: columns of the table for which the file has no values.
+        unmapped: for columns of the file, the number of texts that stand for no value of the table, if there are any.
+        zones: the fingerprint of the zones that positions became, or None if the file has zones.
     """
 
     rows_in_file: int
@@ -40,24 +51,33 @@ class LoadedMonth:
     bytes: int
     unknown: Sequence[str]
     absent: Sequence[str]
+    unmapped: Mapping[str, int]
+    zones: str | None
 
 
-def replace_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path) -> LoadedMonth:
+def replace_month(
+    connection: duckdb.DuckDBPyConnection, month: str, path: Path, zones_path: Path | None = None
+) -> LoadedMonth:
     """Replace the rows of `month` (``YYYY-MM``) in `trips` by those of the file at `path`, in one transaction.
 
+    A month before 2011 has coordinates, whose zones are those of the zones CSV at `zones_path`.
+
     Raises:
+        ZonesError: the zones CSV is needed, and missing or unusable; the month is unchanged.
         LoadError, SchemaError, QueryError: it cannot be done; the month is unchanged.
         DatabaseUnusableError: the table was made by something else.
     """
     try:
         with open_trips_file(path) as file:
-            return _replace_month(connection, month, file)
+            return _replace_month(connection, month, file, zones_path)
     except (LoadError, SchemaError, QueryError) as error:
         error.source = path
         raise
 
 
-def _replace_month(connection: duckdb.DuckDBPyConnection, month: str, file: OpenTripsFile) -> LoadedMonth:
+def _replace_month(
+    connection: duckdb.DuckDBPyConnection, month: str, file: OpenTripsFile, zones_path: Path | None
+) -> LoadedMonth:
     try:
         schema = read_file_schema(file.content)
         # Before the load: an error after its commit would fail a month that has been replaced.
@@ -70,8 +90,13 @@ def _replace_month(connection: duckdb.DuckDBPyConnection, month: str, file: Open
         ) from None
     if schema.rows == 0:
         raise LoadError(f"the file has no rows. The month is unchanged. {_DOWNLOAD_AGAIN}")
-    mapping = map_columns(schema)
-    with _explain_errors(file), transaction(connection):
+    mapping = map_columns(schema, month)
+    zones = _zones(zones_path) if mapping.needs_zones else None
+    with (
+        zones_function(connection, zones) if zones else nullcontext(),
+        _explain_errors(file),
+        transaction(connection),
+    ):
         _prepare_table(connection)
         connection.execute("DELETE FROM trips WHERE partition_date = $month", {"month": month})
         connection.execute(
@@ -79,6 +104,7 @@ def _replace_month(connection: duckdb.DuckDBPyConnection, month: str, file: Open
             f"SELECT {', '.join(mapping.expressions)} FROM {FROM_FILE}",
             {"month": month, "file": file.reader_path},
         )
+        unmapped = count_unmapped(connection, mapping, file.reader_path)
         profile = profile_month(connection, month)
         if profile.rows != schema.rows:
             raise RowCountMismatchError(
@@ -87,7 +113,22 @@ def _replace_month(connection: duckdb.DuckDBPyConnection, month: str, file: Open
                 rows_in_file=schema.rows,
                 rows_in_table=profile.rows,
             )
-    return LoadedMonth(schema.rows, profile, sha256, file.bytes, mapping.unknown, mapping.absent)
+    return LoadedMonth(
+        schema.rows,
+        profile,
+        sha256,
+        file.bytes,
+        mapping.unknown,
+        mapping.absent,
+        unmapped,
+        fingerprint(zones) if zones else None,
+    )
+
+
+def _zones(path: Path | None) -> Sequence[Zone]:
+    if path is None:
+        raise ZonesError("the file has coordinates instead of zones. Materialize taxi_zones_file first.")
+    return read_zones(path)
 
 
 _DOWNLOAD_AGAIN = "Delete the file, and materialize taxi_trips_file and taxi_trips again."
