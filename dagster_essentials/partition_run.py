@@ -86,7 +86,7 @@ class PartitionRun:
         metadata: Mapping[str, Any],
         size: int = 0,
         note: str = "",
-        inputs: Mapping[dg.AssetKey, str] | None = None,
+        inputs: Mapping[dg.AssetKey, str | None] | None = None,
         checks: Sequence[dg.AssetCheckResult] = (),
     ) -> None:
         """Log and record that `key` has been materialized, with so many `trips` from a file of `size` bytes.
@@ -185,22 +185,23 @@ def record_materialization(
     data_version: str,
     metadata: Mapping[str, Any],
     *,
-    inputs: Mapping[dg.AssetKey, str] | None = None,
+    inputs: Mapping[dg.AssetKey, str | None] | None = None,
     checks: Sequence[dg.AssetCheckResult] = (),
 ) -> None:
     """Record that `asset` has been materialized for `partition`, and what its `checks` found.
 
     `inputs` gives, for each upstream asset, the version of the same partition that was read: the UI shows the partition
-    as stale when that asset has another version. Without `inputs`, it is stale when an upstream asset has been
-    materialized since.
+    as stale when that asset has another version. An asset without partitions is given with None, and counts as read in its
+    latest version. Without `inputs`, it is stale when an upstream asset has been materialized since.
     """
     # Dagster writes the run's id as the code version of an asset without one, and reads input versions only beside it.
     code_version = asset.code_versions_by_key[asset.key] or context.run.run_id
     provenance = {CODE_VERSION_TAG: code_version} if inputs is not None else {}
     for key, version in (inputs or {}).items():
-        this_partition = dg.AssetRecordsFilter(key, asset_partitions=[partition])
-        for record in context.instance.fetch_materializations(this_partition, limit=1).records:
+        latest = dg.AssetRecordsFilter(key, asset_partitions=[partition] if version else None)
+        for record in context.instance.fetch_materializations(latest, limit=1).records:
             tags = (record.asset_materialization and record.asset_materialization.tags) or {}
+            version = version or tags.get(DATA_VERSION_TAG, "")
             # If an overlapping run has recorded another version meanwhile, that one counts as newer than what was read.
             read = record.storage_id if tags.get(DATA_VERSION_TAG) == version else record.storage_id - 1
             provenance[get_input_data_version_tag(key)] = version

@@ -9,7 +9,7 @@ from dagster_essentials.assets import constants
 from dagster_essentials.assets.checks import evaluate_month
 from dagster_essentials.assets.failures import fail_with_message
 from dagster_essentials.assets.month_metadata import file_metadata, month_metadata
-from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
+from dagster_essentials.assets.trips import ZONES_OF_POSITIONS, taxi_trips, taxi_trips_file
 from dagster_essentials.ingestion.trip_files import find_downloaded
 from dagster_essentials.partition_run import record_materialization
 from dagster_essentials.partitions import monthly_partition
@@ -68,7 +68,7 @@ def _record(context: dg.OpExecutionContext, key: str, month: LoadedMonth) -> Non
         key,
         month.version.data_version,
         month_metadata(month, checks),
-        inputs={taxi_trips_file.key: month.version.sha256},
+        inputs={taxi_trips_file.key: month.version.sha256, **dict.fromkeys(ZONES_OF_POSITIONS)},
         checks=checks,
     )
     context.log.info(f"{key[:7]}: recorded version {month.version.version}, of {month.version.loaded_at} UTC")

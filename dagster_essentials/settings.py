@@ -39,6 +39,11 @@ class Settings:
     database_threads: int | None
     database_wait_seconds: int
 
+    @property
+    def has_legacy_months(self) -> bool:
+        """Whether months before 2011, which have coordinates instead of zones, are partitions."""
+        return self.start_date < "2011-01-01"
+
     def month_url(self, month: str) -> str:
         """Where the source has the file of `month` (``YYYY-MM``)."""
         name = f"yellow_tripdata_{month}.parquet"
@@ -61,9 +66,9 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
 
     start = _first_of_month("TAXI_START_DATE", value("TAXI_START_DATE", "2023-01-01"))
     end = _first_of_month("TAXI_END_DATE", text) if (text := value("TAXI_END_DATE", "")) else None
-    if start < date(2011, 1, 1):
+    if start < date(2009, 1, 1):
         raise SettingError(
-            f"TAXI_START_DATE={start} is too early: the files before 2011-01-01 have coordinates instead of zones."
+            f"TAXI_START_DATE={start} is too early: the first month that the TLC published is 2009-01-01."
         )
     if end is not None and end <= start:
         raise SettingError(

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import BinaryIO
@@ -45,15 +46,16 @@ def test_every_fault_of_the_catalogue_has_its_outcome(
     path = source_server.put_month("2023-01", good)
     source_server.answers[path] = fault.answers(source_server, good, Random(1))
     url = source_server.url + path
+    validate = partial(trip_files.validate_trips_file, month="2023-01")
 
     if fault.outcome is Outcome.REFUSED:
         with pytest.raises(PipelineError) as refused:
-            download(url, file, trip_files.validate_trips_file, sleep=lambda seconds: None)
+            download(url, file, validate, sleep=lambda seconds: None)
         assert fault.message
         assert re.search(fault.message, str(refused.value), re.DOTALL)
         assert list(file.parent.iterdir() if file.parent.exists() else []) == []
     else:
-        download(url, file, trip_files.validate_trips_file, sleep=lambda seconds: None)
+        download(url, file, validate, sleep=lambda seconds: None)
         assert file.read_bytes() == (fault.file(good) if fault.change else good)
 
 

@@ -51,7 +51,8 @@ COURSE_COLUMNS = (
 ADDED_COLUMNS = (
     "fare_amount double, extra double, mta_tax double, tip_amount double, tolls_amount double, "
     "improvement_surcharge double, congestion_surcharge double, airport_fee double, cbd_congestion_fee double, "
-    "store_and_fwd_flag varchar, request_source varchar"
+    "store_and_fwd_flag varchar, request_source varchar, "
+    "pickup_longitude double, pickup_latitude double, dropoff_longitude double, dropoff_latitude double"
 )
 
 
@@ -85,7 +86,7 @@ def test_the_courses_database_is_upgraded_and_loses_nothing(
     assert project.rows() == {"2022-12": 60, "2023-01": 300}
     kept = project.query("SELECT * FROM trips WHERE partition_date = '2022-12' ORDER BY ALL")
     assert [row[:11] for row in kept] == [row for row in course_rows if row[10] == "2022-12"]
-    assert {row[11:] for row in kept} == {(None,) * 11}
+    assert {row[11:] for row in kept} == {(None,) * 15}
     loaded = project.query("SELECT sum(fare_amount), sum(total_amount) FROM trips WHERE partition_date = '2023-01'")
     assert loaded == query_file(sample("2023-01"), "SELECT sum(fare_amount), sum(total_amount) FROM month")
     assert project.query("FROM zones") == [(1, "Newark Airport")]

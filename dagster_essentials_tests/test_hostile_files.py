@@ -58,7 +58,7 @@ with duckdb.connect(str(folder / "data.duckdb"), config={"memory_limit": "512MB"
     connection.execute("SET enable_progress_bar = false")
     replace_month(connection, "2023-01", good)
     for file in [good, *sorted(folder.glob("*.hostile"))]:
-        validated = outcome(validate_trips_file, file)
+        validated = outcome(lambda file: validate_trips_file(file, "2023-01"), file)
         loaded = outcome(lambda file: replace_month(connection, "2023-01", file), file)
         rows = connection.execute("SELECT count(*) FROM trips").fetchall()[0][0]
         print(json.dumps([file.stem, validated, loaded, rows]), flush=True)
@@ -201,9 +201,9 @@ def test_a_single_zero_byte_in_the_last_pages_of_any_column_is_refused(tmp_path:
     assert len(pages) > 2
     path = tmp_path / "month.parquet"
     path.write_bytes(content)
-    validate_trips_file(path)
+    validate_trips_file(path, "2023-01")
 
     for start, _, _ in pages:  # The first byte of a page's header, so that it ends before it begins.
         path.write_bytes(content[:start] + b"\0" + content[start + 1 :])
         with pytest.raises(DownloadError, match=UNREADABLE):
-            validate_trips_file(path)
+            validate_trips_file(path, "2023-01")

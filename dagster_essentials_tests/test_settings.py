@@ -36,7 +36,7 @@ OVERRIDES = [
     ("TAXI_TRIPS_URL", "/mirror/months", "trips_url", "/mirror/months"),
     ("TAXI_ZONES_URL", "https://example.org/zones.csv", "zones_url", "https://example.org/zones.csv"),
     ("TAXI_ZONES_URL", "/mirror/zones.csv", "zones_url", "/mirror/zones.csv"),
-    ("TAXI_START_DATE", "2011-01-01", "start_date", "2011-01-01"),
+    ("TAXI_START_DATE", "2009-01-01", "start_date", "2009-01-01"),
     ("TAXI_END_DATE", "2023-02-01", "end_date", "2023-02-01"),
     ("TAXI_PUBLICATION_LAG_MONTHS", "0", "publication_lag_months", 0),
     ("TAXI_PUBLICATION_LAG_MONTHS", " 3 ", "publication_lag_months", 3),
@@ -214,10 +214,13 @@ def python(code: str, folder: Path, **environ: str) -> subprocess.CompletedProce
     )
 
 
-def test_a_start_before_2011_is_refused() -> None:
-    with pytest.raises(SettingError, match="TAXI_START_DATE=2010-12-01 is too early"):
-        read_settings({"TAXI_START_DATE": "2010-12-01"})
-    assert read_settings({"TAXI_START_DATE": "2011-01-01"}).start_date == "2011-01-01"
+def test_a_start_before_the_first_month_of_the_source_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"TAXI_START_DATE=2008-12-01 is too early: .* 2009-01-01"):
+        read_settings({"TAXI_START_DATE": "2008-12-01"})
+    assert read_settings({"TAXI_START_DATE": "2009-01-01"}).has_legacy_months
+    assert read_settings({"TAXI_START_DATE": "2010-12-01"}).has_legacy_months
+    assert not read_settings({"TAXI_START_DATE": "2011-01-01"}).has_legacy_months
+    assert not read_settings({}).has_legacy_months
 
 
 @pytest.mark.parametrize(

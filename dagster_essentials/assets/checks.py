@@ -7,12 +7,14 @@ import dagster as dg
 
 from dagster_essentials.errors import PipelineError, RowCountMismatchError
 from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.month_versions import MonthVersion
 from dagster_essentials.warehouse.quality import QUALITY_RULES, QualityRule
 from dagster_essentials.warehouse.trips_table import LoadedMonth
 
 ROWS_MATCH_FILE = "rows_match_file"
 COLUMNS_KNOWN = "columns_known"
+VALUES_MAPPED = "values_mapped"
 SIMILAR_TO_PREVIOUS_VERSION = "similar_to_previous_version"
 
 MAX_SHRINKAGE = 0.01
@@ -26,6 +28,13 @@ _DESCRIPTIONS = {
     SIMILAR_TO_PREVIOUS_VERSION: "The TLC corrects months in place. A corrected month is loaded; this warns if it has over "
     f"{MAX_SHRINKAGE:.0%} fewer trips or other columns than the version that was loaded before.",
 }
+
+
+if SETTINGS.has_legacy_months:
+    _DESCRIPTIONS[VALUES_MAPPED] = (
+        "Texts of the months before 2011 that stand for no vendor, payment, rate or flag. In the table they are null, and a "
+        "payment is 5 (unknown); a new one means that the TLC has changed these files."
+    )
 
 
 def trip_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
@@ -53,6 +62,7 @@ def evaluate_month(month: LoadedMonth) -> list[dg.AssetCheckResult]:
             {"unknown_columns": unknown},
         ),
         _compare_versions(*month.versions[-2:]),
+        *([_evaluate_texts(version.texts_unmapped)] if VALUES_MAPPED in _DESCRIPTIONS else []),
     ]
 
 
@@ -79,6 +89,13 @@ def _evaluate_rule(rule: QualityRule, violations: int, rows: int) -> dg.AssetChe
         violations <= rule.limit * rows,
         f"{violations:,} of {rows:,} trips, {share:.2%}. Warns above {rule.limit:.2%}.",
         {"trips": violations, "share": share, "limit": rule.limit},
+    )
+
+
+def _evaluate_texts(unmapped: Mapping[str, int]) -> dg.AssetCheckResult:
+    found = ", ".join(f"{name} of {trips:,} trips" for name, trips in unmapped.items()) or "none"
+    return _result(
+        VALUES_MAPPED, not unmapped, f"Texts that stand for no value: {found}.", {"trips": sum(unmapped.values())}
     )
 
 

@@ -40,6 +40,8 @@ def month_metadata(month: LoadedMonth, checks: list[dg.AssetCheckResult]) -> dic
         # The page of a month shows no checks.
         "checks_not_passed": ", ".join(str(check.check_name) for check in checks if not check.passed) or "none",
     }
+    if version.zones is not None:
+        metadata["zones"] = version.zones[:12]
     if version.loaded_at is not None:
         metadata["loaded_at"] = dg.MetadataValue.timestamp(version.loaded_at.replace(tzinfo=timezone.utc))
     # The same file, loaded by another mapping, is no correction.

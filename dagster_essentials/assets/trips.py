@@ -29,6 +29,9 @@ from dagster_essentials.warehouse.zones_table import replace_zones
 
 SOURCE_COLUMNS = {column.name: column.source for column in COLUMNS if column.source is not None}
 
+# The zones of positions: with months before 2011 among the partitions, taxi_trips also depends on the zones CSV.
+ZONES_OF_POSITIONS = [dg.AssetKey("taxi_zones_file")] if SETTINGS.has_legacy_months else []
+
 
 def _trips_path(month: str) -> Path:
     return Path(constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format(month))
@@ -76,7 +79,7 @@ class LoadConfig(dg.Config):
 
 
 @dg.asset(
-    deps=[taxi_trips_file],
+    deps=[taxi_trips_file, *ZONES_OF_POSITIONS],
     # Columns and rules: a month that was loaded by others is shown as out of date, and is loaded again.
     code_version=CODE_VERSION,
     partitions_def=monthly_partition,
@@ -101,7 +104,9 @@ def taxi_trips(context: dg.AssetExecutionContext, config: LoadConfig, database: 
         started = time.monotonic()
         with run.partition(key, failed_checks), database.get_connection() as connection:
             waited = time.monotonic() - started
-            month = replace_month(connection, key[:7], _trips_path(key[:7]), config.force)
+            month = replace_month(
+                connection, key[:7], _trips_path(key[:7]), Path(constants.TAXI_ZONES_FILE_PATH), config.force
+            )
             seconds = time.monotonic() - started - waited
             unchanged += month.is_unchanged
             waited_note = f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else ""
@@ -111,7 +116,7 @@ def taxi_trips(context: dg.AssetExecutionContext, config: LoadConfig, database: 
                 size=month.bytes,
                 note=("unchanged" if month.is_unchanged else f"loaded in {seconds:.1f} s") + waited_note,
                 data_version=month.version.data_version,
-                inputs={taxi_trips_file.key: str(month.version.sha256)},
+                inputs={taxi_trips_file.key: month.version.sha256, **dict.fromkeys(ZONES_OF_POSITIONS)},
                 checks=(checks := evaluate_month(month)),
                 metadata={
                     **month_metadata(month, checks),

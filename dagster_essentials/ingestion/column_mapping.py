@@ -1,23 +1,24 @@
 """The columns of `trips`, and how the columns of a month's file map to them.
 
-There is one mapping for all schemas since 2011. It decides by names and types alone; no row is read here.
+There is one list of columns for all schemas since 2009. It decides by names and types alone; no row is read here. What
+the months of 2009 and 2010 have instead of codes and zones is in `legacy_columns.py`.
 """
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dagster_essentials.errors import PipelineError, SchemaError
+from dagster_essentials.ingestion import legacy_columns
+from dagster_essentials.ingestion.casts import cast
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_ROWS = 30_000_000
 """No real month has more than 17 million rows. A file of 67 kB can claim a billion, and keep DuckDB busy for an hour."""
-MAX_TEXT_BYTES = 100
-"""The real values are a letter or a short code. A file of 68 kB can repeat one of 20 MB three thousand times."""
 MAX_FOOTER_BYTES = 4_000_000
 """A real month's footer has 10,000 to 60,000; 17 million rows in DuckDB's row groups of 122,880 rows need 400,000."""
 MAX_FOOTER_LIST = 2_000
@@ -33,7 +34,7 @@ class Column:
 
     Attributes:
         name, type: in the table.
-        source: its name in the TLC's files, compared without case; None if it is not from the file.
+        source: its name in the TLC's files since 2011, compared without case; None if they do not have it.
         required: whether a month without it is rejected. Fees were added over the years; the rest is in every file.
         description: what it holds, with its unit.
     """
@@ -47,7 +48,7 @@ class Column:
 
 # The first eleven are the course's, in its order and with its types; a database made by its code has just these.
 COLUMNS: Sequence[Column] = (
-    Column("vendor_id", "INTEGER", "VendorID", True, "Who recorded it: 1 Creative Mobile, 2 Curb, 6 Myle, 7 Helix"),
+    Column("vendor_id", "INTEGER", "VendorID", True, "Recorded by 1 Creative Mobile, 2 Curb, 3 DDS, 6 Myle, 7 Helix"),
     Column("pickup_zone_id", "INTEGER", "PULocationID", True, "Zone of the pickup; 264 unknown, 265 outside the city"),
     Column(
         "dropoff_zone_id", "INTEGER", "DOLocationID", True, "Zone of the drop-off; 264 unknown, 265 outside the city"
@@ -91,8 +92,50 @@ COLUMNS: Sequence[Column] = (
         "Y if the record was held in the vehicle before it was sent, else N",
     ),
     Column("request_source", "VARCHAR", "request_source", False, "How the trip was requested, a code; since 2026-06"),
+    *(
+        Column(
+            f"{end.replace('-', '')}_{axis}",
+            "DOUBLE",
+            None,
+            True,
+            f"Degrees (WGS 84), of the {end}; 2009 and 2010 only",
+        )
+        for end in ("pickup", "drop-off")
+        for axis in ("longitude", "latitude")
+    ),
 )
 COURSE_COLUMNS = COLUMNS[:11]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of the files of some months.
+
+    Attributes:
+        period: which months these are, for messages.
+        last_month: the last of them, ``YYYY-MM``.
+        mark: a column that files of other layouts do not have.
+        sources: for columns of the table, their names in these files, compared without case.
+    """
+
+    period: str
+    last_month: str
+    mark: str
+    sources: Mapping[str, str]
+
+    @property
+    def is_legacy(self) -> bool:
+        """Whether these files have coordinates instead of zones, and texts instead of codes and times."""
+        return "pickup_longitude" in self.sources
+
+
+LAYOUTS = (
+    Layout("2009", "2009-12", "Start_Lon", legacy_columns.NAMES_2009),
+    Layout("2010", "2010-12", "pickup_longitude", legacy_columns.NAMES_2010),
+    Layout(
+        "2011 and later", "9999-12", "PULocationID", {column.name: column.source for column in COLUMNS if column.source}
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -111,12 +154,25 @@ class ColumnMapping:
         expressions: for each column of the table, in order, the SQL expression over the file. `$month` is bound to the
             month.
         unknown: columns of the file that are not in the table.
-        absent: columns of the table that the file does not have, or has only as type null; they become null.
+        absent: columns of the table that the file does not have, or has only as type null; they become null. The
+            coordinates are not listed for the months that have zones.
+        unmapped: for columns of the file, SQL that is true where a text stands for no value of the table.
     """
 
     expressions: Sequence[str]
     unknown: Sequence[str]
     absent: Sequence[str]
+    unmapped: Mapping[str, str]
+
+    @property
+    def values(self) -> Sequence[str]:
+        """The expressions that take a value of the file: all but those that find the zones of its coordinates."""
+        return [text for text in self.expressions if legacy_columns.ZONES_FUNCTION not in text]
+
+    @property
+    def needs_zones(self) -> bool:
+        """Whether the expressions call `legacy_columns.ZONES_FUNCTION`."""
+        return len(self.values) < len(self.expressions)
 
 
 FROM_FILE = "read_parquet($file, hive_partitioning = false)"
@@ -192,47 +248,70 @@ def _check_frame(file: BinaryIO) -> None:
         raise SchemaError(f"its footer has {footer:,} bytes; a real month's has at most 60,000. {_IF_IT_IS_REAL}")
 
 
-def map_columns(schema: FileSchema) -> ColumnMapping:
-    """Decide how a month's file with this `schema` becomes rows of `trips`.
+def map_columns(schema: FileSchema, month: str) -> ColumnMapping:
+    """Decide how the file of `month` (``YYYY-MM``) with this `schema` becomes rows of `trips`.
 
     Raises:
-        SchemaError: a required column is missing, or its type cannot become the table's.
+        SchemaError: it has the columns of other months, a required one is missing, or its type cannot become the table's.
     """
     import pyarrow as pa
 
     names = [name for name, _ in schema.columns]
     # Of columns whose names differ only in case, or not at all, DuckDB reads the first by that name.
     found = {name.lower(): number for number, name in reversed(list(enumerate(names)))}
-    expressions, absent, mapped = [], [], set()
+    layout = _layout(found, month)
+    values, unmapped, mapped = {"partition_date": "$month"}, {}, set()
     for column in COLUMNS:
-        if column.source is None:
-            expressions.append("$month")
-            continue
-        number = found.get(column.source.lower())
-        if number is None and column.required:
+        source = layout.sources.get(column.name, "")
+        number = found.get(source.lower()) if source else None
+        if source and number is None and column.required:
             raise SchemaError(
-                f"the file has no column {column.source}, which becomes {column.name} ({column.type}). Found: "
+                f"the file has no column {source}, which becomes {column.name} ({column.type}). Found: "
                 f"{', '.join(names)}. {_WHAT_TO_DO}"
             )
         mapped.add(number)
         name, type_ = schema.columns[number] if number is not None else ("", pa.null())
         if pa.types.is_null(type_):
-            absent.append(column.name)
-            expressions.append(f"NULL::{column.type}")
-        elif not _is_accepted(type_, column.type):
+            continue
+        if layout.is_legacy and (text := legacy_columns.map_text(column.name, name, _plain(type_))):
+            values[column.name], unmapped[name] = text
+        elif not _is_accepted(_plain(type_), column.type):
             raise SchemaError(
                 f"column {name} is {type_}, and becomes {column.name}. Expected: {column.type}, or what can become "
                 f"one without loss. {_WHAT_TO_DO}"
             )
         else:
-            expressions.append(_cast(name, column.type, is_integer=pa.types.is_integer(type_)))
-    unknown = [name for number, name in enumerate(names) if number not in mapped]
-    return ColumnMapping(expressions, unknown, absent)
+            values[column.name] = cast(name, column.type, is_integer=pa.types.is_integer(type_))
+    if layout.is_legacy:
+        values.update(legacy_columns.map_zones(values))
+    return ColumnMapping(
+        [values.get(column.name, f"NULL::{column.type}") for column in COLUMNS],
+        [
+            name
+            for number, name in enumerate(names)
+            if number not in mapped and not (layout.is_legacy and name == legacy_columns.INDEX)
+        ],
+        [column.name for column in COLUMNS if column.name not in values and (column.source or layout.is_legacy)],
+        {name: condition for name, condition in unmapped.items() if condition},
+    )
+
+
+def _layout(names: Container[str], month: str) -> Layout:
+    """The layout that the file of `month` has to have. `names` are those of its columns, in lower case."""
+    own = next(layout for layout in LAYOUTS if month <= layout.last_month)
+    # The newest first: a modern file to which the TLC adds coordinates has one more column, which is ignored.
+    found = next((layout for layout in reversed(LAYOUTS) if layout.mark.lower() in names), own)
+    if found is not own:
+        raise SchemaError(
+            f"the file has the columns of {found.period} ({found.mark}), and {month} needs those of {own.period} "
+            f"({own.mark}). {_WHAT_TO_DO}"
+        )
+    return own
 
 
 _WHAT_TO_DO = (
-    "Check whether the file is a month of yellow taxi trips from 2011 on; if the TLC has changed its schema, extend the "
-    "mapping in dagster_essentials/ingestion/column_mapping.py."
+    "Check whether the file is this month of yellow taxi trips; if the TLC has changed its schema, extend the mapping in "
+    "dagster_essentials/ingestion/column_mapping.py."
 )
 
 _IF_IT_IS_REAL = (
@@ -241,27 +320,18 @@ _IF_IT_IS_REAL = (
 )
 
 
+def _plain(type_: "pa.DataType") -> "pa.DataType":
+    import pyarrow as pa
+
+    # pandas writes categories as dictionaries; DuckDB reads plain values.
+    return type_.value_type if pa.types.is_dictionary(type_) else type_
+
+
 def _is_accepted(type_: "pa.DataType", target: str) -> bool:
     import pyarrow as pa
 
-    if pa.types.is_dictionary(type_):  # pandas writes categories as dictionaries; DuckDB reads plain values.
-        type_ = type_.value_type
     if target == "VARCHAR":
-        return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+        return legacy_columns.is_text(type_)
     if target == "TIMESTAMP":
         return bool(pa.types.is_timestamp(type_) and type_.tz is None)
     return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
-
-
-def _cast(name: str, target: str, is_integer: bool) -> str:
-    quoted = '"' + name.replace('"', '""') + '"'
-    if target == "INTEGER" and not is_integer:
-        # A cast from DOUBLE would round silently.
-        message = f"{name} holds a number that is not whole: ".replace("'", "''")
-        return f"CASE WHEN {quoted} = trunc({quoted}) OR {quoted} IS NULL THEN {quoted}::INTEGER " + (
-            f"ELSE error('{message}' || {quoted})::INTEGER END"
-        )
-    if target == "VARCHAR":
-        message = f"{name} holds a text of more than {MAX_TEXT_BYTES} bytes".replace("'", "''")
-        return f"CASE WHEN strlen({quoted}) > {MAX_TEXT_BYTES} THEN error('{message}')::VARCHAR ELSE {quoted} END"
-    return f"{quoted}::{target}"

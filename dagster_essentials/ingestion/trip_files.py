@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import BinaryIO
@@ -60,14 +61,14 @@ class DownloadedMonth:
 def download_months(
     months: Mapping[str, tuple[str, Path]],
 ) -> Iterator[tuple[str, Callable[[], DownloadedMonth]]]:
-    """Download several months at a time, each given as (address, path) by any key.
+    """Download several months at a time, each given as (address, path) by a key that begins with ``YYYY-MM``.
 
     Yields:
         Each key as soon as its download has ended, with a function that returns the result or raises the error.
     """
     pool = ThreadPoolExecutor(max_workers=min(PARALLEL_DOWNLOADS, len(months)))
     try:
-        futures = {pool.submit(download_month, url, path): key for key, (url, path) in months.items()}
+        futures = {pool.submit(download_month, key[:7], url, path): key for key, (url, path) in months.items()}
         for future in as_completed(futures):
             yield futures[future], future.result
     finally:
@@ -107,15 +108,17 @@ def find_published_month(url: str) -> PublishedFile | None:
         raise
 
 
-def download_month(url: str, path: Path) -> DownloadedMonth:
-    """Download the month at `url` to `path`, unless it is unchanged at the source. The file is valid in either case.
+def download_month(month: str, url: str, path: Path) -> DownloadedMonth:
+    """Download `month` (``YYYY-MM``) from `url` to `path`, unless it is unchanged there. The file is valid in either case.
 
     Raises:
         PipelineError: the month is not published, cannot be transferred or written, or is not valid.
     """
     started = time.monotonic()
     try:
-        file, transferred = download(url, path, validate_trips_file, if_not_published=_NOT_PUBLISHED)
+        file, transferred = download(
+            url, path, partial(validate_trips_file, month=month), if_not_published=_NOT_PUBLISHED
+        )
         try:
             with open(path, "rb") as content:
                 rows = read_file_schema(content).rows
@@ -139,8 +142,8 @@ def find_downloaded(path: Path) -> DownloadedMonth | None:
         return None
 
 
-def validate_trips_file(path: Path) -> None:
-    """Check that the file at `path` is a month of trips of which every value can be loaded.
+def validate_trips_file(path: Path, month: str) -> None:
+    """Check that the file at `path` has the trips of `month` (``YYYY-MM``), and that every value can be loaded.
 
     Raises:
         DownloadError, SchemaError: it is not, and must not be kept.
@@ -155,7 +158,7 @@ def validate_trips_file(path: Path) -> None:
             "the file has no rows, and was not kept. Materialize again when the source has a better one."
         )
     try:
-        rows = scan_all_values(path, map_columns(schema))
+        rows = scan_all_values(path, map_columns(schema, month))
     except duckdb.Error as error:
         text = first_line(error).replace(f' "{path}"', "").replace(str(path), "the file")
         raise DownloadError(
@@ -183,7 +186,7 @@ def scan_all_values(path: Path, mapping: ColumnMapping) -> int:
     """
     # `last` is the cheapest aggregate that no statistics of the file can answer: 0.26 s for the 3 million rows of a month
     # of 45 MB, beside 2 s or more for the load.
-    values = ", ".join(f"last({expression})" for expression in mapping.expressions)
+    values = ", ".join(f"last({expression})" for expression in mapping.values)
     # One thread and little memory, because four months are validated at a time. 32 MB were enough for 3 million rows
     # in one row group.
     with duckdb.connect(config={"threads": 1, "memory_limit": "128MB"}) as connection:

@@ -6,6 +6,7 @@ values of OBJECTID alone. They also have 264 and 265, which stand in the TLC's l
 """
 
 import csv
+import hashlib
 import json
 import re
 from collections import Counter
@@ -176,6 +177,12 @@ def describe_ids(ids: Collection[int]) -> str:
 def missing_ids(zones: Sequence[Zone]) -> set[int]:
     """The ids from 1 to 265, which trips may have, of which there is none among `zones`."""
     return {*PUBLISHED_IDS, *(zone.zone_id for zone in WITHOUT_OUTLINE)} - {zone.zone_id for zone in zones}
+
+
+def fingerprint(zones: Sequence[Zone]) -> str:
+    """SHA-256, in hexadecimal digits, of the ids and outlines of `zones`: the same if positions have the same zones."""
+    outlines = [(zone.zone_id, zone.geometry) for zone in zones if zone.geometry is not None]
+    return hashlib.sha256(json.dumps(sorted(outlines)).encode()).hexdigest()
 
 
 def multipolygon_coordinates(geometry: str) -> list[Any]:

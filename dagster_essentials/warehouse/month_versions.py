@@ -11,7 +11,8 @@ from hashlib import sha256
 
 import duckdb
 
-from dagster_essentials.ingestion.column_mapping import COLUMNS, ColumnMapping
+from dagster_essentials.ingestion.column_mapping import COLUMNS, LAYOUTS, ColumnMapping
+from dagster_essentials.ingestion.zones import Zone, fingerprint
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.quality import QUALITY_RULES
 
@@ -29,7 +30,9 @@ _TYPES = {
     "file_columns": "VARCHAR[]",
     "columns_unknown": "VARCHAR[]",
     "columns_absent": "VARCHAR[]",
+    "zones": "VARCHAR",
     "violations": "MAP(VARCHAR, BIGINT)",
+    "texts_unmapped": "MAP(VARCHAR, BIGINT)",
 }
 
 
@@ -50,7 +53,9 @@ class MonthVersion:
         file_columns: name and type of each column of the file.
         columns_unknown: those of them that are not in the table.
         columns_absent: columns of the table for which the file has no values.
+        zones: the fingerprint of the zones that positions became, or None if the file has zones.
         violations: the number of trips that violate each data quality rule.
+        texts_unmapped: for columns of the file, the number of texts that stand for no value of the table, if there are any.
     """
 
     month: str
@@ -66,7 +71,9 @@ class MonthVersion:
     file_columns: Sequence[str]
     columns_unknown: Sequence[str]
     columns_absent: Sequence[str]
+    zones: str | None
     violations: Mapping[str, int]
+    texts_unmapped: Mapping[str, int]
 
     @property
     def data_version(self) -> str:
@@ -84,18 +91,24 @@ def _fingerprint(*parts: object) -> str:
 
 _RULES = [(rule.name, rule.violations, rule.limit) for rule in QUALITY_RULES]
 
-CODE_VERSION = _fingerprint([(column.name, column.type, column.source) for column in COLUMNS], _RULES)
+_COLUMNS = [(column.name, column.type) for column in COLUMNS]
+
+CODE_VERSION = _fingerprint(_COLUMNS, [dict(layout.sources) for layout in LAYOUTS], _RULES)
 """Changes with the columns and the rules: Dagster then shows every month as out of date."""
 
 
-def fingerprint_mapping(mapping: ColumnMapping) -> str:
-    """A text that changes whenever the same file would become other rows, or would be checked by other rules."""
-    return _fingerprint([(column.name, column.type) for column in COLUMNS], list(mapping.expressions), _RULES)
+def fingerprint_mapping(mapping: ColumnMapping, zones: Sequence[Zone]) -> str:
+    """A text that changes whenever the same file would become other rows, or would be checked by other rules.
+
+    `zones` are those that positions become; none for a file with zones.
+    """
+    of_zones = fingerprint(zones) if zones else None
+    return _fingerprint(_COLUMNS, list(mapping.expressions), dict(mapping.unmapped), of_zones, _RULES)
 
 
 def unknown_version(month: str, num_trips: int) -> MonthVersion:
     """The first version of a month whose `num_trips` rows were loaded before there was such a table."""
-    return MonthVersion(month, 1, None, None, None, num_trips, None, None, None, None, [], [], [], {})
+    return MonthVersion(month, 1, None, None, None, num_trips, None, None, None, None, [], [], [], None, {}, {})
 
 
 def prepare_versions(connection: duckdb.DuckDBPyConnection) -> None:
@@ -130,8 +143,10 @@ def record_version(connection: duckdb.DuckDBPyConnection, version: MonthVersion)
         "DELETE FROM month_versions WHERE month = $month AND version = $version",
         {"month": version.month, "version": version.version},
     )
-    *values, violations = astuple(version)
+    *values, violations, texts = astuple(version)
+    maps = [list(side) for counts in (violations, texts) for side in (counts.keys(), counts.values())]
     connection.execute(
-        f"INSERT INTO month_versions VALUES ({', '.join('?' * len(values))}, map(?::VARCHAR[], ?::BIGINT[]))",
-        [*values, list(violations), list(violations.values())],
+        f"INSERT INTO month_versions VALUES ({', '.join('?' * len(values))}, "
+        "map(?::VARCHAR[], ?::BIGINT[]), map(?::VARCHAR[], ?::BIGINT[]))",
+        [*values, *maps],
     )

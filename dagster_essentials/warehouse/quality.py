@@ -9,7 +9,7 @@ from datetime import date, timedelta
 
 import duckdb
 
-from dagster_essentials.ingestion.column_mapping import COLUMNS
+from dagster_essentials.ingestion.column_mapping import COLUMNS, FROM_FILE, ColumnMapping
 
 
 @dataclass(frozen=True)
@@ -97,3 +97,15 @@ def profile_month(connection: duckdb.DuckDBPyConnection, month: str) -> MonthPro
         {"month": month, "first": first, "next": (first + timedelta(days=31)).replace(day=1)},
     ).fetchall()[0]
     return MonthProfile(rows, {rule.name: n for rule, n in zip(QUALITY_RULES, violations, strict=True)})
+
+
+def count_unmapped(connection: duckdb.DuckDBPyConnection, mapping: ColumnMapping, file: str) -> Mapping[str, int]:
+    """For each column of a month's `file`, as DuckDB reads it, the texts that stand for no value, if there are any.
+
+    In the table, such a text and a missing value are alike, so these are counted in the file.
+    """
+    if not mapping.unmapped:
+        return {}
+    counts = ", ".join(f"count(*) FILTER ({condition})" for condition in mapping.unmapped.values())
+    (found,) = connection.execute(f"SELECT {counts} FROM {FROM_FILE}", {"file": file}).fetchall()
+    return {name: trips for name, trips in zip(mapping.unmapped, found, strict=True) if trips}

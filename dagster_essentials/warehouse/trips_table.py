@@ -1,14 +1,21 @@
 """The table `trips`: creating and upgrading it, whether a month is loaded already, replacing one in one transaction."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 import duckdb
 
-from dagster_essentials.errors import DatabaseUnusableError, LoadError, QueryError, RowCountMismatchError, SchemaError
+from dagster_essentials.errors import (
+    DatabaseUnusableError,
+    LoadError,
+    QueryError,
+    RowCountMismatchError,
+    SchemaError,
+    ZonesError,
+)
 from dagster_essentials.ingestion.column_mapping import (
     COLUMNS,
     COURSE_COLUMNS,
@@ -21,6 +28,7 @@ from dagster_essentials.ingestion.column_mapping import (
 )
 from dagster_essentials.ingestion.sidecar import DownloadedFile, identify_content
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
+from dagster_essentials.ingestion.zones import Zone, fingerprint, read_zones
 from dagster_essentials.warehouse.aggregates import aggregate_month
 from dagster_essentials.warehouse.month_versions import (
     MonthVersion,
@@ -30,8 +38,9 @@ from dagster_essentials.warehouse.month_versions import (
     unknown_version,
     versions_of,
 )
-from dagster_essentials.warehouse.quality import profile_month
+from dagster_essentials.warehouse.quality import count_unmapped, profile_month
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+from dagster_essentials.warehouse.zones_function import zones_function
 
 
 @dataclass(frozen=True)
@@ -53,20 +62,27 @@ class LoadedMonth:
         return self.versions[-1]
 
 
-def replace_month(connection: duckdb.DuckDBPyConnection, month: str, path: Path, force: bool = False) -> LoadedMonth:
+def replace_month(
+    connection: duckdb.DuckDBPyConnection, month: str, path: Path, zones_path: Path | None = None, force: bool = False
+) -> LoadedMonth:
     """Replace the rows of `month` (``YYYY-MM``) in `trips` by those of the file at `path`, in one transaction.
 
-    A month that has been loaded from the same file by the same mapping, and still has as many rows, is left alone unless
-    `force` is set.
+    A month before 2011 has coordinates, whose zones are those of the zones CSV at `zones_path`. A month that has been loaded
+    from the same file by the same mapping, and still has as many rows, is left alone unless `force` is set.
 
     Raises:
+        ZonesError: the zones CSV is needed, and missing or unusable; the month is unchanged.
         LoadError, SchemaError, QueryError: it cannot be done; the month is unchanged.
         DatabaseUnusableError: the table was made by something else.
     """
     try:
         with open_trips_file(path) as file:
-            source = _read_source(month, file)
-            with _explain_errors(file), transaction(connection):
+            source = _read_source(month, file, zones_path)
+            with (
+                zones_function(connection, source.zones) if source.zones else nullcontext(),
+                _explain_errors(file),
+                transaction(connection),
+            ):
                 _prepare_table(connection)
                 versions = versions_of(connection, month)
                 is_unchanged = not force and _is_loaded(connection, versions, source)
@@ -89,10 +105,11 @@ class _Source:
     schema: FileSchema
     content: DownloadedFile
     mapping: ColumnMapping
+    zones: Sequence[Zone]
     fingerprint: str
 
 
-def _read_source(month: str, file: OpenTripsFile) -> _Source:
+def _read_source(month: str, file: OpenTripsFile, zones_path: Path | None) -> _Source:
     try:
         schema = read_file_schema(file.content)
         # Before the load: an error after its commit would fail a month that has been replaced.
@@ -105,8 +122,15 @@ def _read_source(month: str, file: OpenTripsFile) -> _Source:
         ) from None
     if schema.rows == 0:
         raise LoadError(f"the file has no rows. The month is unchanged. {_DOWNLOAD_AGAIN}")
-    mapping = map_columns(schema)
-    return _Source(month, file.reader_path, schema, content, mapping, fingerprint_mapping(mapping))
+    mapping = map_columns(schema, month)
+    zones = _read_zones(zones_path) if mapping.needs_zones else []
+    return _Source(month, file.reader_path, schema, content, mapping, zones, fingerprint_mapping(mapping, zones))
+
+
+def _read_zones(path: Path | None) -> Sequence[Zone]:
+    if path is None:
+        raise ZonesError("the file has coordinates instead of zones. Materialize taxi_zones_file first.")
+    return read_zones(path)
 
 
 def _is_loaded(connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source) -> bool:
@@ -150,6 +174,7 @@ def _load_month(
             rows_in_file=source.schema.rows,
             rows_in_table=profile.rows,
         )
+    unmapped = count_unmapped(connection, mapping, source.reader_path)
     totals = aggregate_month(connection, month)
     earlier = list(versions)
     if replaced and not earlier:
@@ -174,7 +199,9 @@ def _load_month(
         file_columns=[f"{name} {type_}" for name, type_ in source.schema.columns],
         columns_unknown=mapping.unknown,
         columns_absent=mapping.absent,
+        zones=fingerprint(source.zones) if source.zones else None,
         violations=profile.violations,
+        texts_unmapped=unmapped,
     )
     record_version(connection, version)
     return [*earlier, version]

@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
-from dagster_essentials.ingestion.column_mapping import COLUMNS, MAX_TEXT_BYTES
-from dagster_essentials.sample import FIRST_MONTH, LAST_MONTH, months_between, write_month
+from dagster_essentials.ingestion.casts import MAX_TEXT_BYTES
+from dagster_essentials.ingestion.column_mapping import COLUMNS
+from dagster_essentials.sample import FIRST_MODERN_MONTH, LAST_MONTH, months_between, write_month
 from dagster_essentials_tests.support.faults.fault import Change, loaded_file, refused_file
 from dagster_essentials_tests.support.faults.files import REQUIRED, UNREADABLE, zones_file
 from dagster_essentials_tests.support.faults.samples import count_rows, read_arrow, rewrite, write_arrow
@@ -26,6 +27,10 @@ NO_ROWS = r"the file has no rows.*Materialize again"
 
 def _wrong_type(found: str, expected: str) -> str:
     return rf"column \w+ is {found}.*Expected: {expected}.*column_mapping\.py"
+
+
+def _wrong_layout(found: str) -> str:
+    return rf"the file has the columns of {found} \(\w+\), and \d{{4}}-\d\d needs those of 2011 and later.*column_mapping\.py"
 
 
 LAYOUT_2009 = """SELECT 'VTS' AS vendor_name, tpep_pickup_datetime::VARCHAR AS Trip_Pickup_DateTime,
@@ -106,8 +111,8 @@ WRONG_SCHEMAS = [
     ),
     refused_file("a list for a number", _wrong_type("list", "(DOUBLE|INTEGER)"), _replace(NUMBERS, "[{name}]")),
     refused_file("a boolean for a number", _wrong_type("bool", "(DOUBLE|INTEGER)"), _replace(NUMBERS, "{name} > 1")),
-    refused_file("the layout of 2009", NO_COLUMN, _select(LAYOUT_2009)),
-    refused_file("the layout of 2010", NO_COLUMN, _select(LAYOUT_2010)),
+    refused_file("the layout of 2009", _wrong_layout("2009"), _select(LAYOUT_2009)),
+    refused_file("the layout of 2010", _wrong_layout("2010"), _select(LAYOUT_2010)),
     refused_file("green taxis", NO_COLUMN, _select(LAYOUT_GREEN)),
     refused_file("for-hire vehicles", NO_COLUMN, _select(LAYOUT_FOR_HIRE)),
     refused_file("the zones as parquet", NO_COLUMN, zones_file("parquet")),
@@ -138,7 +143,7 @@ NEW_NAMES = [
 def _other_month(good: bytes, random: Random) -> bytes:
     """As many trips of some other month."""
     with TemporaryDirectory() as folder:
-        month = random.choice(list(months_between(FIRST_MONTH, LAST_MONTH)))
+        month = random.choice(list(months_between(FIRST_MODERN_MONTH, LAST_MONTH)))
         return write_month(Path(folder), month, count_rows(good)).read_bytes()
 
 

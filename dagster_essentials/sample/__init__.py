@@ -19,9 +19,11 @@ from pathlib import Path
 import duckdb
 
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.sample.coordinates import CELL, CELLS_IN_A_COLUMN, SOUTH, WEST, trips_with_coordinates
 
-FIRST_MONTH, LAST_MONTH = "2011-01", "2026-12"
-"""The months with the modern columns. Before 2011 the files have coordinates instead of zones."""
+FIRST_MONTH, LAST_MONTH = "2009-01", "2026-12"
+FIRST_MODERN_MONTH = "2011-01"
+"""Before it, the files have coordinates instead of zones, and other names: see `coordinates.py`."""
 
 # The months, first and last, in which the published files have these columns as DOUBLE; in all others their type is
 # null (physical INT32, every value null).
@@ -38,10 +40,10 @@ DOUBLE_IN = {
 }
 
 # Measured shares, in trips per 100,000, by the year of the measurement; other years use the previous one.
-NEGATIVE_TOTAL = {2011: 200, 2024: 1_800, 2026: 500}
-ZERO_DISTANCE = {2011: 900, 2024: 1_900, 2026: 3_200}
-FLEX_FARE = {2011: 0, 2024: 9_900, 2026: 26_000}
-OUTSIDE_MONTH = {2011: 70, 2021: 470, 2022: 70}
+NEGATIVE_TOTAL = {2009: 200, 2024: 1_800, 2026: 500}
+ZERO_DISTANCE = {2009: 900, 2024: 1_900, 2026: 3_200}
+FLEX_FARE = {2009: 0, 2024: 9_900, 2026: 26_000}
+OUTSIDE_MONTH = {2009: 70, 2021: 470, 2022: 70}
 # 50 exact duplicates among the 84.6 M trips of 2019.
 DUPLICATE_EVERY = 1_690_000
 # 973 trips of November 2019 ended before they began: about one in ten that began in the last hour of summer time.
@@ -62,7 +64,7 @@ def months_between(start: str, end: str) -> Iterator[str]:
 
 
 def write_month(folder: Path, month: str, rows: int) -> Path:
-    """Write the month `month` (``YYYY-MM``, 2011-01 to 2026-12) with `rows` trips into `folder`; return its path."""
+    """Write the month `month` (``YYYY-MM``, 2009-01 to 2026-12) with `rows` trips into `folder`; return its path."""
     if not FIRST_MONTH <= month <= LAST_MONTH:
         raise ValueError(f"Sample months go from {FIRST_MONTH} to {LAST_MONTH}; {month} is not one of them.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -89,16 +91,24 @@ MACROS = [
 
 
 def _trips_query(month: str, rows: int) -> str:
+    trips = _modern_trips(month) if month >= FIRST_MODERN_MONTH else trips_with_coordinates(month, _salt(month) * 100)
+    return f"{_rides(month, rows)}\n{trips}"
+
+
+def _salt(month: str) -> int:
+    return int(month[:4]) * 12 + int(month[5:7])
+
+
+def _rides(month: str, rows: int) -> str:
+    """The trips as the table expression `ridden`, before they get the columns of their month."""
     year, number = int(month[:4]), int(month[5:7])
     start = datetime.datetime(year, number, 1)
     seconds = calendar.monthrange(year, number)[1] * 86_400
     # The clocks go back on the first Sunday of November: trips that began from one to two may end before they began.
     sunday = datetime.datetime(year, 11, 1 + (6 - datetime.date(year, 11, 1).weekday()) % 7, 1)
-    salt = year * 12 + number
+    salt = _salt(month)
     draws = ",\n".join(f"draw(j, {salt * 100 + k}) AS {name}" for k, name in enumerate(DRAWS))
-    id_type = "INTEGER" if month >= "2023-02" else "BIGINT"
-    count_type = "DOUBLE" if "2018-07" <= month <= "2023-01" else "BIGINT"
-    airport_fee = "Airport_fee" if month >= "2023-02" else "airport_fee"
+    airport_fee = _airport_fee(month)
 
     def share(shares: Mapping[int, int]) -> float:
         return shares[max(since for since in shares if since <= year)] / 100_000
@@ -156,7 +166,18 @@ WITH drawn AS (
         ({"if(fare < 0.7, sign * 0.75, 0.0)" if year >= 2025 else "0.0"})::DOUBLE AS cbd_congestion_fee,
         {"if(flex, ['HV0003', 'HV0005'][1 + (tip > 0.4)::INTEGER], 'A')"} AS request_source
     FROM moved
-)
+)"""
+
+
+def _airport_fee(month: str) -> str:
+    return "Airport_fee" if month >= "2023-02" else "airport_fee"
+
+
+def _modern_trips(month: str) -> str:
+    id_type = "INTEGER" if month >= "2023-02" else "BIGINT"
+    count_type = "DOUBLE" if "2018-07" <= month <= "2023-01" else "BIGINT"
+    airport_fee = _airport_fee(month)
+    return f"""
 SELECT
     vendor_id::{id_type} AS VendorID,
     pickup AS tpep_pickup_datetime,
@@ -211,8 +232,9 @@ def write_zones(path: Path) -> Path:
         for number in range(1, 264):
             # As published: 56 occurs twice and 103 three times, instead of 57, 104 and 105.
             zone_id = {57: 56, 104: 103, 105: 103}.get(number, number)
-            west, south = -74.2 + 0.03 * (number // 16), 40.5 + 0.03 * (number % 16)
-            corners = [(0.0, 0.0), (0.0, 0.03), (0.03, 0.03), (0.03, 0.0), (0.0, 0.0)]
+            column, row = divmod(number, CELLS_IN_A_COLUMN)
+            west, south = WEST + CELL * column, SOUTH + CELL * row
+            corners = [(0.0, 0.0), (0.0, CELL), (CELL, CELL), (CELL, 0.0), (0.0, 0.0)]
             outline = ", ".join(f"{west + x:.6f} {south + y:.6f}" for x, y in corners)
             geometry = f"MULTIPOLYGON ((({outline})))"
             borough = next(name for name, numbers in _BOROUGHS.items() if (number - 37) % 263 in numbers)
@@ -241,7 +263,3 @@ def main() -> None:
         path = write_month(arguments.folder / "trip-data", month, arguments.rows)
         print(f"{path}: {arguments.rows:,} trips, {path.stat().st_size / 1e6:.1f} MB")
     print(f"{write_zones(arguments.folder / 'taxi_zones.csv')}: 263 zones")
-
-
-if __name__ == "__main__":
-    main()
