@@ -228,13 +228,14 @@ def test_a_row_count_that_differs_from_the_footer_is_rolled_back_and_fails_the_c
         return replace(schema, rows=schema.rows + 1)
 
     monkeypatch.setattr(trips_table, "read_file_schema", count_one_more)
+    publish(source_server, "2023-01", sample("2023-01", 310))
 
     result = materialize(project, instance, TRIPS, "2023-01")
 
     assert not result.success
     text = failure_text(result)
     assert f"2023-01 ({project.file('2023-01')}): " in text
-    assert re.search("301 rows.*300", text)
+    assert re.search("311 rows.*310", text)
     assert take_snapshot(project).rows == before.rows
     evaluations = check_evaluations(instance, result.run_id)
     assert {key: (each.passed, each.severity) for key, each in evaluations.items()} == {

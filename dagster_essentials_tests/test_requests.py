@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,7 +29,13 @@ from dagster_essentials.sensors import adhoc_request_sensor
 from dagster_essentials.warehouse.locked_connection import locked_connection
 from dagster_essentials.warehouse.trips_table import replace_month
 from dagster_essentials.warehouse.zones_table import replace_zones
-from dagster_essentials_tests.support.loaded_trips import daily, decode_picture, load_trips, materialized_metadata
+from dagster_essentials_tests.support.loaded_trips import (
+    daily,
+    decode_picture,
+    edit_trips,
+    load_trips,
+    materialized_metadata,
+)
 from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project, failure_text
 
 
@@ -365,8 +370,7 @@ def test_without_the_zones_it_fails_with_advice(requests: Requests) -> None:
 def test_a_table_that_something_else_made_is_named_with_the_request(
     table: str, column: str, sample_requests: Requests
 ) -> None:
-    with duckdb.connect(str(sample_requests.project.database)) as connection:
-        connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    edit_trips(sample_requests.project, f"ALTER TABLE {table} DROP COLUMN {column}")
     result = sample_requests.answer("Bronx", "2023-01-01", "2023-02-01")
     assert "Failure: a.json: the trips could not be counted: " in failure_text(result)
     assert_failed(sample_requests, result, column, "rename or drop it", "execute this run again")
