@@ -10,8 +10,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 setup: .venv/.ready
 
+# `dg` decides on telemetry before it reads .env, by the settings in DAGSTER_HOME: the activated environment has it, too.
 .venv/.ready: pyproject.toml constraints.txt setup.py
 	$(PYTHON) -m venv .venv
+	sed 's/^    unset VIRTUAL_ENV$$/& DAGSTER_HOME/' .venv/bin/activate > .venv/activate
+	echo 'export DAGSTER_HOME="$${VIRTUAL_ENV%/.venv}/.dagster"' >> .venv/activate
+	mv .venv/activate .venv/bin/activate
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -19,9 +23,8 @@ setup: .venv/.ready
 # Dagster instance of their own, so that generated trips reach neither the real table nor its history.
 SAMPLE := $(CURDIR)/data/sample
 REQUEST := "borough": "Manhattan", "start_date": "2023-01-10", "end_date": "2023-01-25"
-LOG_LEVEL := "loggers": {"console": {"config": {"log_level": "INFO"}}}
-MATERIALIZE := $(BIN)/dagster asset materialize -m dagster_essentials --config-json '{$(LOG_LEVEL)}'
-JOB := taxi_zones_file,taxi_zones,taxi_trips_file,taxi_trips,manhattan/manhattan_stats,manhattan_map
+# In that folder, because what .env sets in the project's would override the settings below.
+LAUNCH := cd '$(SAMPLE)' && $(BIN)/dg launch -m dagster_essentials
 # What `make run` prints at its end.
 run: export LOADED_MONTHS := SELECT partition_date AS month, count(*) AS trips, \
 	count(*) FILTER (strftime(pickup_datetime, '%Y-%m') <> partition_date) AS pickups_outside_the_month, \
@@ -37,20 +40,21 @@ run: .venv/.ready
 	rm -rf '$(SAMPLE)'
 	$(BIN)/python -m dagster_essentials.sample '$(SAMPLE)/source' --start 2023-01 --end 2023-03 --rows 100000
 	mkdir -p '$(SAMPLE)/.dagster' && cp .dagster/dagster.yaml '$(SAMPLE)/.dagster'
-	cd '$(SAMPLE)' && $(MATERIALIZE) --select '$(JOB)' --partition-range 2023-01-01...2023-03-01
-	cd '$(SAMPLE)' && $(MATERIALIZE) --select trips_by_week --partition-range 2023-01-01...2023-03-26
+	$(LAUNCH) --job trip_update_job --partition-range 2023-01-01...2023-03-01
+	$(LAUNCH) --job weekly_update_job --partition-range 2023-01-01...2023-03-26
 	mkdir -p '$(SAMPLE)/requests' && echo '{$(REQUEST)}' > '$(SAMPLE)/requests/january-manhattan.json'
-	cd '$(SAMPLE)' && $(BIN)/dagster asset materialize -m dagster_essentials --select adhoc_request --config-json \
-		'{$(LOG_LEVEL), "ops": {"adhoc_request": {"config": {"filename": "january-manhattan.json", $(REQUEST)}}}}'
+	$(LAUNCH) --job adhoc_request_job --config-json \
+		'{"ops": {"adhoc_request": {"config": {"filename": "january-manhattan.json", $(REQUEST)}}}}'
 	$(BIN)/python -c 'import duckdb, os; duckdb.connect(os.environ["DUCKDB_DATABASE"]).sql(os.environ["LOADED_MONTHS"]).show()'
 	ls '$(SAMPLE)'/outputs/*
 
 # The UI on what `make run` loaded.
 dev-sample: .venv/.ready
-	cd '$(SAMPLE)' && $(BIN)/dagster dev -m dagster_essentials
+	cd '$(SAMPLE)' && $(BIN)/dg dev -m dagster_essentials
 
+dev: export DAGSTER_HOME := $(CURDIR)/.dagster
 dev: .venv/.ready
-	$(BIN)/dagster dev
+	$(BIN)/dg dev
 
 # Three workers keep two cores busy while a test waits for another process.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 
@@ -26,10 +27,16 @@ MONTHLY, WEEKLY = SCHEDULES
 SCHEDULE_TAG, PARTITION_TAG, KEY_TAG = "dagster/schedule_name", "dagster/partition", "dagster/run_key"
 BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
 TIME_ZONES = ("UTC", NEW_YORK, BERLIN)
+"""Local times of the machine. The schedules are in that of New York, whatever it is."""
 
 
 def utc(year: int, month: int, day: int, hour: int = 0) -> datetime:
     return datetime(year, month, day, hour, tzinfo=timezone.utc)
+
+
+def midnight(year: int, month: int, day: int) -> datetime:
+    """When that day begins in New York, in UTC, in which times can be added across changes of the clock."""
+    return datetime(year, month, day, tzinfo=ZoneInfo(NEW_YORK)).astimezone(timezone.utc)
 
 
 CLOCK_CHANGES = {
@@ -45,11 +52,11 @@ CLOCK_CHANGES = {
 
 
 def newest_tick(schedule: str, now: datetime) -> datetime:
-    """The last 5th or Monday, at midnight in UTC, before `now`."""
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    while midnight.day != 5 if schedule == MONTHLY else midnight.weekday() != 0:
-        midnight -= timedelta(days=1)
-    return midnight
+    """When the last 5th or Monday before `now` began in New York."""
+    day = now.astimezone(ZoneInfo(NEW_YORK)).date()
+    while day.day != 5 if schedule == MONTHLY else day.weekday() != 0:
+        day -= timedelta(days=1)
+    return midnight(day.year, day.month, day.day)
 
 
 def loadable_from(month: str) -> datetime:
@@ -310,42 +317,42 @@ def schedules(sandbox: Sandbox) -> None:
     def within(**at_most: float) -> timedelta:
         return timedelta(seconds=random.uniform(1, timedelta(**at_most).total_seconds()))
 
-    timeline = Timeline(sandbox, utc(2023, 10, 2) + within(days=2))
+    timeline = Timeline(sandbox, midnight(2023, 10, 2) + within(days=2))
     try:
         timeline.tick("before the first tick", timeline.now + within(hours=6))
-        timeline.tick("a tick", utc(2023, 10, 5) + within(hours=1))
+        timeline.tick("a tick", midnight(2023, 10, 5) + within(hours=1))
         if random.random() < 0.5:
             # Otherwise the next ticks find runs that wait.
             timeline.launch_queued("a tick")
         timeline.tick("the same moment again", timeline.now)
-        timeline.tick("the clock goes back by hours", utc(2023, 10, 5) - within(hours=20))
-        timeline.tick("the clock is correct again", utc(2023, 10, 5) + within(hours=12))
+        timeline.tick("the clock goes back by hours", midnight(2023, 10, 5) - within(hours=20))
+        timeline.tick("the clock is correct again", midnight(2023, 10, 5) + within(hours=12))
         timeline.launch_queued("a tick")
         _change_clocks(timeline, "summer time ends in Berlin")
         timeline.launch_queued("summer time ends in Berlin")
-        timeline.tick_and_crash("crash within a tick on a Monday", utc(2023, 10, 30) + within(days=2))
+        timeline.tick_and_crash("crash within a tick on a Monday", midnight(2023, 10, 30) + within(days=2))
         timeline.tick("the clock jumps by days", timeline.now + within(days=3))
         _change_clocks(timeline, "summer time ends in New York")
         timeline.launch_queued("summer time ends in New York")
         timeline.tick("the clock goes back by days", timeline.now - within(days=25))
         timeline.wipe()
         timeline.tick("schedules wiped in the past", timeline.now + within(hours=20))
-        timeline.tick("earlier ticks on wiped schedules", utc(2023, 11, 6) + within(days=3))
+        timeline.tick("earlier ticks on wiped schedules", midnight(2023, 11, 6) + within(days=3))
         timeline.launch_queued("wiped schedules")
 
         timeline.restart()
-        timeline.tick("four months without a scheduler", utc(2024, 3, 1) + within(days=9))
+        timeline.tick("four months without a scheduler", midnight(2024, 3, 1) + within(days=9))
         timeline.launch_queued("four months without a scheduler")
         _change_clocks(timeline, "summer time begins in New York")
         for month in late:
             sandbox.publish(month)
         timeline.load_by_hand(random.choice(sorted(sandbox.oracle.table)))
         _change_clocks(timeline, "summer time begins in Berlin")
-        timeline.tick_twice("two schedulers on a Monday", utc(2024, 4, 1) + within(days=3))
+        timeline.tick_twice("two schedulers on a Monday", midnight(2024, 4, 1) + within(days=3))
         timeline.launch_queued("two schedulers")
-        timeline.tick_twice("two schedulers on the 5th", utc(2024, 4, 5) + within(days=2))
+        timeline.tick_twice("two schedulers on the 5th", midnight(2024, 4, 5) + within(days=2))
         timeline.launch_queued("two schedulers")
-        timeline.tick_and_crash("crash within a tick", utc(2024, 5, 5) + within(hours=12))
+        timeline.tick_and_crash("crash within a tick", midnight(2024, 5, 5) + within(hours=12))
         timeline.launch_queued("crash within a tick")
         for label in ("everything is loaded", "everything is aggregated"):
             timeline.tick(label, timeline.now + timedelta(days=31))

@@ -1,4 +1,4 @@
-"""What is due: which months the source has that are not loaded, and which weeks have to be aggregated (again).
+"""What is due: months to load, months that the source has corrected, and weeks to aggregate (again).
 
 Pure functions of plain values; the schedules get the values from Dagster and from the source.
 """
@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dagster_essentials.errors import DownloadError
+from dagster_essentials.ingestion.download import PublishedFile
 
 MAX_MONTHS_BACK = 12
 """How far the first tick looks for a published month. The longest delay on record is 83 days after a month's end."""
@@ -70,6 +71,48 @@ def _no_answer(month: str, error: DownloadError) -> str:
     return f"Could not ask the source about {error.describe(month[:7])} The next tick asks again."
 
 
+MAX_CORRECTIONS = 24
+"""Months in one tick. The TLC rewrites a few at a time, but has rewritten all of its history once, on 2022-06-30."""
+
+
+@dataclass(frozen=True)
+class DueCorrections:
+    """The months to load again now, oldest first, and what else there is to say, for a person."""
+
+    months: Sequence[str]
+    reason: str
+
+
+def due_corrections(
+    loaded: Mapping[str, PublishedFile], published: Mapping[str, PublishedFile | DownloadError | None]
+) -> DueCorrections:
+    """Which of the `loaded` months (``YYYY-MM-DD``) the source has corrected.
+
+    Args:
+        loaded: for each month, the version of its file that is loaded.
+        published: what the source answered for it, None if it does not have the month any more. A month without an answer
+            was not asked for, because of an error before.
+    """
+    differing = sorted(
+        month
+        for month, answer in published.items()
+        if isinstance(answer, PublishedFile) and answer.differs_from(loaded[month])
+    )
+    reasons = []
+    if len(differing) > MAX_CORRECTIONS:
+        reasons.append(f"{len(differing) - MAX_CORRECTIONS} more months are corrected; the next tick asks for them.")
+    if withdrawn := ", ".join(month[:7] for month, answer in sorted(published.items()) if answer is None):
+        reasons.append(f"The source does not have these loaded months any more: {withdrawn}.")
+    reasons += [_no_answer(month, error) for month, error in published.items() if isinstance(error, DownloadError)]
+    if not differing and not reasons:
+        reasons.append(
+            f"Nothing is corrected: the source has the loaded version of all {len(loaded)} loaded months."
+            if loaded
+            else "No month is loaded yet."
+        )
+    return DueCorrections(differing[:MAX_CORRECTIONS], " ".join(reasons))
+
+
 @dataclass(frozen=True)
 class DueWeeks:
     """The weeks to aggregate now (their Sundays), newest first, and if there are none, why."""
@@ -87,7 +130,7 @@ def due_weeks(
     """Which of the weeks `partitions` are due (``YYYY-MM-DD``, oldest first).
 
     It is every week whose `months` are all in `loaded`, and that is not in `computed` or was aggregated before one of its
-    months was loaded again. The values of both are positions in Dagster's event log: a higher one is later.
+    months changed. The values of both are positions in Dagster's event log: a higher one is later.
     """
     due, waiting = [], []
     for week in reversed(partitions):

@@ -7,10 +7,9 @@ down, the code server is gone too: its runs would stay "started" forever, and bl
 import dagster as dg
 import psutil
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
-from dagster._core.launcher.default_run_launcher import DefaultRunLauncher
 
 
-class LocalRunLauncher(DefaultRunLauncher):
+class LocalRunLauncher(dg.DefaultRunLauncher):
     """The default launcher, for runs on this machine, with a health check of each run's process."""
 
     @property

@@ -16,7 +16,6 @@ from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
     DATA_VERSION_TAG,
-    extract_data_version_from_entry,
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
@@ -98,14 +97,16 @@ class PartitionRun:
         self._trips += trips
         self._bytes += size
         self._end(key, f": {_figures(trips, size, note)}")
-        record_materialization(self._context, key, data_version, metadata, inputs, checks)
+        record_materialization(
+            self._context, self._context.assets_def, key, data_version, metadata, inputs=inputs, checks=checks
+        )
 
     def failed(self, key: str, error: PipelineError, checks: Sequence[dg.AssetCheckResult] = ()) -> None:
         """Log and record why `key` failed, and the results of the `checks` that found it."""
         label = self._label(key)
         reason = error.describe(label)
         self._end(key, f" failed{reason.removeprefix(label)}", reason)
-        _record_checks(self._context, key, checks, is_materialized=False)
+        _record_checks(self._context, self._context.assets_def, key, checks, is_materialized=False)
 
     def finish(self, done: str, note: str = "", downstream: dg.AssetsDefinition | None = None) -> AssetEvents:
         """Log a summary, and end the step: with an error if a partition failed.
@@ -178,34 +179,36 @@ def _figures(trips: int, size: int, note: str) -> str:
 
 
 def record_materialization(
-    context: dg.AssetExecutionContext,
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    asset: dg.AssetsDefinition,
     partition: str,
     data_version: str,
     metadata: Mapping[str, Any],
+    *,
     inputs: Mapping[dg.AssetKey, str | None] | None = None,
     checks: Sequence[dg.AssetCheckResult] = (),
 ) -> None:
-    """Record that the running asset has been materialized for `partition`, and what its `checks` found.
+    """Record that `asset` has been materialized for `partition`, and what its `checks` found.
 
     `inputs` gives, for each upstream asset, the version of the same partition that was read: the UI shows the partition
     as stale when that asset has another version. An asset without partitions is given with None, and counts as read in its
-    latest version. Without `inputs`, it is stale when an upstream asset has been
-    materialized since.
+    latest version. Without `inputs`, it is stale when an upstream asset has been materialized since.
     """
     # Dagster writes the run's id as the code version of an asset without one, and reads input versions only beside it.
-    provenance = {CODE_VERSION_TAG: context.run.run_id} if inputs is not None else {}
+    code_version = asset.code_versions_by_key[asset.key] or context.run.run_id
+    provenance = {CODE_VERSION_TAG: code_version} if inputs is not None else {}
     for key, version in (inputs or {}).items():
-        record = context.instance.get_latest_data_version_record(key, partition_key=partition if version else None)
-        if record is not None:
-            latest = extract_data_version_from_entry(record.event_log_entry)
-            version = version or (latest.value if latest is not None else "")
+        latest = dg.AssetRecordsFilter(key, asset_partitions=[partition] if version else None)
+        for record in context.instance.fetch_materializations(latest, limit=1).records:
+            tags = (record.asset_materialization and record.asset_materialization.tags) or {}
+            version = version or tags.get(DATA_VERSION_TAG, "")
             # If an overlapping run has recorded another version meanwhile, that one counts as newer than what was read.
-            read = record.storage_id if latest is not None and latest.value == version else record.storage_id - 1
+            read = record.storage_id if tags.get(DATA_VERSION_TAG) == version else record.storage_id - 1
             provenance[get_input_data_version_tag(key)] = version
             provenance[get_input_event_pointer_tag(key)] = str(read)
     context.log_event(
         dg.AssetMaterialization(
-            context.asset_key,
+            asset.key,
             partition=partition,
             metadata=metadata,
             tags={
@@ -215,22 +218,23 @@ def record_materialization(
             },
         )
     )
-    _record_checks(context, partition, checks)
+    _record_checks(context, asset, partition, checks)
 
 
 def _record_checks(
-    context: dg.AssetExecutionContext,
+    context: dg.AssetExecutionContext | dg.OpExecutionContext,
+    asset: dg.AssetsDefinition,
     partition: str,
     checks: Sequence[dg.AssetCheckResult],
     is_materialized: bool = True,
 ) -> None:
-    target = _materialization(context, partition) if checks and is_materialized else None
+    target = _materialization(context, asset.key, partition) if checks and is_materialized else None
     for check in checks:
         assert check.check_name is not None
-        spec = context.assets_def.get_spec_for_check_key(dg.AssetCheckKey(context.asset_key, check.check_name))
+        spec = asset.get_spec_for_check_key(dg.AssetCheckKey(asset.key, check.check_name))
         context.log_event(
-            dg.AssetCheckEvaluation(
-                asset_key=context.asset_key,
+            dg.AssetCheckEvaluation(  # type: ignore[arg-type]  # In an op as well, though its annotation does not say so.
+                asset_key=asset.key,
                 check_name=check.check_name,
                 passed=check.passed,
                 severity=check.severity,
@@ -244,12 +248,12 @@ def _record_checks(
 
 
 def _materialization(
-    context: dg.AssetExecutionContext, partition: str
+    context: dg.AssetExecutionContext | dg.OpExecutionContext, asset: dg.AssetKey, partition: str
 ) -> AssetCheckEvaluationTargetMaterializationData | None:
     """What this run has recorded for `partition`. Checks that do not point to it count as missing on the check's page."""
     records = context.instance.fetch_materializations(
         # More than one, because an overlapping run may have recorded the same partition at the same moment.
-        dg.AssetRecordsFilter(context.asset_key, asset_partitions=[partition]),
+        dg.AssetRecordsFilter(asset, asset_partitions=[partition]),
         limit=5,
     ).records
     for record in records:

@@ -3,12 +3,12 @@
 import dagster as dg
 
 from dagster_essentials.assets.metrics import trips_by_week
-from dagster_essentials.assets.trips import taxi_trips
-from dagster_essentials.due_partitions import due_months, due_weeks
-from dagster_essentials.errors import DownloadError
-from dagster_essentials.ingestion.download import is_published, redact_url
+from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
+from dagster_essentials.due_partitions import due_corrections, due_months, due_weeks
+from dagster_essentials.ingestion.trip_files import find_published_month, find_published_months
 from dagster_essentials.jobs import trip_update_job, weekly_update_job
 from dagster_essentials.partitions import monthly_partition, weekly_partition
+from dagster_essentials.recorded_months import last_changes, loaded_files
 from dagster_essentials.reports.weekly import months_of_week
 from dagster_essentials.settings import SETTINGS
 
@@ -20,10 +20,15 @@ newer one. By the newest loaded month alone, such a month would count as an old 
 """
 
 
+NEW_YORK = "America/New_York"
+"""The local time of the trips and of the TLC, in which the 5th and Monday begin. By default that would be UTC."""
+
+
 @dg.schedule(
     name="trip_update_job_schedule",
     job=trip_update_job,
     cron_schedule="0 0 5 * *",
+    execution_timezone=NEW_YORK,
     description="Loads, on the 5th, every month that the TLC has published since the newest one that is loaded.",
 )
 def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
@@ -43,12 +48,7 @@ def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason
 
 
 def _is_published(month: str) -> bool:
-    url = SETTINGS.month_url(month[:7])
-    try:
-        return is_published(url)
-    except DownloadError as error:
-        error.source = redact_url(url)
-        raise
+    return find_published_month(SETTINGS.month_url(month[:7])) is not None
 
 
 def _since(instance: dg.DagsterInstance) -> str | None:
@@ -60,11 +60,32 @@ def _since(instance: dg.DagsterInstance) -> str | None:
 
 
 @dg.schedule(
+    name="trip_corrections_schedule",
+    job=trip_update_job,
+    # On Sundays: the weeks that depend on a corrected month follow on Monday.
+    cron_schedule="0 0 * * 0",
+    execution_timezone=NEW_YORK,
+    description="Asks the source, on Sundays, for every loaded month, and loads those again that the TLC has corrected.",
+)
+def trip_corrections_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
+    """One run for each corrected month, with its partition key."""
+    partitions = monthly_partition.get_partition_keys(current_time=context.scheduled_execution_time)
+    loaded = loaded_files(context.instance, taxi_trips.key, taxi_trips_file.key, partitions)
+    due = due_corrections(loaded, find_published_months({month: SETTINGS.month_url(month[:7]) for month in loaded}))
+    if not due.months:
+        return dg.SkipReason(due.reason)
+    if due.reason:
+        context.log.info(due.reason)
+    return [dg.RunRequest(run_key=month, partition_key=month) for month in due.months]
+
+
+@dg.schedule(
     name="weekly_update_job_schedule",
     job=weekly_update_job,
     cron_schedule="0 0 * * 1",
+    execution_timezone=NEW_YORK,
     description="Aggregates, on Mondays, every week whose months are loaded and that is not aggregated yet, or was before one "
-    "of its months was loaded again.",
+    "of its months changed.",
 )
 def weekly_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """One run for each week that is due, with its partition key."""
@@ -72,7 +93,7 @@ def weekly_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReas
     due = due_weeks(
         partitions=weekly_partition.get_partition_keys(current_time=context.scheduled_execution_time),
         months=months_of_week,
-        loaded=context.instance.get_latest_storage_id_by_partition(taxi_trips.key, materialization),
+        loaded=last_changes(context.instance, taxi_trips.key),
         computed=context.instance.get_latest_storage_id_by_partition(trips_by_week.key, materialization),
     )
     if not due.weeks:

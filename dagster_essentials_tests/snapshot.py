@@ -57,6 +57,7 @@ def describe(defs: dg.Definitions) -> dict[str, Any]:
             schedule.name: {
                 "job": schedule.job_name,
                 "cron": schedule.cron_schedule,
+                "time_zone": schedule.execution_timezone,
                 "status": schedule.default_status.value,
                 "description": schedule.description,
             }

@@ -135,7 +135,7 @@ def test_violations_are_kept_and_counted_month_by_month(
         for month, content in files.items()
         for name, (_, count) in VIOLATIONS.items()
     }
-    assert {key[1] for key in found} == {*VIOLATIONS, "rows_match_file", "columns_known"}
+    assert {key[1] for key in found} == {*VIOLATIONS, "rows_match_file", "columns_known", "similar_to_previous_version"}
     # The month's own page names them, and what it was made from.
     materializations = instance.fetch_materializations(trips.taxi_trips.key, limit=len(months)).records
     pages = {str(record.partition_key)[:7]: record.asset_materialization.metadata for record in materializations}  # type: ignore[union-attr]

@@ -19,7 +19,7 @@ import pytest
 from dagster_essentials.errors import LoadError, QueryError, RowCountMismatchError, WriteError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.column_mapping import map_columns, read_file_schema
-from dagster_essentials.ingestion.sidecar import content_sha256
+from dagster_essentials.ingestion.sidecar import identify_content
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 from dagster_essentials.warehouse import trips_table
 from dagster_essentials.warehouse.locked_connection import locked_connection
@@ -478,8 +478,8 @@ def test_a_file_that_is_replaced_during_its_load_is_loaded_as_the_old_version(
 
     month = replace_month(connection, "2023-01", path)
 
-    assert (month.rows_in_file, month.profile.rows, len(trips(connection))) == (200, 200, 200)
-    assert (month.sha256, month.bytes) == (hashlib.sha256(old).hexdigest(), len(old))
+    assert (month.version.num_trips, len(trips(connection))) == (200, 200)
+    assert (month.version.sha256, month.bytes) == (hashlib.sha256(old).hexdigest(), len(old))
     assert path.read_bytes() == sample("2023-01", 400)
 
 
@@ -499,7 +499,7 @@ def test_without_dev_fd_a_file_that_is_replaced_during_its_load_is_found_by_its_
     assert trips(connection) == before
 
 
-@pytest.mark.parametrize("function", [read_file_schema, content_sha256], ids=["schema", "hash"])
+@pytest.mark.parametrize("function", [read_file_schema, identify_content], ids=["schema", "hash"])
 def test_an_error_while_the_file_is_read_leaves_the_month_unchanged(
     tmp_path: Path,
     connection: duckdb.DuckDBPyConnection,

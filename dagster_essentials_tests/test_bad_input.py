@@ -18,7 +18,7 @@ from dagster_essentials.ingestion.download import download
 from dagster_essentials.warehouse import trips_table
 from dagster_essentials_tests.support.faults import FAULTS, Fault, Outcome
 from dagster_essentials_tests.support.faults.samples import rewrite, sample
-from dagster_essentials_tests.support.project import REAL_DATA, Project, failure_text, materialize
+from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import (
     TRIPS,
     Snapshot,
@@ -123,7 +123,7 @@ def test_a_real_bad_file_fails_the_run_and_the_month_is_unchanged(
 ) -> None:
     file = REAL_DATA / "bad" / name
     if not file.exists():
-        pytest.skip(f"the real {name} is not on this machine")
+        pytest.skip(NO_REAL_DATA)
     before = load_two_months(project, instance, source_server)
     url = publish(source_server, "2023-01", file.read_bytes())
 

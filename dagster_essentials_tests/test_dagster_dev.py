@@ -5,8 +5,9 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import duckdb
@@ -20,8 +21,12 @@ from dagster_essentials_tests.support.source_server import SourceServer, status
 
 MONTHS = {f"2023-{number:02}": 1_000 + number for number in range(1, 7)}
 """The sample months, each with a different number of trips."""
-DAY_5 = 1691193600  # 2023-08-05 00:00 UTC
 KEYS = [f"{month}-01" for month in MONTHS]
+
+
+def new_york(year: int, month: int, day: int) -> float:
+    """When that day begins in New York, in seconds since 1970."""
+    return datetime(year, month, day, tzinfo=ZoneInfo("America/New_York")).timestamp()
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +115,7 @@ def _launch_run(dev: Dev, tags: list[dict[str, str]], job: str = "trip_update_jo
 def test_a_tick_on_the_5th_requests_runs_that_succeed(dev: Dev) -> None:
     loaded = dev.rows()
     selector = {**JOB, "scheduleName": "trip_update_job_schedule"}
-    result = dev.graphql(TICK, selector=selector, timestamp=DAY_5)["scheduleDryRun"]["evaluationResult"]
+    result = dev.graphql(TICK, selector=selector, timestamp=new_york(2023, 8, 5))["scheduleDryRun"]["evaluationResult"]
     assert result["error"] is None
     # In August, with a lag of two months, May is the last partition. The schedule does not fill the gap in February.
     assert loaded.keys() == {"2023-01", "2023-03"}
@@ -123,8 +128,37 @@ def test_a_tick_on_the_5th_requests_runs_that_succeed(dev: Dev) -> None:
         ("2023-05-01", dg.DagsterRunStatus.SUCCESS),
     }
     assert dev.rows() == loaded | {month: MONTHS[month] for month in ("2023-04", "2023-05")}
-    again = dev.graphql(TICK, selector=selector, timestamp=DAY_5)["scheduleDryRun"]["evaluationResult"]
+    again = dev.graphql(TICK, selector=selector, timestamp=new_york(2023, 8, 5))["scheduleDryRun"]["evaluationResult"]
     assert again["skipReason"] == "Nothing to load: the newest month so far, 2023-05, is loaded already."
+
+
+FUTURE_TICKS = """
+query Ticks($selector: ScheduleSelector!, $after: Float!) {
+  scheduleOrError(scheduleSelector: $selector) {
+    ... on Schedule { executionTimezone futureTicks(cursor: $after, limit: 3) { results { timestamp } } }
+  }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("schedule", "days"),
+    [
+        # The clocks go back two hours after the first of these ticks.
+        ("trip_update_job_schedule", [(2023, 11, 5), (2023, 12, 5), (2024, 1, 5)]),
+        ("trip_update_job_schedule", [(2024, 3, 5), (2024, 4, 5), (2024, 5, 5)]),
+        ("weekly_update_job_schedule", [(2023, 10, 30), (2023, 11, 6), (2023, 11, 13)]),
+        ("weekly_update_job_schedule", [(2024, 3, 4), (2024, 3, 11), (2024, 3, 18)]),
+    ],
+)
+def test_the_schedules_tick_at_midnight_in_new_york_before_and_after_the_clocks_change(
+    dev: Dev, schedule: str, days: list[tuple[int, int, int]]
+) -> None:
+    selector = {**JOB, "scheduleName": schedule}
+    ticks = [new_york(*day) for day in days]
+    found = dev.graphql(FUTURE_TICKS, selector=selector, after=ticks[0] - 3600)["scheduleOrError"]
+    assert found["executionTimezone"] == "America/New_York"
+    assert [tick["timestamp"] for tick in found["futureTicks"]["results"]] == ticks
 
 
 def test_a_backfill_from_a_month_to_a_month_from_the_command_line(dev: Dev) -> None:
@@ -308,8 +342,8 @@ def test_the_sensor_draws_the_chart_of_a_request_file(dev: Dev) -> None:
 
 def test_a_tick_on_monday_requests_the_weeks_and_their_runs_write_them_all_to_the_csv(dev: Dev) -> None:
     selector = {**JOB, "scheduleName": "weekly_update_job_schedule"}
-    monday = 1682899200  # 2023-05-01 00:00 UTC
-    result = dev.graphql(TICK, selector=selector, timestamp=monday)["scheduleDryRun"]["evaluationResult"]
+    # A Monday.
+    result = dev.graphql(TICK, selector=selector, timestamp=new_york(2023, 5, 1))["scheduleDryRun"]["evaluationResult"]
     assert result["error"] is None
     # With a lag of two months, February is the last monthly partition then, and the week of March 5 the last weekly one.
     weeks = [request["runKey"] for request in result["runRequests"]]

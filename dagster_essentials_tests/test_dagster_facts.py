@@ -1,6 +1,5 @@
 """Undocumented behaviour of Dagster that this project relies on: a failure here means "Dagster changed"."""
 
-import json
 import socket
 import subprocess
 import sys
@@ -45,7 +44,7 @@ def test_a_partition_whose_materialization_was_logged_has_no_second_one(last: st
     )
     def logged(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_materialization(context, key, f"version of {key}", {})
+            record_materialization(context, context.assets_def, key, f"version of {key}", {})
         yield from suppress_final_materialization(context)
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[logged])
@@ -68,13 +67,15 @@ def test_a_partition_is_stale_exactly_when_the_logged_version_of_its_input_chang
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run())
     def above(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_materialization(context, key, versions[key], {})
+            record_materialization(context, context.assets_def, key, versions[key], {})
         yield from suppress_final_materialization(context)
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[above])
     def below(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_materialization(context, key, versions[key], {}, inputs={above.key: versions[key]})
+            record_materialization(
+                context, context.assets_def, key, versions[key], {}, inputs={above.key: versions[key]}
+            )
         yield from suppress_final_materialization(context)
 
     with dg.DagsterInstance.ephemeral() as instance:
@@ -192,18 +193,22 @@ def test_the_env_file_overrides_the_shell_and_expands_its_variables(tmp_path: Pa
         assert instance.get_runs_count() == 1
 
 
-def test_the_workspace_and_pyproject_name_the_same_module_and_location() -> None:
+def test_workspace_dagster_and_dg_name_the_same_module_and_location() -> None:
     root = Path(__file__).resolve().parent.parent
     # `tomllib` is not in Python 3.10, and Dagster depends on tomlkit.
     import tomlkit
     import yaml
 
-    block = json.loads(json.dumps(tomlkit.parse((root / "pyproject.toml").read_text())["tool"]["dagster"]))
+    tool = tomlkit.parse((root / "pyproject.toml").read_text()).unwrap()["tool"]
+    project = tool["dg"]["project"]
     (entry,) = yaml.safe_load((root / "workspace.yaml").read_text())["load_from"]
-    assert block == {
-        "module_name": entry["python_module"]["module_name"],
-        "code_location_name": entry["python_module"]["location_name"],
-    }
+    # `dg` loads the module `definitions` of the root module.
+    assert project.keys() == {"root_module", "code_location_name"}
+    assert (
+        (f"{project['root_module']}.definitions", project["code_location_name"])
+        == (tool["dagster"]["module_name"], tool["dagster"]["code_location_name"])
+        == (entry["python_module"]["module_name"], entry["python_module"]["location_name"])
+    )
 
 
 def test_a_pool_loses_a_step_that_asks_while_the_slot_is_released(

@@ -128,7 +128,7 @@ def test_the_last_record_of_two_overlapping_runs_is_the_version_in_the_table(
 
     last, first = history.fetch_materializations(trips.taxi_trips.key, limit=2).records
     versions = [
-        record.asset_materialization.tags["dagster/data_version"]  # type: ignore[union-attr, index]
+        record.asset_materialization.tags["dagster/data_version"].partition("-")[0]  # type: ignore[union-attr, index]
         for record in (first, last)
     ]
     assert versions == [sha256(sample("2023-01", rows)).hexdigest() for rows in (300, 310)]

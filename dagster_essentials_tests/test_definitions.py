@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -93,6 +94,20 @@ def test_table_name_columns_and_lineage_are_part_of_the_definition() -> None:
         dg.TableColumnDep(dg.AssetKey("taxi_trips_file"), "PULocationID")
     ]
     assert metadata["dagster/table_name"] == "no.main.trips"
+
+
+def test_every_asset_links_to_the_lines_that_define_it() -> None:
+    for node in defs.resolve_asset_graph().asset_nodes:
+        references = node.metadata["dagster/code_references"]
+        assert isinstance(references, dg.CodeReferencesMetadataValue)
+        (source,) = references.code_references
+        assert isinstance(source, dg.LocalFileCodeReference)
+        assert Path(source.file_path).is_relative_to(PACKAGE / "assets")
+        assert source.line_number is not None
+        definition = Path(source.file_path).read_text().splitlines()[source.line_number - 1 :]
+        assert definition[0] == "@dg.asset("
+        function = next(line for line in definition if line.startswith("def "))
+        assert function.startswith(f"def {node.key.path[-1]}(")
 
 
 def test_the_code_location_imports_no_heavy_package() -> None:

@@ -12,8 +12,8 @@ from dagster_essentials_tests.support.project import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/requests/README.md"]
 LESSON = ROOT / "docs/lesson-8.md"
-NOT_RUN = ("make setup", ". .venv", "dagster dev", "dagster job backfill")
-"""The set-up, and commands that need a running `dagster dev`, which test_dagster_dev.py tests."""
+NOT_RUN = ("make setup", ". .venv", "dg dev", "dagster job backfill")
+"""The set-up, and commands that need a running `dg dev`, which the tests of the UI test."""
 
 
 def _commands(document: Path) -> list[str]:
@@ -50,16 +50,17 @@ def test_every_image_is_used_in_a_document() -> None:
 
 
 def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
-    commands = [line for line in _commands(LESSON) if line.startswith(("export", "python", "dagster"))]
+    commands = [line for line in _commands(LESSON) if line.startswith(("export", "python", "dg", "dagster"))]
     commands = [line for line in commands if not line.startswith(NOT_RUN)]
-    assert sum(line.startswith("dagster") for line in commands) >= 7
+    assert sum(line.startswith(("dg", "dagster")) for line in commands) >= 8
     root = copy_of_project(ROOT, tmp_path)
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))}
 
     result = subprocess.run(
         ["bash", "-e", "-c", "\n".join(commands)],
         cwd=root,
-        env={**kept, "PWD": str(root), "PATH": f"{BIN}:{os.environ['PATH']}"},
+        # As in the activated environment.
+        env={**kept, "PWD": str(root), "PATH": f"{BIN}:{os.environ['PATH']}", "DAGSTER_HOME": str(root / ".dagster")},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -18,7 +18,7 @@ import pytest
 
 from dagster_essentials.errors import DownloadError, NotPublishedError, WriteError
 from dagster_essentials.ingestion import download
-from dagster_essentials.ingestion.sidecar import CHUNK_BYTES, DownloadedFile, content_sha256
+from dagster_essentials.ingestion.sidecar import CHUNK_BYTES, DownloadedFile, identify_content
 from dagster_essentials_tests.support.source_server import Answer, SourceServer, cut_off, status
 
 # Longer than two chunks of a transfer, and not a multiple of one.
@@ -299,7 +299,7 @@ def test_the_content_sha256_is_read_from_the_sidecar_only_while_it_fits(
         change(path)
 
     with open(path, "rb") as file:
-        assert content_sha256(path, file) == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert identify_content(path, file).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
         assert (file.tell() == 0) == (change is None), "a file with a sidecar is not read"
 
 
@@ -310,7 +310,7 @@ def test_the_content_sha256_is_that_of_the_opened_version(source_server: SourceS
         source_server.files["/a/file.parquet"] = OTHER
         source_server.modified["/a/file.parquet"] = "Tue, 21 Mar 2023 12:00:00 GMT"
         assert download_file(url, path)[1]
-        assert content_sha256(path, file) == hashlib.sha256(CONTENT).hexdigest()
+        assert identify_content(path, file).sha256 == hashlib.sha256(CONTENT).hexdigest()
 
 
 # Not published
@@ -338,7 +338,7 @@ def test_the_caller_says_what_to_do_about_a_file_that_is_not_published(source_se
 
 
 def test_asking_whether_a_file_is_published_transfers_no_bytes(source_server: SourceServer, url: str) -> None:
-    assert download.is_published(url)
+    assert download.find_published(url)
     assert source_server.requests == [("HEAD", "/a/file.parquet", 0)]
 
 
@@ -347,7 +347,7 @@ def test_whether_a_missing_file_is_published_is_asked_once(source_server: Source
     source_server.answers["/soon"] = [status(code)]
     slept: list[float] = []
 
-    assert not download.is_published(f"{source_server.url}/soon", sleep=slept.append)
+    assert not download.find_published(f"{source_server.url}/soon", sleep=slept.append)
     assert source_server.requested("/soon") == 1
     assert slept == []
 
@@ -359,7 +359,7 @@ def test_whether_a_file_is_published_is_asked_again_after_a_transient_error(
     source_server.answers["/a/file.parquet"] = [status(code), source_server.published]
     slept: list[float] = []
 
-    assert download.is_published(url, sleep=slept.append)
+    assert download.find_published(url, sleep=slept.append)
     assert slept == [download.BACKOFF_SECONDS]
 
 
@@ -370,7 +370,7 @@ def test_no_clear_answer_whether_a_file_is_published_is_an_error(
     source_server.answers["/a/file.parquet"] = [status(code)]
 
     with pytest.raises(DownloadError, match=str(code)):
-        download.is_published(url, attempts=2, sleep=lambda _: None)
+        download.find_published(url, attempts=2, sleep=lambda _: None)
 
     assert source_server.requested("/a/file.parquet") == requests
 
@@ -518,7 +518,7 @@ def test_a_redirect_to_a_local_file_is_refused(
     with pytest.raises(DownloadError, match=r"cannot be requested"):
         download_file(url, path)
     with pytest.raises(DownloadError, match=r"cannot be requested"):
-        download.is_published(url)
+        download.find_published(url)
 
     assert contents(path.parent) == {}
     assert source_server.requested("/a/file.parquet") == 2
@@ -541,7 +541,7 @@ def test_a_file_that_cannot_be_written_is_a_write_error_and_not_retried(
 # Certificates and redirects
 
 
-@pytest.mark.parametrize("function", ["download", "is_published"])
+@pytest.mark.parametrize("function", ["download", "find_published"])
 def test_an_untrusted_certificate_is_refused_without_a_retry(
     https_server: SourceServer, path: Path, function: str
 ) -> None:
@@ -551,7 +551,7 @@ def test_an_untrusted_certificate_is_refused_without_a_retry(
     with pytest.raises(
         DownloadError, match=r"certificate of the source could not be verified \(self-signed.*\).*REQUESTS_CA_BUNDLE"
     ) as refused:
-        download_file(url, path, slept) if function == "download" else download.is_published(url, sleep=slept.append)
+        download_file(url, path, slept) if function == "download" else download.find_published(url, sleep=slept.append)
 
     assert "Check the address" in str(refused.value)
     assert slept == []
@@ -563,7 +563,7 @@ def test_an_untrusted_certificate_is_refused_without_a_retry(
 def test_a_certificate_in_the_ca_bundle_is_trusted(https_server: SourceServer, path: Path) -> None:
     url = f"{https_server.url}/a/file.parquet"
 
-    assert download.is_published(url)
+    assert download.find_published(url)
     assert download_file(url, path)[1]
     assert path.read_bytes() == CONTENT
 
@@ -602,7 +602,7 @@ def test_a_redirect_from_https_to_http_is_refused(
             download_file(f"{https_server.url}{place}", path)
         assert SECRET not in "".join(traceback.format_exception(refused.value))
         with pytest.raises(DownloadError, match="redirects from https"):
-            download.is_published(f"{https_server.url}{place}")
+            download.find_published(f"{https_server.url}{place}")
 
     assert source_server.requests == [], "the http address was not requested"
     assert contents(path.parent) == {}
@@ -681,7 +681,7 @@ def test_credentials_in_a_url_are_sent_and_not_stored(source_server: SourceServe
         ".example./file",
     ],
 )
-@pytest.mark.parametrize("function", ["download", "is_published"])
+@pytest.mark.parametrize("function", ["download", "find_published"])
 def test_credentials_in_a_url_never_appear_in_an_error(
     source_server: SourceServer, path: Path, place: str, function: str
 ) -> None:
@@ -703,7 +703,7 @@ def test_credentials_in_a_url_never_appear_in_an_error(
             if function == "download":
                 download_file(url, path)
             else:
-                texts.append(f"published: {download.is_published(url, sleep=lambda _: None)}")
+                texts.append(f"published: {download.find_published(url, sleep=lambda _: None)}")
         except DownloadError as error:
             # As Dagster shows it: with the errors that caused it.
             texts.extend(traceback.format_exception(error))
@@ -755,7 +755,7 @@ ADDRESSES = pytest.mark.parametrize("address", [as_path, as_uri, as_uri_with_hos
 def test_a_local_file_is_copied_and_not_again_while_unchanged(
     local: Path, path: Path, address: Callable[[Path], str]
 ) -> None:
-    assert download.is_published(address(local))
+    assert download.find_published(address(local))
 
     downloaded, transferred = download_file(address(local), path)
 
@@ -802,7 +802,7 @@ def test_a_missing_local_file_is_not_published(local: Path, path: Path, address:
     before = contents(path.parent)
     local.unlink()
 
-    assert not download.is_published(address(local))
+    assert not download.find_published(address(local))
     with pytest.raises(NotPublishedError, match=r"no such file\. Put it into that folder"):
         download_file(address(local), path)
 
@@ -820,7 +820,7 @@ def test_a_local_path_that_is_not_a_file_is_refused(
     (tmp_path / "a file").write_text("")
     (tmp_path / "a folder").mkdir()
 
-    assert not download.is_published(str(tmp_path / place))
+    assert not download.find_published(str(tmp_path / place))
     with pytest.raises(kind):
         download_file(str(tmp_path / place), path)
 

@@ -31,6 +31,7 @@ from dagster_essentials_tests.support.loaded_trips import (
     daily,
     database,
     decode_picture,
+    edit_trips,
     load_trips,
     load_zones,
     materialized_metadata,
@@ -240,8 +241,7 @@ def test_an_unusable_database_fails_with_advice_and_the_file_is_unchanged(
         "broken outline": "UPDATE zones SET geometry = 'MULTIPOLYGON (((1 2, 3' WHERE zone_id = 100",
     }
     if state in change:
-        with database(project) as connection:
-            connection.execute(change[state])
+        edit_trips(project, change[state])
     stats_path(project).write_text("earlier")
     result = materialize(project, instance, [manhattan_stats])
     assert not result.success

@@ -81,7 +81,7 @@ def test_a_month_that_fails_while_a_range_is_loaded_is_in_the_log_in_its_place(
     assert summary.endswith("; failed: 2023-01")
 
 
-def test_a_run_of_one_month_logs_no_progress_and_that_nothing_was_transferred(
+def test_a_run_of_one_month_logs_no_progress_and_that_nothing_was_transferred_or_loaded(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     publish(source_server, "2023-01", sample("2023-01"))
@@ -94,7 +94,7 @@ def test_a_run_of_one_month_logs_no_progress_and_that_nothing_was_transferred(
         f"2023-01: 300 trips, {size}, unchanged at the source"
     ]
     (loaded,) = step_log(instance, result.run_id, "taxi_trips")
-    assert re.fullmatch(rf"2023-01: 300 trips, {size}, loaded in \d\.\d s{WAITED}", loaded)
+    assert re.fullmatch(rf"2023-01: 300 trips, {size}, unchanged{WAITED}", loaded)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,9 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project
+from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS, Project
 
-pytestmark = pytest.mark.skipif(
-    not REAL_DATA.is_dir(), reason="the published sample months are not beside this project"
-)
+pytestmark = pytest.mark.skipif(not REAL_DATA.is_dir(), reason=NO_REAL_DATA)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 
 from dagster_essentials.ingestion.zones import read_zones
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, ROOT
+from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS, ROOT
 from dagster_essentials_tests.test_column_mapping import SCHEMAS
 
 
@@ -47,7 +47,7 @@ def test_a_month_has_the_columns_and_types_of_the_published_one(month: str, tmp_
 def test_a_month_has_the_column_names_of_the_published_file(month: str, tmp_path: Path) -> None:
     published = REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet"
     if not published.exists():
-        pytest.skip(f"the published month {month} is not in {REAL_DATA}")
+        pytest.skip(NO_REAL_DATA)
     assert pq.read_metadata(write_month(tmp_path, month, 1)).schema.names == pq.read_metadata(published).schema.names
 
 
@@ -220,7 +220,7 @@ def test_the_zones_are_closed_squares_in_the_area_of_new_york_that_do_not_overla
 def test_the_zones_have_the_ids_and_boroughs_of_the_published_ones(tmp_path: Path) -> None:
     published = REAL_DATA / "taxi_zones.csv"
     if not published.exists():
-        pytest.skip(f"the published zones are not in {REAL_DATA}")
+        pytest.skip(NO_REAL_DATA)
     sample, real = zone_rows(write_zones(tmp_path / "taxi_zones.csv")), zone_rows(published)
     assert list(sample[0]) == list(real[0])
     for column in ("OBJECTID", "LocationID", "borough"):

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -19,6 +19,7 @@ from dagster_essentials.schedules import SINCE_TAG, trip_update_schedule, weekly
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials_tests.support.project import Project
 from dagster_essentials_tests.support.source_server import SourceServer, status
+from dagster_essentials_tests.support.ticks import tick
 
 UTC, NEW_YORK = timezone.utc, ZoneInfo("America/New_York")
 
@@ -27,17 +28,6 @@ def record_materializations(instance: dg.DagsterInstance, asset: dg.AssetsDefini
     """Record that `asset` has been materialized for `keys`, one after the other."""
     for key in keys:
         instance.report_runless_asset_event(dg.AssetMaterialization(asset.key, partition=key))
-
-
-def tick(
-    instance: dg.DagsterInstance, at: datetime, schedule: dg.ScheduleDefinition
-) -> tuple[Sequence[dg.RunRequest], str | None]:
-    """The run requests of a tick of `schedule` at `at`, and the reason if it skips."""
-    with dg.build_schedule_context(
-        instance=instance, scheduled_execution_time=at, repository_def=defs.get_repository_def()
-    ) as context:
-        result = schedule.evaluate_tick(context)
-    return result.run_requests or [], result.skip_message
 
 
 def requested_months(instance: dg.DagsterInstance, at: datetime) -> list[str | None]:
@@ -76,14 +66,14 @@ def publish(server: SourceServer, first: str, last: str) -> None:
 
 
 def fifth(year: int, month: int) -> datetime:
-    return datetime(year, month, 5, tzinfo=UTC)
+    return datetime(year, month, 5, tzinfo=NEW_YORK)
 
 
 def test_the_monthly_schedule_has_the_course_s_name_and_ticks_on_the_fifth() -> None:
     assert trip_update_schedule.name == "trip_update_job_schedule"
     assert trip_update_schedule.job_name == "trip_update_job"
     assert trip_update_schedule.cron_schedule == "0 0 5 * *"
-    assert trip_update_schedule.execution_timezone in (None, "UTC")
+    assert trip_update_schedule.execution_timezone == "America/New_York"
 
 
 def test_each_month_that_is_due_is_a_run(
@@ -172,7 +162,7 @@ def move_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 def test_a_month_becomes_due_two_months_after_its_end_in_utc_whatever_the_local_time_zone(
     zone: str, history: dg.DagsterInstance, move_to: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dagster_essentials.schedules.is_published", all_months)
+    monkeypatch.setattr("dagster_essentials.schedules.find_published_month", all_months)
     record_materializations(history, taxi_trips, LOADED)
     move_to(zone)
     moments = {
@@ -205,13 +195,14 @@ def test_daylight_saving_time_makes_no_difference(
     move_to: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dagster_essentials.schedules.is_published", all_months)
+    monkeypatch.setattr("dagster_essentials.schedules.find_published_month", all_months)
     record_materializations(history, taxi_trips, loaded)
     move_to("America/New_York")
     # The clocks of New York change at 07:00 UTC in March and at 06:00 UTC in November.
     for minutes in (0, 359, 360, 419, 420):
         at = night + timedelta(minutes=minutes)
         assert requested_months(history, at) == due, at
+        assert requested_months(history, at.astimezone(NEW_YORK)) == due, at
 
 
 def set_source(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,8 +317,8 @@ def test_after_the_end_date_only_missing_months_are_requested(
 
 # weekly_update_schedule. On Monday, 6 May 2019, with a lag of two months, the newest partition is the week of 10 March.
 
-MONDAY = datetime(2019, 5, 6, tzinfo=UTC)
-JUNE_3 = datetime(2019, 6, 3, tzinfo=UTC)
+MONDAY = datetime(2019, 5, 6, tzinfo=NEW_YORK)
+JUNE_3 = datetime(2019, 6, 3, tzinfo=NEW_YORK)
 JANUARY, FEBRUARY, MARCH = "2019-01-01", "2019-02-01", "2019-03-01"
 WEEKS = ["2019-01-06", "2019-01-13", "2019-01-20", "2019-01-27", "2019-02-03", "2019-02-10", "2019-02-17"]
 """Those of January and February 2019, without those that have days in December or in March, which are not loaded."""
@@ -343,7 +334,7 @@ def test_the_weekly_schedule_has_the_course_s_name_and_ticks_on_mondays() -> Non
     schedule = defs.get_repository_def().get_schedule_def("weekly_update_job_schedule")
     assert schedule.cron_schedule == "0 0 * * 1"
     assert schedule.job_name == "weekly_update_job"
-    assert schedule.execution_timezone in (None, "UTC")
+    assert schedule.execution_timezone == "America/New_York"
     job = defs.resolve_job_def("weekly_update_job")
     assert job.partitions_def == weekly_partition
     assert job.asset_layer.executable_asset_keys == {trips_by_week.key}
@@ -378,7 +369,7 @@ def test_with_nothing_loaded_the_weekly_schedule_skips(history: dg.DagsterInstan
     reason = skip_reason(history, MONDAY, weekly_update_schedule)
     assert reason == "No week is due: there is no week whose months are all loaded."
     record_materializations(history, taxi_trips, ["2019-01-01", "2019-02-01"])
-    reason = skip_reason(history, datetime(2011, 1, 3, tzinfo=UTC), weekly_update_schedule)
+    reason = skip_reason(history, datetime(2011, 1, 3, tzinfo=NEW_YORK), weekly_update_schedule)
     assert reason == "No week is due: there is no week whose months are all loaded."
 
 

@@ -38,6 +38,7 @@ from dagster_essentials_tests.support.loaded_trips import (
     daily,
     database,
     decode_picture,
+    edit_trips,
     load_file,
     load_trips,
     materialized_metadata,
@@ -221,10 +222,12 @@ def test_trips_without_vendor_or_passengers_are_trips(project: Project, instance
 
 def test_nan_and_infinity_are_left_out_of_their_sums_only(project: Project, instance: dg.DagsterInstance) -> None:
     load_trips(project, "2023-01", daily("2023-01-08", "2023-01-14"))
-    with database(project) as connection:
-        connection.execute("UPDATE trips SET total_amount = 'NaN' WHERE pickup_datetime::DATE = '2023-01-08'")
-        connection.execute("UPDATE trips SET trip_distance = 'Infinity' WHERE pickup_datetime::DATE = '2023-01-09'")
-        connection.execute("UPDATE trips SET passenger_count = 'NaN' WHERE pickup_datetime::DATE = '2023-01-10'")
+    edit_trips(
+        project,
+        "UPDATE trips SET total_amount = 'NaN' WHERE pickup_datetime::DATE = '2023-01-08'",
+        "UPDATE trips SET trip_distance = 'Infinity' WHERE pickup_datetime::DATE = '2023-01-09'",
+        "UPDATE trips SET passenger_count = 'NaN' WHERE pickup_datetime::DATE = '2023-01-10'",
+    )
     assert aggregate(project, instance, "2023-01-08").success
     assert csv_path(project).read_text() == HEADER + "2023-01-08,7,60.00,6.00,6\n"
 
@@ -234,8 +237,7 @@ def test_weeks_that_cannot_be_aggregated_fail_and_are_named(
     project: Project, instance: dg.DagsterInstance, column: str
 ) -> None:
     load_trips(project, "2023-01", daily("2023-01-08", "2023-01-21"))
-    with database(project) as connection:
-        connection.execute(f"ALTER TABLE trips DROP COLUMN {column}")
+    edit_trips(project, f"ALTER TABLE trips DROP COLUMN {column}")
     text = failure_text(aggregate(project, instance, "2023-01-08", "2023-01-15"))
     assert "2 of 2 weeks failed:\nweek of 2023-01-08, week of 2023-01-15: " in text
     assert column in text

@@ -11,7 +11,7 @@ import pytest
 from dagster_essentials.errors import ZonesError
 from dagster_essentials.ingestion.zones import Zone, describe_ids, missing_ids, multipolygon_coordinates, read_zones
 from dagster_essentials.sample import write_zones
-from dagster_essentials_tests.support.project import REAL_DATA
+from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA
 
 HEADER = ("OBJECTID", "Shape_Leng", "the_geom", "Shape_Area", "zone", "LocationID", "borough")
 SQUARE = "((0 0, 0 1, 1 1, 0 0))"
@@ -192,7 +192,7 @@ def test_an_outline_longer_than_the_limit_of_the_csv_module_is_read(tmp_path: Pa
 def published() -> Path:
     path = REAL_DATA / "taxi_zones.csv"
     if not path.exists():
-        pytest.skip(f"the published zones are not in {REAL_DATA}")
+        pytest.skip(NO_REAL_DATA)
     return path
 
 

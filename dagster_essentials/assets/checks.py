@@ -8,19 +8,28 @@ import dagster as dg
 from dagster_essentials.errors import PipelineError, RowCountMismatchError
 from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.settings import SETTINGS
+from dagster_essentials.warehouse.month_versions import MonthVersion
 from dagster_essentials.warehouse.quality import QUALITY_RULES, QualityRule
 from dagster_essentials.warehouse.trips_table import LoadedMonth
 
 ROWS_MATCH_FILE = "rows_match_file"
 COLUMNS_KNOWN = "columns_known"
 VALUES_MAPPED = "values_mapped"
+SIMILAR_TO_PREVIOUS_VERSION = "similar_to_previous_version"
+
+MAX_SHRINKAGE = 0.01
+"""The share of its trips that a correction may remove without a warning. One month grew by 13 %; none is known to shrink."""
 
 _DESCRIPTIONS = {
     ROWS_MATCH_FILE: "The table has as many rows as the file's footer counts. Otherwise the month fails and is unchanged.",
     **{rule.name: rule.description for rule in QUALITY_RULES},
     COLUMNS_KNOWN: "Columns of the file that are not in the table. They are ignored; a new one means that the TLC "
     "has changed its schema.",
+    SIMILAR_TO_PREVIOUS_VERSION: "The TLC corrects months in place. A corrected month is loaded; this warns if it has over "
+    f"{MAX_SHRINKAGE:.0%} fewer trips or other columns than the version that was loaded before.",
 }
+
+
 if SETTINGS.has_legacy_months:
     _DESCRIPTIONS[VALUES_MAPPED] = (
         "Texts of the months before 2011 that stand for no vendor, payment, rate or flag. In the table they are null, and a "
@@ -40,17 +49,20 @@ def trip_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
 
 def evaluate_month(month: LoadedMonth) -> list[dg.AssetCheckResult]:
     """The results of all checks of a loaded month."""
-    profile, unknown = month.profile, ", ".join(name or '""' for name in month.unknown) or "none"
+    version = month.version
+    unknown = ", ".join(name or '""' for name in version.columns_unknown) or "none"
     return [
-        _evaluate_row_count(month.rows_in_file, profile.rows),
-        *(_evaluate_rule(rule, profile.violations[rule.name], profile.rows) for rule in QUALITY_RULES),
+        # A month with another number of rows than its file is not loaded.
+        _evaluate_row_count(version.num_trips, version.num_trips),
+        *(_evaluate_rule(rule, version.violations[rule.name], version.num_trips) for rule in QUALITY_RULES),
         _result(
             COLUMNS_KNOWN,
-            not month.unknown,
+            not version.columns_unknown,
             f"Columns that are not in the table: {unknown}.",
             {"unknown_columns": unknown},
         ),
-        *([_evaluate_texts(month.unmapped)] if VALUES_MAPPED in _DESCRIPTIONS else []),
+        _compare_versions(*month.versions[-2:]),
+        *([_evaluate_texts(version.texts_unmapped)] if VALUES_MAPPED in _DESCRIPTIONS else []),
     ]
 
 
@@ -70,13 +82,6 @@ def _evaluate_row_count(rows_in_file: int, rows_in_table: int) -> dg.AssetCheckR
     )
 
 
-def _evaluate_texts(unmapped: Mapping[str, int]) -> dg.AssetCheckResult:
-    found = ", ".join(f"{name} of {trips:,} trips" for name, trips in unmapped.items()) or "none"
-    return _result(
-        VALUES_MAPPED, not unmapped, f"Texts that stand for no value: {found}.", {"trips": sum(unmapped.values())}
-    )
-
-
 def _evaluate_rule(rule: QualityRule, violations: int, rows: int) -> dg.AssetCheckResult:
     share = violations / max(rows, 1)
     return _result(
@@ -84,6 +89,29 @@ def _evaluate_rule(rule: QualityRule, violations: int, rows: int) -> dg.AssetChe
         violations <= rule.limit * rows,
         f"{violations:,} of {rows:,} trips, {share:.2%}. Warns above {rule.limit:.2%}.",
         {"trips": violations, "share": share, "limit": rule.limit},
+    )
+
+
+def _evaluate_texts(unmapped: Mapping[str, int]) -> dg.AssetCheckResult:
+    found = ", ".join(f"{name} of {trips:,} trips" for name, trips in unmapped.items()) or "none"
+    return _result(
+        VALUES_MAPPED, not unmapped, f"Texts that stand for no value: {found}.", {"trips": sum(unmapped.values())}
+    )
+
+
+def _compare_versions(before: MonthVersion, now: MonthVersion | None = None) -> dg.AssetCheckResult:
+    """Compare a month's last two versions, or report its only one."""
+    if now is None:
+        return _result(SIMILAR_TO_PREVIOUS_VERSION, True, "No other version has been loaded before.", {})
+    lost = 1 - now.num_trips / before.num_trips
+    # Of a version from before there was a record, only the number of rows is known.
+    changed = set(before.file_columns) ^ set(now.file_columns) if before.file_columns else set()
+    columns = ", ".join(sorted(changed)) or "none"
+    return _result(
+        SIMILAR_TO_PREVIOUS_VERSION,
+        lost <= MAX_SHRINKAGE and not changed,
+        f"{now.num_trips:,} trips, {before.num_trips:,} in the version before; columns that differ: {columns}.",
+        {"trips": now.num_trips, "trips_before": before.num_trips, "columns_that_differ": columns},
     )
 
 

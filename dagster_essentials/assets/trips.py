@@ -10,10 +10,12 @@ from typing import Any
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
+from pydantic import Field
 
 from dagster_essentials.assets import constants
 from dagster_essentials.assets.checks import evaluate_month, failed_checks, trip_check_specs
 from dagster_essentials.assets.failures import fail_with_message
+from dagster_essentials.assets.month_metadata import file_metadata, month_metadata
 from dagster_essentials.assets.table_metadata import column_lineage, table_name, table_schema
 from dagster_essentials.ingestion.column_mapping import COLUMNS
 from dagster_essentials.ingestion.trip_files import download_months
@@ -21,6 +23,7 @@ from dagster_essentials.ingestion.zones import describe_ids, download_zones, mis
 from dagster_essentials.partition_run import AssetEvents, PartitionRun
 from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.settings import SETTINGS
+from dagster_essentials.warehouse.month_versions import CODE_VERSION
 from dagster_essentials.warehouse.trips_table import replace_month
 from dagster_essentials.warehouse.zones_table import replace_zones
 
@@ -61,23 +64,24 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> AssetEvents:
                 size=month.file.bytes,
                 note=f"downloaded in {month.seconds:.1f} s" if month.transferred else "unchanged at the source",
                 data_version=month.file.sha256,
-                metadata={
-                    "dagster/partition_row_count": month.rows,
-                    "dagster/uri": month.file.url,
-                    "path": dg.MetadataValue.path(str(_trips_path(key[:7]))),
-                    "bytes": month.file.bytes,
-                    "bytes_transferred": month.bytes_transferred,
-                    "etag": month.file.etag or "none",
-                    "last_modified": month.file.last_modified or "unknown",
-                    "seconds": round(month.seconds, 3),
-                },
+                metadata=file_metadata(month, _trips_path(key[:7])),
             )
     # A month that failed must not keep the others from being loaded.
     yield from run.finish("downloaded", f"{transferred / 1e6:.1f} MB of it transferred", downstream=taxi_trips)
 
 
+class LoadConfig(dg.Config):
+    """How `taxi_trips` treats months that are loaded already."""
+
+    force: bool = Field(
+        default=False, description="Load a month again even if it was loaded from the same file by the same mapping"
+    )
+
+
 @dg.asset(
     deps=[taxi_trips_file, *ZONES_OF_POSITIONS],
+    # Columns and rules: a month that was loaded by others is shown as out of date, and is loaded again.
+    code_version=CODE_VERSION,
     partitions_def=monthly_partition,
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="ingested",
@@ -92,37 +96,36 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> AssetEvents:
         "dagster/column_lineage": dg.TableColumnLineage(column_lineage(taxi_trips_file, SOURCE_COLUMNS)),
     },
 )
-def taxi_trips(context: dg.AssetExecutionContext, database: DuckDBResource) -> AssetEvents:
+def taxi_trips(context: dg.AssetExecutionContext, config: LoadConfig, database: DuckDBResource) -> AssetEvents:
     """Replace each month in `trips`: delete, insert and check in one transaction."""
     run = PartitionRun(context)
+    unchanged = 0
     for key in run.pending(upstream=taxi_trips_file):
         started = time.monotonic()
         with run.partition(key, failed_checks), database.get_connection() as connection:
             waited = time.monotonic() - started
-            month = replace_month(connection, key[:7], _trips_path(key[:7]), Path(constants.TAXI_ZONES_FILE_PATH))
+            month = replace_month(
+                connection, key[:7], _trips_path(key[:7]), Path(constants.TAXI_ZONES_FILE_PATH), config.force
+            )
             seconds = time.monotonic() - started - waited
+            unchanged += month.is_unchanged
             waited_note = f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else ""
             run.materialized(
                 key,
-                trips=month.profile.rows,
+                trips=month.version.num_trips,
                 size=month.bytes,
-                note=f"loaded in {seconds:.1f} s{waited_note}",
-                data_version=month.sha256,
-                inputs={taxi_trips_file.key: month.sha256, **dict.fromkeys(ZONES_OF_POSITIONS)},
+                note=("unchanged" if month.is_unchanged else f"loaded in {seconds:.1f} s") + waited_note,
+                data_version=month.version.data_version,
+                inputs={taxi_trips_file.key: month.version.sha256, **dict.fromkeys(ZONES_OF_POSITIONS)},
                 checks=(checks := evaluate_month(month)),
                 metadata={
-                    "dagster/partition_row_count": month.profile.rows,
+                    **month_metadata(month, checks),
                     "seconds": round(seconds, 3),
                     "seconds_waited": round(waited, 3),
-                    "columns_without_values": ", ".join(month.absent) or "none",
-                    **({"zones": month.zones[:12]} if month.zones else {}),
-                    # The page of a month shows neither its checks nor its upstream asset.
-                    "checks_not_passed": ", ".join(str(check.check_name) for check in checks if not check.passed)
-                    or "none",
                     "upstream": dg.MetadataValue.asset(taxi_trips_file.key),
                 },
             )
-    yield from run.finish("loaded")
+    yield from run.finish("loaded", f"{unchanged} of them unchanged" if unchanged else "")
 
 
 @dg.asset(

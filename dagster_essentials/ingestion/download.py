@@ -12,6 +12,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
@@ -56,8 +57,23 @@ def redact_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def is_published(url: str, attempts: int = 2, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Whether the source has the file at `url`, without downloading it.
+@dataclass(frozen=True)
+class PublishedFile:
+    """A file that a source has, by the headers that tell one version of it from another; None for one that it does not send."""
+
+    etag: str | None
+    last_modified: str | None
+
+    def differs_from(self, other: "PublishedFile") -> bool:
+        """Whether this is another version than `other`: by the ETags, or by Last-Modified where one of them has no ETag."""
+        if self.etag and other.etag:
+            # A proxy that compresses marks an ETag as weak; the file is the same.
+            return self.etag.removeprefix("W/") != other.etag.removeprefix("W/")
+        return bool(self.last_modified and other.last_modified and self.last_modified != other.last_modified)
+
+
+def find_published(url: str, attempts: int = 2, sleep: Callable[[float], None] = time.sleep) -> PublishedFile | None:
+    """What the source says of the file at `url` without sending it, or None if it does not have it.
 
     Few `attempts`, because it is called by a schedule, which has a minute for all its months.
 
@@ -67,18 +83,20 @@ def is_published(url: str, attempts: int = 2, sleep: Callable[[float], None] = t
     local = _local_path(url)
     if local is not None:
         try:
-            return stat.S_ISREG(local.stat().st_mode)
+            status = local.stat()
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return None
         except OSError as error:
             raise _unreadable(error) from error
+        headers = _local_headers(status)
+        return PublishedFile(headers["ETag"], headers["Last-Modified"]) if stat.S_ISREG(status.st_mode) else None
 
-    def head() -> bool:
+    def head() -> PublishedFile | None:
         with _request("HEAD", url, {}) as response:
             if response.status_code in (403, 404):
-                return False
+                return None
             _raise_for_status(response)
-            return True
+            return PublishedFile(response.headers.get("ETag"), response.headers.get("Last-Modified"))
 
     return _with_retries(head, attempts, sleep, "Check that the address can be reached from this machine.")
 
@@ -197,17 +215,20 @@ def _open_local(path: Path, known: DownloadedFile | None) -> Iterator[_Answer | 
     except OSError as error:
         raise _unreadable(error) from error
     with file:
-        status = os.fstat(file.fileno())
-        # A local file has no ETag; its size and modification time serve as one.
-        headers = {
-            "ETag": f"{status.st_size:x}-{status.st_mtime_ns:x}",
-            "Last-Modified": formatdate(status.st_mtime, usegmt=True),
-            "Content-Length": str(status.st_size),
-        }
+        headers = _local_headers(os.fstat(file.fileno()))
         if known is not None and known.etag == headers["ETag"]:
             yield None
         else:
             yield headers, _chunks(file)
+
+
+def _local_headers(status: os.stat_result) -> dict[str, str]:
+    # A local file has no ETag; its size and modification time serve as one.
+    return {
+        "ETag": f"{status.st_size:x}-{status.st_mtime_ns:x}",
+        "Last-Modified": formatdate(status.st_mtime, usegmt=True),
+        "Content-Length": str(status.st_size),
+    }
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

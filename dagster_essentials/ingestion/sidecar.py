@@ -61,16 +61,17 @@ def remove_stale(path: Path) -> None:
         remove_stale_temporaries(_sidecar(path))
 
 
-def content_sha256(path: Path, file: BinaryIO) -> str:
-    """The SHA-256, in hexadecimal digits, of `file`, which was opened at `path`: from the sidecar if it is valid."""
+def identify_content(path: Path, file: BinaryIO) -> DownloadedFile:
+    """What is known of `file`, which was opened at `path`: by its sidecar or, if that is not valid, by its content alone."""
     known = read_sidecar(path, file)
     if known is not None:
-        return known.sha256
+        return known
     digest = hashlib.sha256()
     file.seek(0)
     while chunk := file.read(CHUNK_BYTES):
         digest.update(chunk)
-    return digest.hexdigest()
+    status = os.fstat(file.fileno())
+    return DownloadedFile("", None, None, status.st_size, status.st_mtime_ns, digest.hexdigest())
 
 
 def _sidecar(path: Path) -> Path:

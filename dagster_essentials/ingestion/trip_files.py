@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import duckdb
 
-from dagster_essentials.errors import DownloadError, LoadError, SchemaError
+from dagster_essentials.errors import DownloadError, LoadError, PipelineError, SchemaError
 from dagster_essentials.ingestion.column_mapping import (
     FROM_FILE,
     ColumnMapping,
@@ -25,11 +25,14 @@ from dagster_essentials.ingestion.column_mapping import (
     map_columns,
     read_file_schema,
 )
-from dagster_essentials.ingestion.download import download, redact_url
-from dagster_essentials.ingestion.sidecar import DownloadedFile
+from dagster_essentials.ingestion.download import PublishedFile, download, find_published, redact_url
+from dagster_essentials.ingestion.sidecar import DownloadedFile, read_sidecar
 
 PARALLEL_DOWNLOADS = 4
 """Enough to use the bandwidth while one download ends and the next starts, and few enough not to be throttled."""
+
+PARALLEL_QUESTIONS = 8
+"""Two hundred months, at 50 ms for each answer, take over a second."""
 
 _NOT_PUBLISHED = (
     "The TLC publishes a month about two months after its end: materialize it again then. For an earlier month, check the "
@@ -73,6 +76,38 @@ def download_months(
         pool.shutdown(cancel_futures=True)
 
 
+def find_published_months(urls: Mapping[str, str]) -> dict[str, PublishedFile | DownloadError | None]:
+    """Ask the source about several months at a time, each given as an address by any key, oldest first.
+
+    Returns:
+        For each key the answer or the error. After an error no further month is asked for: each would take as long, and a
+        schedule's tick has only a minute.
+    """
+    answers: dict[str, PublishedFile | DownloadError | None] = {}
+    pool = ThreadPoolExecutor(max_workers=PARALLEL_QUESTIONS)
+    try:
+        for key, answer in zip(urls, pool.map(find_published_month, urls.values()), strict=True):
+            answers[key] = answer
+    except DownloadError as error:
+        answers[list(urls)[len(answers)]] = error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return answers
+
+
+def find_published_month(url: str) -> PublishedFile | None:
+    """What the source says of the month at `url`, or None if it does not have it.
+
+    Raises:
+        DownloadError: the source gave no clear answer.
+    """
+    try:
+        return find_published(url)
+    except DownloadError as error:
+        error.source = redact_url(url)
+        raise
+
+
 def download_month(month: str, url: str, path: Path) -> DownloadedMonth:
     """Download `month` (``YYYY-MM``) from `url` to `path`, unless it is unchanged there. The file is valid in either case.
 
@@ -93,6 +128,18 @@ def download_month(month: str, url: str, path: Path) -> DownloadedMonth:
         error.source = redact_url(url)
         raise
     return DownloadedMonth(file, transferred, rows, time.monotonic() - started)
+
+
+def find_downloaded(path: Path) -> DownloadedMonth | None:
+    """The month's file at `path`, if it has been downloaded there and not been changed since."""
+    file = read_sidecar(path)
+    if file is None:
+        return None
+    try:
+        with open(path, "rb") as content:
+            return DownloadedMonth(file, False, read_file_schema(content).rows, 0.0)
+    except (PipelineError, OSError):
+        return None
 
 
 def validate_trips_file(path: Path, month: str) -> None:

@@ -14,8 +14,9 @@ from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write, write_error
 from dagster_essentials.ingestion.zones import multipolygon_coordinates
 from dagster_essentials.reports.plots import plot_map
+from dagster_essentials.warehouse.aggregates import loaded_months
+from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors
-from dagster_essentials.warehouse.trips_table import has_table, loaded_months
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class ManhattanStats:
 
 
 _COUNT_BY_ZONE = """
-WITH pickups AS (SELECT pickup_zone_id, count(*) AS num_trips FROM trips GROUP BY pickup_zone_id)
+WITH pickups AS (SELECT pickup_zone_id, sum(num_trips)::BIGINT AS num_trips FROM pickups_by_zone GROUP BY pickup_zone_id)
 SELECT zone_id, zone, borough, coalesce(num_trips, 0), geometry
 FROM zones LEFT JOIN pickups ON pickup_zone_id = zone_id
 WHERE borough = 'Manhattan' ORDER BY zone_id
 """
 _COUNT_TRIPS = """
-SELECT count(*), count(DISTINCT partition_date) FROM trips
+SELECT coalesce(sum(num_trips), 0)::BIGINT, count(DISTINCT partition_date) FROM pickups_by_zone
 WHERE pickup_zone_id IN (SELECT zone_id FROM zones WHERE borough = 'Manhattan')
 """
 

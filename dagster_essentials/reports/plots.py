@@ -1,4 +1,4 @@
-"""The three plots: weeks as a line, Manhattan as a map, a request as bars. Each is a PNG, as bytes.
+"""The plots: weeks as a line, Manhattan as a map, a request and the versions of a month as bars. Each is a PNG, as bytes.
 
 The data is passed in; nothing here reads files or the database. matplotlib is imported by the functions
 that plot, so that only their runs pay for it (0.6 s).
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from dagster_essentials.warehouse.month_versions import MonthVersion
 
 DAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 
@@ -44,6 +46,25 @@ def plot_weeks(trips: Mapping[date, int]) -> bytes:
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(alpha=0.3)
+    return _png(figure)
+
+
+def plot_versions(versions: "Sequence[MonthVersion]") -> bytes:
+    """Bars of the trips of a month's `versions`, oldest first, each with the day on which it was loaded."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    labels = [
+        f"version {version.version}\n{version.loaded_at.date() if version.loaded_at else 'before the record'}"
+        for version in versions
+    ]
+    bars = axes.bar(labels, [version.num_trips for version in versions], color="#b8860b")
+    axes.bar_label(bars, [f"{version.num_trips:,}" for version in versions])
+    axes.set_title(f"Trips of {versions[-1].month}, by version of its file")
+    axes.margins(y=0.15)
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     return _png(figure)
 
 

@@ -13,8 +13,9 @@ from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.zones import BOROUGHS
 from dagster_essentials.reports.plots import plot_hours
+from dagster_essentials.warehouse.aggregates import loaded_months
+from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors
-from dagster_essentials.warehouse.trips_table import has_table, loaded_months, newest_month
 
 RESERVED_NAMES = {"manhattan_map"}
 """Names of other pictures in the same folder."""
@@ -167,12 +168,12 @@ def answer_request(connection: duckdb.DuckDBPyConnection, request: Request) -> A
 def _period(connection: duckdb.DuckDBPyConnection, request: Request) -> tuple[str, str]:
     if request.start_date is not None and request.end_date is not None:
         return request.start_date, request.end_date
-    newest = newest_month(connection)
-    if newest is None:
+    months = loaded_months(connection)
+    if not months:
         raise ReportError(
             "no trips are loaded. Materialize taxi_trips_file and taxi_trips, and execute this run again."
         )
-    first = date.fromisoformat(f"{newest}-01")
+    first = date.fromisoformat(f"{months[-1]}-01")
     return first.isoformat(), (first + timedelta(days=31)).replace(day=1).isoformat()
 
 

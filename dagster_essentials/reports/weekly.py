@@ -14,8 +14,8 @@ import duckdb
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.settings import SETTINGS
+from dagster_essentials.warehouse.aggregates import loaded_months
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
-from dagster_essentials.warehouse.trips_table import loaded_months
 
 COLUMNS = (
     ("period", "date", "Sunday on which the week begins"),
@@ -95,17 +95,7 @@ def check_months_are_loaded(week: str, loaded: Collection[str]) -> None:
 
 _AGGREGATE = """
 CREATE OR REPLACE TEMP TABLE aggregated AS
-WITH days AS (
-    SELECT
-        pickup_datetime::DATE AS day,
-        count(*) AS num_trips,
-        -- NaN and infinity count as missing: a single one would make the week's sum NaN or infinite.
-        fsum(total_amount) FILTER (isfinite(total_amount)) AS total_amount,
-        fsum(trip_distance) FILTER (isfinite(trip_distance)) AS trip_distance,
-        sum(passenger_count) FILTER (isfinite(passenger_count)) AS passenger_count
-    FROM trips WHERE pickup_datetime >= $first AND pickup_datetime < $end
-    GROUP BY day
-), weeks AS (
+WITH weeks AS (
     SELECT
         -- DuckDB's weeks begin on Monday.
         (date_trunc('week', day + 1) - INTERVAL 1 DAY)::DATE AS period,
@@ -113,8 +103,9 @@ WITH days AS (
         fsum(total_amount) AS total_amount,
         fsum(trip_distance) AS trip_distance,
         sum(passenger_count) AS passenger_count,
-        list(day) AS days
-    FROM days GROUP BY period
+        list(DISTINCT day) AS days
+    FROM trips_by_day WHERE day >= $first AND day < $end
+    GROUP BY period
 )
 SELECT
     period,

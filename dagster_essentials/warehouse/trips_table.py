@@ -1,8 +1,9 @@
-"""The table `trips`: creating and upgrading it, replacing a month in one transaction, and which months it has."""
+"""The table `trips`: creating and upgrading it, whether a month is loaded already, replacing one in one transaction."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import duckdb
@@ -19,48 +20,55 @@ from dagster_essentials.ingestion.column_mapping import (
     COLUMNS,
     COURSE_COLUMNS,
     FROM_FILE,
+    ColumnMapping,
+    FileSchema,
     NotParquetError,
     map_columns,
     read_file_schema,
 )
-from dagster_essentials.ingestion.sidecar import content_sha256
+from dagster_essentials.ingestion.sidecar import DownloadedFile, identify_content
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 from dagster_essentials.ingestion.zones import Zone, fingerprint, read_zones
-from dagster_essentials.warehouse.quality import MonthProfile, count_unmapped, profile_month
+from dagster_essentials.warehouse.aggregates import aggregate_month
+from dagster_essentials.warehouse.month_versions import (
+    MonthVersion,
+    fingerprint_mapping,
+    prepare_versions,
+    record_version,
+    unknown_version,
+    versions_of,
+)
+from dagster_essentials.warehouse.quality import count_unmapped, profile_month
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
 from dagster_essentials.warehouse.zones_function import zones_function
 
 
 @dataclass(frozen=True)
 class LoadedMonth:
-    """A month as it was loaded.
+    """A month as it is in the table now.
 
     Attributes:
-        rows_in_file: as the file's footer counts them.
-        profile: what was counted in the rows of the table.
-        sha256, bytes: of the file that was loaded.
-        unknown: columns of the file that are not in the table.
-        absent: columns of the table for which the file has no values.
-        unmapped: for columns of the file, the number of texts that stand for no value of the table, if there are any.
-        zones: the fingerprint of the zones that positions became, or None if the file has zones.
+        versions: what the database knows of the month, oldest first; the last one is in the table.
+        is_unchanged: whether that one was there already, so that nothing was loaded.
+        bytes: the size of the file.
     """
 
-    rows_in_file: int
-    profile: MonthProfile
-    sha256: str
+    versions: Sequence[MonthVersion]
+    is_unchanged: bool
     bytes: int
-    unknown: Sequence[str]
-    absent: Sequence[str]
-    unmapped: Mapping[str, int]
-    zones: str | None
+
+    @property
+    def version(self) -> MonthVersion:
+        return self.versions[-1]
 
 
 def replace_month(
-    connection: duckdb.DuckDBPyConnection, month: str, path: Path, zones_path: Path | None = None
+    connection: duckdb.DuckDBPyConnection, month: str, path: Path, zones_path: Path | None = None, force: bool = False
 ) -> LoadedMonth:
     """Replace the rows of `month` (``YYYY-MM``) in `trips` by those of the file at `path`, in one transaction.
 
-    A month before 2011 has coordinates, whose zones are those of the zones CSV at `zones_path`.
+    A month before 2011 has coordinates, whose zones are those of the zones CSV at `zones_path`. A month that has been loaded
+    from the same file by the same mapping, and still has as many rows, is left alone unless `force` is set.
 
     Raises:
         ZonesError: the zones CSV is needed, and missing or unusable; the month is unchanged.
@@ -69,19 +77,43 @@ def replace_month(
     """
     try:
         with open_trips_file(path) as file:
-            return _replace_month(connection, month, file, zones_path)
+            source = _read_source(month, file, zones_path)
+            with (
+                zones_function(connection, source.zones) if source.zones else nullcontext(),
+                _explain_errors(file),
+                transaction(connection),
+            ):
+                _prepare_table(connection)
+                versions = versions_of(connection, month)
+                is_unchanged = not force and _is_loaded(connection, versions, source)
+                if is_unchanged:
+                    versions = _keep_month(connection, versions, source)
+                else:
+                    versions = _load_month(connection, versions, source)
+            return LoadedMonth(versions, is_unchanged, file.bytes)
     except (LoadError, SchemaError, QueryError) as error:
         error.source = path
         raise
 
 
-def _replace_month(
-    connection: duckdb.DuckDBPyConnection, month: str, file: OpenTripsFile, zones_path: Path | None
-) -> LoadedMonth:
+@dataclass(frozen=True)
+class _Source:
+    """The file of a month, and how it becomes rows of `trips`."""
+
+    month: str
+    reader_path: str
+    schema: FileSchema
+    content: DownloadedFile
+    mapping: ColumnMapping
+    zones: Sequence[Zone]
+    fingerprint: str
+
+
+def _read_source(month: str, file: OpenTripsFile, zones_path: Path | None) -> _Source:
     try:
         schema = read_file_schema(file.content)
         # Before the load: an error after its commit would fail a month that has been replaced.
-        sha256 = content_sha256(file.path, file.content)
+        content = identify_content(file.path, file.content)
     except NotParquetError as error:
         raise LoadError(f"{error}. The month is unchanged. {_DOWNLOAD_AGAIN}") from None
     except OSError as error:
@@ -91,44 +123,88 @@ def _replace_month(
     if schema.rows == 0:
         raise LoadError(f"the file has no rows. The month is unchanged. {_DOWNLOAD_AGAIN}")
     mapping = map_columns(schema, month)
-    zones = _zones(zones_path) if mapping.needs_zones else None
-    with (
-        zones_function(connection, zones) if zones else nullcontext(),
-        _explain_errors(file),
-        transaction(connection),
-    ):
-        _prepare_table(connection)
-        connection.execute("DELETE FROM trips WHERE partition_date = $month", {"month": month})
-        connection.execute(
-            f"INSERT INTO trips ({', '.join(column.name for column in COLUMNS)}) "
-            f"SELECT {', '.join(mapping.expressions)} FROM {FROM_FILE}",
-            {"month": month, "file": file.reader_path},
-        )
-        unmapped = count_unmapped(connection, mapping, file.reader_path)
-        profile = profile_month(connection, month)
-        if profile.rows != schema.rows:
-            raise RowCountMismatchError(
-                f"the file has {schema.rows:,} rows, but {profile.rows:,} were loaded, so the load was rolled back. Materialize "
-                "taxi_trips_file and taxi_trips again.",
-                rows_in_file=schema.rows,
-                rows_in_table=profile.rows,
-            )
-    return LoadedMonth(
-        schema.rows,
-        profile,
-        sha256,
-        file.bytes,
-        mapping.unknown,
-        mapping.absent,
-        unmapped,
-        fingerprint(zones) if zones else None,
-    )
+    zones = _read_zones(zones_path) if mapping.needs_zones else []
+    return _Source(month, file.reader_path, schema, content, mapping, zones, fingerprint_mapping(mapping, zones))
 
 
-def _zones(path: Path | None) -> Sequence[Zone]:
+def _read_zones(path: Path | None) -> Sequence[Zone]:
     if path is None:
         raise ZonesError("the file has coordinates instead of zones. Materialize taxi_zones_file first.")
     return read_zones(path)
+
+
+def _is_loaded(connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source) -> bool:
+    if not versions or (versions[-1].sha256, versions[-1].mapping) != (source.content.sha256, source.fingerprint):
+        return False
+    # Without a scan of the other months: DuckDB knows the first and the last month of each row group.
+    (rows,) = connection.execute(
+        "SELECT count(*) FROM trips WHERE partition_date = $month", {"month": source.month}
+    ).fetchall()[0]
+    return bool(rows == versions[-1].num_trips)
+
+
+def _keep_month(
+    connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source
+) -> list[MonthVersion]:
+    """Leave the rows alone, but note the file's ETag: the source may send the same content with another one."""
+    *earlier, current = versions
+    etag, last_modified = source.content.etag, source.content.last_modified
+    # Both are None for a file whose sidecar is missing.
+    if (etag, last_modified) not in [(None, None), (current.etag, current.last_modified)]:
+        current = replace(current, etag=etag, last_modified=last_modified)
+        record_version(connection, current)
+    return [*earlier, current]
+
+
+def _load_month(
+    connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source
+) -> list[MonthVersion]:
+    month, content, mapping = source.month, source.content, source.mapping
+    (replaced,) = connection.execute("DELETE FROM trips WHERE partition_date = $month", {"month": month}).fetchall()[0]
+    connection.execute(
+        f"INSERT INTO trips ({', '.join(column.name for column in COLUMNS)}) "
+        f"SELECT {', '.join(mapping.expressions)} FROM {FROM_FILE}",
+        {"month": month, "file": source.reader_path},
+    )
+    profile = profile_month(connection, month)
+    if profile.rows != source.schema.rows:
+        raise RowCountMismatchError(
+            f"the file has {source.schema.rows:,} rows, but {profile.rows:,} were loaded, so the load was rolled back. "
+            "Materialize taxi_trips_file and taxi_trips again.",
+            rows_in_file=source.schema.rows,
+            rows_in_table=profile.rows,
+        )
+    unmapped = count_unmapped(connection, mapping, source.reader_path)
+    totals = aggregate_month(connection, month)
+    earlier = list(versions)
+    if replaced and not earlier:
+        earlier.append(unknown_version(month, replaced))
+        record_version(connection, earlier[0])
+    # The same file by the same mapping, loaded again, is no new version.
+    if earlier and (earlier[-1].sha256, earlier[-1].mapping) == (content.sha256, source.fingerprint):
+        number = earlier.pop().version
+    else:
+        number = earlier[-1].version + 1 if earlier else 1
+    version = MonthVersion(
+        month=month,
+        version=number,
+        loaded_at=datetime.now(timezone.utc).replace(tzinfo=None),
+        sha256=content.sha256,
+        mapping=source.fingerprint,
+        num_trips=profile.rows,
+        total_amount=totals.total_amount,
+        trip_distance=totals.trip_distance,
+        etag=content.etag,
+        last_modified=content.last_modified,
+        file_columns=[f"{name} {type_}" for name, type_ in source.schema.columns],
+        columns_unknown=mapping.unknown,
+        columns_absent=mapping.absent,
+        zones=fingerprint(source.zones) if source.zones else None,
+        violations=profile.violations,
+        texts_unmapped=unmapped,
+    )
+    record_version(connection, version)
+    return [*earlier, version]
 
 
 _DOWNLOAD_AGAIN = "Delete the file, and materialize taxi_trips_file and taxi_trips again."
@@ -162,28 +238,4 @@ def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
     for column in COLUMNS:
         if column.name not in present:
             connection.execute(f"ALTER TABLE trips ADD COLUMN {column.name} {column.type}")
-
-
-def has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
-    """Whether the database has a table `name`."""
-    return bool(connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = $name", {"name": name}).fetchall())
-
-
-def loaded_months(connection: duckdb.DuckDBPyConnection, among: Collection[str] | None = None) -> list[str]:
-    """The months (``YYYY-MM``) that have trips in the table, in order, or those of them that are in `among`."""
-    if not has_table(connection, "trips"):
-        return []
-    months = connection.execute(
-        "SELECT DISTINCT partition_date FROM trips "
-        "WHERE $among IS NULL OR list_contains($among, partition_date) ORDER BY partition_date",
-        {"among": None if among is None else list(among)},
-    ).fetchall()
-    return [month for (month,) in months]
-
-
-def newest_month(connection: duckdb.DuckDBPyConnection) -> str | None:
-    """The newest month (``YYYY-MM``) that has trips in the table, or None."""
-    if not has_table(connection, "trips"):
-        return None
-    newest: str | None = connection.execute("SELECT max(partition_date) FROM trips").fetchall()[0][0]
-    return newest
+    prepare_versions(connection)

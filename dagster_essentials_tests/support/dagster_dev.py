@@ -1,4 +1,4 @@
-"""A fresh copy of this project with `dagster dev` running in it, and its clients: the command line and the UI's API."""
+"""A fresh copy of this project with `dagster dev` or `dg dev` running in it; its command line and the API of its UI."""
 
 import os
 import random
@@ -39,10 +39,13 @@ class Dev:
     """`dagster dev` in `root`, a copy of the project, with `settings` as its environment variables.
 
     `daemon_interval` is the number of seconds after which the daemon looks for new backfills again; Dagster's own is 30.
+    With `program="dg"`, it is `dg dev`.
     """
 
-    def __init__(self, root: Path, settings: dict[str, str], daemon_interval: float | None = None):
-        self.root = root
+    def __init__(
+        self, root: Path, settings: dict[str, str], daemon_interval: float | None = None, program: str = "dagster"
+    ):
+        self.root, self.program = root, program
         self.env = {
             **{
                 name: value
@@ -62,7 +65,7 @@ class Dev:
     def start(self) -> None:
         with open(self.root / "dev.log", "ab") as log:
             self.process = subprocess.Popen(
-                [str(BIN / "dagster"), "dev", "-p", str(self.port)],
+                [str(BIN / self.program), "dev", "-p", str(self.port)],
                 cwd=self.root,
                 env=self.env,
                 stdout=log,

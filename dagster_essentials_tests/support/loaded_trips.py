@@ -70,6 +70,13 @@ def load_trips(project: Project, month: str, trips: Sequence[Trip]) -> Path:
     return path
 
 
+def edit_trips(project: Project, *statements: str) -> None:
+    """Change `trips` by hand, and drop what was aggregated from it, as the guarantees and limits say."""
+    with database(project) as connection:
+        for statement in (*statements, "DROP TABLE IF EXISTS trips_by_day", "DROP TABLE IF EXISTS pickups_by_zone"):
+            connection.execute(statement)
+
+
 def load_file(project: Project, month: str, path: Path) -> None:
     """Load the file at `path` as `month` (``YYYY-MM``)."""
     with database(project) as connection:

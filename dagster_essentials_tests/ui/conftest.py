@@ -1,4 +1,4 @@
-"""Fixtures for tests of the UI: a headless Chromium and a real `dagster dev`.
+"""Fixtures for tests of the UI: a headless Chromium and a real `dg dev`.
 
 With SCREENSHOTS set to a folder, the tests also save screenshots there; `make screenshots` does that for the documents.
 """
@@ -74,10 +74,18 @@ def dev(chromium: Browser, tmp_path_factory: pytest.TempPathFactory, source: Sou
     for month, rows in {**LESSON, **LATER}.items():
         source.put_month(month, write_month(samples, month, rows).read_bytes())
     source.files["/taxi_zones.csv"] = write_zones(samples / "taxi_zones.csv").read_bytes()
+    root = copy_of_project(ROOT, tmp_path_factory.mktemp("clone"))
     dev = Dev(
-        copy_of_project(ROOT, tmp_path_factory.mktemp("clone")),
-        {"TAXI_TRIPS_URL": source.trips_url, "TAXI_ZONES_URL": source.zones_url, "TAXI_END_DATE": "2023-04-01"},
+        root,
+        {
+            "TAXI_TRIPS_URL": source.trips_url,
+            "TAXI_ZONES_URL": source.zones_url,
+            "TAXI_END_DATE": "2023-04-01",
+            # As `make setup` sets it in the activated environment, because `dg` decides on telemetry before it reads .env.
+            "DAGSTER_HOME": str(root / ".dagster"),
+        },
         daemon_interval=2,
+        program="dg",
     )
     dev.start()
     yield dev

@@ -150,6 +150,16 @@ def test_a_backfill_of_the_job_has_runs_of_the_job(page: Page, dev: Dev, screens
     assert dev.rows() == LESSON
 
 
+def test_a_backfill_of_the_job_from_the_command_line_has_a_run_for_each_month(dev: Dev) -> None:
+    before = {run.run_id for run in dev.runs()}
+    result = dev.dagster("job", "backfill", "-j", "trip_update_job", "--all", "yes", "--noprompt")
+    assert result.returncode == 0, result.stdout
+    runs = [run for run in dev.finished_runs(len(before) + len(KEYS)) if run.run_id not in before]
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+    assert sorted(run.tags["dagster/partition"] for run in runs) == KEYS
+    assert dev.rows() == LESSON
+
+
 def test_the_schedules_and_the_sensor_are_listed_and_a_tick_requests_the_new_months(
     page: Page, dev: Dev, screenshot: Screenshot
 ) -> None:
@@ -168,7 +178,7 @@ def test_the_schedules_and_the_sensor_are_listed_and_a_tick_requests_the_new_mon
     go_to(page, "Automation")
     for name in ("trip_update_job_schedule", "weekly_update_job_schedule", "adhoc_request_sensor"):
         expect(page.get_by_text(name, exact=True).filter(visible=True).first).to_be_visible()
-    expect(page.get_by_text("on day 5 of the month")).to_be_visible()
+    expect(page.get_by_text(re.compile("12:00 AM E[DS]T, on day 5 of the month"))).to_be_visible()
     screenshot("automation")
     page.get_by_text("trip_update_job_schedule", exact=True).filter(visible=True).first.click()
     page.get_by_role("button", name="Preview tick result").click()

@@ -1,0 +1,66 @@
+"""What Dagster has recorded of the months in `trips`: when each one last changed, and which version of its file it has."""
+
+from collections.abc import Collection, Mapping
+
+import dagster as dg
+
+from dagster_essentials.ingestion.download import PublishedFile
+
+UNCHANGED = "unchanged"
+"""The metadata key that says whether a materialization left the month as it was."""
+
+
+def last_changes(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, int]:
+    """For each partition of `asset`, the position in the event log of its last materialization that changed it."""
+    return {key: _last_change(instance, asset, key) for key in sorted(instance.get_materialized_partitions(asset))}
+
+
+def _last_change(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> int:
+    position, cursor = 0, None
+    while True:
+        page = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset, asset_partitions=[partition]), limit=10, cursor=cursor
+        )
+        for record in page.records:
+            position = record.storage_id
+            assert record.asset_materialization is not None
+            if UNCHANGED not in (metadata := record.asset_materialization.metadata) or not metadata[UNCHANGED].value:
+                return position
+        if not page.has_more:
+            return position
+        cursor = page.cursor
+
+
+def recorded_version(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> str | None:
+    """The data version of the latest materialization of `partition`, or None."""
+    latest = _latest(instance, asset, partition)
+    return (latest.tags or {}).get("dagster/data_version") if latest else None
+
+
+def loaded_files(
+    instance: dg.DagsterInstance, table: dg.AssetKey, files: dg.AssetKey, partitions: Collection[str]
+) -> dict[str, PublishedFile]:
+    """For each of the `partitions` that is materialized in `table`, oldest first, the version of its file that was loaded."""
+    loaded = {}
+    for partition in sorted(instance.get_materialized_partitions(table) & set(partitions)):
+        metadata = _metadata(_latest(instance, table, partition))
+        if "etag" not in metadata:  # Recorded by an earlier release, which noted it of the file only.
+            metadata = _metadata(_latest(instance, files, partition))
+        etag, last_modified = (metadata.get(name, "") for name in ("etag", "last_modified"))
+        loaded[partition] = PublishedFile(
+            etag=None if etag in ("", "none") else etag,
+            last_modified=None if last_modified in ("", "unknown") else last_modified,
+        )
+    return loaded
+
+
+def _latest(instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str) -> dg.AssetMaterialization | None:
+    filter_ = dg.AssetRecordsFilter(asset, asset_partitions=[partition])
+    records = instance.fetch_materializations(filter_, limit=1).records
+    return records[0].asset_materialization if records else None
+
+
+def _metadata(materialization: dg.AssetMaterialization | None) -> Mapping[str, str]:
+    if materialization is None:
+        return {}
+    return {name: str(value.value) for name, value in materialization.metadata.items()}
