@@ -102,6 +102,38 @@ def test_a_partition_is_stale_exactly_when_the_logged_version_of_its_input_chang
         assert stale() == [KEYS[2]]
 
 
+def test_a_partition_is_stale_when_an_input_without_partitions_changes_and_not_before() -> None:
+    version = "first"
+
+    @dg.asset
+    def whole() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(data_version=dg.DataVersion(version))
+
+    @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[whole])
+    def below(context: dg.AssetExecutionContext) -> AssetEvents:
+        for key in context.partition_keys:
+            record_materialization(context, key, "1", {}, inputs={whole.key: None})
+        yield from suppress_final_materialization(context)
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        graph = dg.Definitions(assets=[whole, below]).resolve_asset_graph()
+
+        def stale() -> list[str]:
+            resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+            return [key for key in KEYS if resolver.get_status(below.key, key) != StaleStatus.FRESH]
+
+        assert dg.materialize([whole], instance=instance).success
+        assert dg.materialize([below], instance=instance, tags=RANGE).success
+        assert stale() == []
+        assert dg.materialize([whole], instance=instance).success
+        assert stale() == []
+        version = "second"
+        assert dg.materialize([whole], instance=instance).success
+        assert stale() == KEYS
+        assert dg.materialize([below], instance=instance, partition_key=KEYS[0]).success
+        assert stale() == KEYS[1:]
+
+
 def test_without_logging_a_range_has_one_data_version_and_a_failed_range_no_partition() -> None:
     broken = False
 

@@ -1,20 +1,17 @@
 """The zone of a position, for the months that have coordinates instead of zones: point in polygon, on a raster.
 
-Takes zones and arrays; no file and no table. It imports numpy and shapely, so import it where such a month is loaded.
+Takes zones and arrays; no file and no table. It imports numpy, pyarrow and shapely, so import it where such a month is loaded.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import shapely
 
 from dagster_essentials.errors import ZonesError
 from dagster_essentials.ingestion.zones import Zone
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 UNKNOWN_ZONE, OUTSIDE_ZONE = 264, 265
 """The TLC's ids for a trip without a position, and for a position outside all zones."""
@@ -27,7 +24,7 @@ NO_POSITION_TOLERANCE = 1e-7
 CELL_DEGREES = 0.0002
 """About 20 m. Of the points of real trips, 16 % are in a cell with a border and go to the polygons. At 0.0001° it would be
 9 %, for a raster of 93 MB instead of 23 MB."""
-MAX_CELLS = 5_000
+MAX_CELLS = 3_000
 """In each direction; beyond, cells are larger. The city has 2,781 by 2,101."""
 MARGIN = 1e-5
 """How far from a border, in cells, another cell may begin and still count as one with that border: much more than rounding."""
@@ -83,17 +80,15 @@ class ZoneLookup:
 
     def trip_zones(
         self,
-        pickup_longitude: "pa.ChunkedArray",
-        pickup_latitude: "pa.ChunkedArray",
-        dropoff_longitude: "pa.ChunkedArray",
-        dropoff_latitude: "pa.ChunkedArray",
-    ) -> "pa.Array":
+        pickup_longitude: pa.ChunkedArray,
+        pickup_latitude: pa.ChunkedArray,
+        dropoff_longitude: pa.ChunkedArray,
+        dropoff_latitude: pa.ChunkedArray,
+    ) -> pa.Array:
         """Both zones of each trip, as ``pickup << 16 | dropoff`` (int32); null is no position.
 
         One call for both, because calls are what costs: DuckDB makes one for 2,048 trips, and each takes 0.6 ms.
         """
-        import pyarrow as pa
-
         pickups = len(pickup_longitude)
         both = self.zone_ids(
             np.concatenate([pickup_longitude.to_numpy(), dropoff_longitude.to_numpy()]),
@@ -185,13 +180,14 @@ class ZoneLookup:
 def _outline(zone: Zone) -> shapely.Geometry:
     # One by one: from_wkt of all of them at once takes 0.8 s and 300 MB, and so 0.05 s and 8 MB.
     try:
-        outline = shapely.from_wkt(zone.geometry)
+        with np.errstate(invalid="ignore"):
+            outline = shapely.from_wkt(zone.geometry)
     except shapely.errors.GEOSException as error:
         raise ZonesError(
             f"zone {zone.zone_id} ({zone.zone}) has an outline that is not WKT: {error}. {_ADVICE}"
         ) from None
     if outline.is_empty or not np.isfinite(outline.bounds).all():
-        raise ZonesError(f"zone {zone.zone_id} ({zone.zone}) has an outline without an area. {_ADVICE}")
+        raise ZonesError(f"zone {zone.zone_id} ({zone.zone}) has an outline without an extent. {_ADVICE}")
     if not 0 < zone.zone_id < 1 << 15:
         raise ZonesError(f"zone {zone.zone_id} ({zone.zone}) has an id that is too large. {_ADVICE}")
     return outline

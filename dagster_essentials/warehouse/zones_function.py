@@ -2,12 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import duckdb
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from dagster_essentials.ingestion.legacy_columns import ZONES_FUNCTION
 from dagster_essentials.ingestion.zones import Zone
+
+if TYPE_CHECKING:
+    from dagster_essentials.ingestion.zone_lookup import ZoneLookup
 
 
 @contextmanager
@@ -17,12 +22,9 @@ def zones_function(connection: duckdb.DuckDBPyConnection, zones: Sequence[Zone])
     Raises:
         ZonesError: an outline cannot be used.
     """
-    # Imported here, because shapely and numpy take 0.2 s and 40 MB, and other months need neither.
-    from dagster_essentials.ingestion.zone_lookup import ZoneLookup
-
     connection.create_function(
         ZONES_FUNCTION,
-        ZoneLookup(zones).trip_zones,
+        _lookup(tuple(zones)).trip_zones,
         ["double"] * 4,
         "integer",
         type=PythonUDFType.ARROW,
@@ -33,3 +35,11 @@ def zones_function(connection: duckdb.DuckDBPyConnection, zones: Sequence[Zone])
         yield
     finally:
         connection.remove_function(ZONES_FUNCTION)
+
+
+@lru_cache(maxsize=1)  # For the other months of a range: it takes 0.35 s, and 25 MB.
+def _lookup(zones: tuple[Zone, ...]) -> "ZoneLookup":
+    # Imported here, because other months need none of what it imports.
+    from dagster_essentials.ingestion.zone_lookup import ZoneLookup
+
+    return ZoneLookup(zones)

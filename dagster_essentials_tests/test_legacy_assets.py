@@ -1,0 +1,126 @@
+"""The assets when months before 2011 are partitions: what they depend on, a range over both eras, and what it records."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials_tests.support.legacy_files import legacy_file
+from dagster_essentials_tests.support.project import Project
+
+MATERIALIZE = ("asset", "materialize", "-m", "dagster_essentials")
+MONTHS = ("--partition-range", "2010-12-01...2011-01-01")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project with a folder of months as its source, in which months before 2011 are partitions."""
+    source = tmp_path / "source"
+    write_zones(source / "taxi_zones.csv")
+    for month in ("2010-11", "2010-12", "2011-01"):
+        write_month(source / "trip-data", month, 2_000)
+    environ = {"TAXI_START_DATE": "2009-01-01", "TAXI_END_DATE": "2011-02-01"}
+    return Project(tmp_path, str(source / "trip-data"), str(source / "taxi_zones.csv"), environ)
+
+
+def publish(project: Project, month: str, *trips: dict[str, Any]) -> None:
+    legacy_file(Path(project.trips_url) / f"yellow_tripdata_{month}.parquet", month, *trips)
+
+
+def materializations(project: Project, asset: str) -> dict[str | None, dict[str, Any]]:
+    """The metadata of the last materialization of each partition."""
+    with dg.DagsterInstance.from_config(str(project.home)) as instance:
+        records = instance.fetch_materializations(dg.AssetKey(asset), limit=100).records
+    return {
+        record.partition_key: {name: value.value for name, value in record.asset_materialization.metadata.items()}
+        for record in reversed(records)
+        if record.asset_materialization is not None
+    }
+
+
+def checks(project: Project, name: str) -> dict[str, tuple[bool, dict[str, Any]]]:
+    """By partition: whether the check `name` passed, and its metadata."""
+    found = {}
+    with dg.DagsterInstance.from_config(str(project.home)) as instance:
+        for run in reversed(instance.get_runs()):
+            records = instance.get_records_for_run(
+                run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+            ).records
+            for record in records:
+                assert record.event_log_entry.dagster_event is not None
+                evaluation = record.event_log_entry.dagster_event.asset_check_evaluation_data
+                if evaluation.check_name == name:
+                    metadata = {key: value.value for key, value in evaluation.metadata.items()}
+                    found[str(evaluation.partition)] = (evaluation.passed, metadata)
+    return found
+
+
+@pytest.mark.parametrize("start", ["2009-01-01", "2010-12-01", "2011-01-01", "2023-01-01"])
+def test_only_with_months_before_2011_trips_depend_on_the_zones_and_have_the_check_of_texts(start: str) -> None:
+    script = (
+        "import json; from dagster_essentials.assets.trips import taxi_trips; print(json.dumps([sorted("
+        "key.to_user_string() for key in taxi_trips.asset_deps[taxi_trips.key]), len(taxi_trips.check_keys), "
+        "'values_mapped' in {key.name for key in taxi_trips.check_keys}]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env={**os.environ, "TAXI_START_DATE": start},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    with_legacy, without = [["taxi_trips_file", "taxi_zones_file"], 10, True], [["taxi_trips_file"], 9, False]
+    assert json.loads(result.stdout) == (with_legacy if start < "2011" else without)
+
+
+def test_a_range_over_both_eras_is_one_run_that_loads_the_zones_first(project: Project) -> None:
+    publish(project, "2010-12", {}, {"vendor_id": "TSL", "payment_type": "Voucher"}, {"payment_type": "NA "})
+
+    result = project.run(*MATERIALIZE, "--select", "taxi_zones_file,taxi_trips_file,taxi_trips", *MONTHS)
+
+    assert result.returncode == 0, result.stdout
+    assert project.rows() == {"2010-12": 3, "2011-01": 2_000}
+    assert project.query(
+        "SELECT vendor_id, pickup_zone_id, payment_type FROM trips WHERE partition_date = '2010-12'"
+    ) == [
+        (1, 1, 2),
+        (None, 1, 5),
+        (1, 1, 5),
+    ]
+    recorded = materializations(project, "taxi_trips")
+    assert set(recorded) == {"2010-12-01", "2011-01-01"}
+    assert len(recorded["2010-12-01"]["zones"]) == 12
+    assert "zones" not in recorded["2011-01-01"]
+    assert "values_mapped" in recorded["2010-12-01"]["checks_not_passed"]
+    assert checks(project, "values_mapped") == {
+        "2010-12-01": (False, {"trips": 2}),
+        "2011-01-01": (True, {"trips": 0}),
+    }
+
+
+def test_without_the_zones_a_legacy_month_fails_and_the_others_are_loaded(project: Project) -> None:
+    result = project.run(*MATERIALIZE, "--select", "taxi_trips_file,taxi_trips", *MONTHS)
+
+    assert result.returncode != 0
+    assert "1 of 2 months failed; the other one is done:" in result.stdout
+    assert (
+        f"2010-12: {project.folder}/raw/taxi_zones.csv does not exist. Materialize taxi_zones_file first."
+        in result.stdout
+    )
+    assert project.rows() == {"2011-01": 2_000}
+
+
+def test_the_job_loads_a_legacy_month_and_everything_made_from_it(project: Project) -> None:
+    tags = json.dumps({"dagster/partition": "2010-11-01"})
+    result = project.run("job", "execute", "-m", "dagster_essentials", "-j", "trip_update_job", "--tags", tags)
+    assert result.returncode == 0, result.stdout
+    assert project.rows() == {"2010-11": 2_000}
+    (joined,) = project.query("SELECT count(*) FROM trips JOIN zones ON pickup_zone_id = zone_id")
+    assert joined == (2_000,)
+    assert (project.folder / "outputs" / "manhattan_map.png").exists()
