@@ -52,11 +52,13 @@ DUCKDB = (
     "test_atomic_write",
     "test_bad_input",
     "test_column_mapping",
+    "test_comments",
     "test_database_in_use",
     "test_existing_databases",
     "test_hostile_files",
     "test_locked_connection",
     "test_real_months",
+    "test_trip_details",
 )
 
 

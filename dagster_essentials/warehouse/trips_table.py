@@ -18,8 +18,13 @@ from dagster_essentials.ingestion.column_mapping import (
 )
 from dagster_essentials.ingestion.sidecar import content_sha256
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
+from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.quality import MonthProfile, profile_month
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+from dagster_essentials.warehouse.trip_details import create_trip_details
+
+COMMENT = "Yellow taxi trips of all months that are loaded: one row per trip, as published, no trip dropped"
+"""Of the table, in the database."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def _explain_errors(file: OpenTripsFile) -> Iterator[None]:
 
 
 def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create `trips`, or add the columns that one made by the course's code lacks."""
+    """Create `trips`, or add the columns that one made by the course's code lacks; and what describes it."""
     columns = ", ".join(f"{column.name} {column.type}" for column in COLUMNS)
     connection.execute(f"CREATE TABLE IF NOT EXISTS trips ({columns})")
     present = {name for name, *_ in connection.execute("DESCRIBE trips").fetchall()}
@@ -121,6 +126,8 @@ def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
     for column in COLUMNS:
         if column.name not in present:
             connection.execute(f"ALTER TABLE trips ADD COLUMN {column.name} {column.type}")
+    write_comments(connection, "trips", COMMENT, {column.name: column.description for column in COLUMNS})
+    create_trip_details(connection)
 
 
 def has_table(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
