@@ -49,6 +49,7 @@ LONGEST_FIRST = (
 )
 # What may differ between the major versions of DuckDB: `make test-duckdb-2` runs these files.
 DUCKDB = (
+    "test_analysis",
     "test_atomic_write",
     "test_bad_input",
     "test_column_mapping",
