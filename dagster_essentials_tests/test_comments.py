@@ -1,6 +1,6 @@
 """The comments in the database: what the UI shows of tables and columns, kept by every load, written when they differ."""
 
-from collections.abc import Sequence
+import re
 from typing import Any
 
 import dagster as dg
@@ -70,6 +70,17 @@ def test_comments_of_earlier_releases_are_replaced_and_other_columns_keep_theirs
     assert comments(project, "trips") == {**before, "mine": "my own"}
 
 
+def test_columns_that_a_load_adds_have_comments_in_the_view_too(project: Project) -> None:
+    load_zones(project)
+    load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
+    before = comments(project, "trip_details")
+    with database(project) as connection:
+        for name in ("fare_amount", "request_source"):
+            connection.execute(f"ALTER TABLE trips DROP COLUMN {name}")
+    load_trips(project, "2023-02", daily("2023-02-01", "2023-02-28"))
+    assert comments(project, "trip_details") == before
+
+
 def test_a_database_of_the_course_has_comments_after_its_next_load_unless_that_fails(
     project: Project, instance: dg.DagsterInstance
 ) -> None:
@@ -102,19 +113,22 @@ class Recorder:
         self.statements.append(statement)
         return self._connection.execute(statement, parameters)
 
-    def comments(self) -> Sequence[str]:
-        return [text for text in self.statements if text.startswith("COMMENT ON table trips ")]
+    def descriptions(self) -> list[str]:
+        """Which of the statements write comments or the view."""
+        return [text[:30] for text in self.statements if re.match("COMMENT|CREATE (OR REPLACE )?VIEW", text)]
 
 
-def test_a_load_does_not_write_the_comments_of_the_table_that_are_there_already(project: Project) -> None:
+def test_a_load_writes_neither_comments_nor_the_view_if_they_are_right_already(project: Project) -> None:
+    load_zones(project)
     file = write_month(project.folder, "2023-01", 10)
-    written: list[int] = []
-    with database(project) as connection:
-        for _ in range(3):
+    written: list[list[str]] = []
+    for _ in range(3):
+        with database(project) as connection:
             recorder: Any = Recorder(connection)
             replace_month(recorder, "2023-01", file)
-            written.append(len(recorder.comments()))
-    assert written == [1, 0, 0]
+            written.append(recorder.descriptions())
+    assert len(written[0]) == 3
+    assert written[1:] == [[], []]
 
 
 def test_any_text_can_be_a_comment() -> None:
