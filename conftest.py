@@ -57,14 +57,17 @@ LONGEST_FIRST = (
 )
 # What may differ between the major versions of DuckDB: `make test-duckdb-2` runs these files.
 DUCKDB = (
+    "test_analysis",
     "test_atomic_write",
     "test_bad_input",
     "test_column_mapping",
+    "test_comments",
     "test_database_in_use",
     "test_existing_databases",
     "test_hostile_files",
     "test_locked_connection",
     "test_real_months",
+    "test_trip_details",
 )
 
 

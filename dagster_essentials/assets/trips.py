@@ -23,9 +23,9 @@ from dagster_essentials.ingestion.zones import describe_ids, download_zones, mis
 from dagster_essentials.partition_run import AssetEvents, PartitionRun
 from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.settings import SETTINGS
+from dagster_essentials.warehouse import zones_table
 from dagster_essentials.warehouse.month_versions import CODE_VERSION
 from dagster_essentials.warehouse.trips_table import replace_month
-from dagster_essentials.warehouse.zones_table import replace_zones
 
 SOURCE_COLUMNS = {column.name: column.source for column in COLUMNS if column.source is not None}
 
@@ -169,12 +169,7 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
     "join with it neither loses nor multiplies trips.",
     metadata={
         "dagster/table_name": table_name("zones"),
-        "dagster/column_schema": table_schema(
-            ("zone_id", "integer", "What pickup_zone_id and dropoff_zone_id of trips refer to"),
-            ("zone", "varchar", "Name of the zone"),
-            ("borough", "varchar", "Borough, or EWR for Newark Airport; for 264 and 265 as zone"),
-            ("geometry", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude; null for 264, 265"),
-        ),
+        "dagster/column_schema": table_schema(*zones_table.COLUMNS),
     },
 )
 def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult[Any]:
@@ -182,7 +177,7 @@ def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult[Any]:
     with fail_with_message():
         zones = read_zones(Path(constants.TAXI_ZONES_FILE_PATH))
         with database.get_connection() as connection:
-            replace_zones(connection, zones)
+            zones_table.replace_zones(connection, zones)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(zones),

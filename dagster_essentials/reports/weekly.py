@@ -15,6 +15,7 @@ from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.aggregates import loaded_months
+from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
 
 COLUMNS = (
@@ -25,6 +26,10 @@ COLUMNS = (
     ("passenger_count", "bigint", "Sum of the passengers, where the driver entered them"),
 )
 """Of the table and the CSV: name, type, description."""
+COMMENT = (
+    "Trips, dollars, miles and passengers by week, Sunday to Saturday; a trip belongs to the week in which it began"
+)
+"""Of the table, in the database."""
 _NAMES = ", ".join(name for name, *_ in COLUMNS)
 
 
@@ -142,6 +147,7 @@ def upsert_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str], cs
         with atomic_write(csv) as temporary, transaction(connection):
             definitions = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
             connection.execute(f"CREATE TABLE IF NOT EXISTS trips_by_week ({definitions})")
+            write_comments(connection, "trips_by_week", COMMENT, {name: text for name, _, text in COLUMNS})
             connection.execute("DELETE FROM trips_by_week WHERE period IN (SELECT period FROM aggregated)")
             connection.execute(f"INSERT INTO trips_by_week ({_NAMES}) SELECT {_NAMES} FROM aggregated")
             _write_csv(connection, temporary)

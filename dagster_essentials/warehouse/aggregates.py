@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import duckdb
 
 from dagster_essentials.warehouse.catalog import has_table
+from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.transaction import transaction
 
 _QUERIES = {
@@ -33,6 +34,12 @@ _QUERIES = {
 }
 
 
+_COMMENTS = {
+    "trips_by_day": "Aggregates of trips by the month of the file and the day of the pickup, replaced with each load",
+    "pickups_by_zone": "Trips by the month of the file and the zone of the pickup, replaced with each load",
+}
+
+
 @dataclass(frozen=True)
 class MonthTotals:
     """The sums over all trips of a month: US dollars and miles."""
@@ -45,6 +52,7 @@ def aggregate_month(connection: duckdb.DuckDBPyConnection, month: str) -> MonthT
     """Replace the aggregates of `month` (``YYYY-MM``) by those of its rows in `trips`, within the load's transaction."""
     for table, query in _QUERIES.items():
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} AS {query} LIMIT 0", {"month": month})
+        write_comments(connection, table, _COMMENTS[table], {})
         connection.execute(f"DELETE FROM {table} WHERE partition_date = $month", {"month": month})
         connection.execute(f"INSERT INTO {table} {query}", {"month": month})
     totals = connection.execute(
@@ -68,6 +76,7 @@ def update_aggregates(connection: duckdb.DuckDBPyConnection) -> None:
                 continue
         with transaction(connection):
             connection.execute(f"CREATE OR REPLACE TABLE {table} AS {query}", {"month": None})
+            write_comments(connection, table, _COMMENTS[table], {})
 
 
 def loaded_months(connection: duckdb.DuckDBPyConnection, among: Collection[str] | None = None) -> list[str]:

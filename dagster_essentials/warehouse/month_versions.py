@@ -11,51 +11,39 @@ from hashlib import sha256
 
 import duckdb
 
-from dagster_essentials.ingestion.column_mapping import COLUMNS, LAYOUTS, ColumnMapping
+from dagster_essentials.ingestion import column_mapping
+from dagster_essentials.ingestion.column_mapping import ColumnMapping
 from dagster_essentials.ingestion.zones import Zone, fingerprint
 from dagster_essentials.warehouse.catalog import has_table
+from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.quality import QUALITY_RULES
 
-_TYPES = {
-    "month": "VARCHAR",
-    "version": "INTEGER",
-    "loaded_at": "TIMESTAMP",
-    "sha256": "VARCHAR",
-    "mapping": "VARCHAR",
-    "num_trips": "BIGINT",
-    "total_amount": "DOUBLE",
-    "trip_distance": "DOUBLE",
-    "etag": "VARCHAR",
-    "last_modified": "VARCHAR",
-    "file_columns": "VARCHAR[]",
-    "columns_unknown": "VARCHAR[]",
-    "columns_absent": "VARCHAR[]",
-    "zones": "VARCHAR",
-    "violations": "MAP(VARCHAR, BIGINT)",
-    "texts_unmapped": "MAP(VARCHAR, BIGINT)",
-}
+COMMENT = "Which version of each month's file is in trips, the last one, and which ones were before"
+COLUMNS = (
+    ("month", "VARCHAR", "Month of the file, YYYY-MM"),
+    ("version", "INTEGER", "1 for the first version on record; the highest one is in trips"),
+    ("loaded_at", "TIMESTAMP", "When it was last loaded, UTC; null if that was before there was this table"),
+    ("sha256", "VARCHAR", "Of the file"),
+    ("mapping", "VARCHAR", "Fingerprint of the columns, rules and zones with which it was loaded"),
+    ("num_trips", "BIGINT", "Trips"),
+    ("total_amount", "DOUBLE", "Sum of what passengers paid, US dollars"),
+    ("trip_distance", "DOUBLE", "Sum of the distances, miles"),
+    ("etag", "VARCHAR", "Of the file, as sent by the source"),
+    ("last_modified", "VARCHAR", "Of the file, as sent by the source"),
+    ("file_columns", "VARCHAR[]", "Name and type of each column of the file"),
+    ("columns_unknown", "VARCHAR[]", "Columns of the file that are not in trips"),
+    ("columns_absent", "VARCHAR[]", "Columns of trips for which the file has no values"),
+    ("zones", "VARCHAR", "Fingerprint of the zones that positions became; null if the file has zones"),
+    ("violations", "MAP(VARCHAR, BIGINT)", "Trips that violate each data quality rule"),
+    ("texts_unmapped", "MAP(VARCHAR, BIGINT)", "Texts that stand for no value of trips, by column of the file"),
+)
 
 
 @dataclass(frozen=True)
 class MonthVersion:
-    """A version of a month that is, or was, in `trips`: a row of `month_versions`.
+    """A version of a month that is, or was, in `trips`: a row of `month_versions`, with the columns of `COLUMNS`.
 
-    Of rows that were loaded before there was such a table, only their number is known, and everything else is None.
-
-    Attributes:
-        month: ``YYYY-MM``.
-        version: 1 for the first one on record.
-        loaded_at: when it was last loaded, UTC.
-        sha256: of the file.
-        mapping: the fingerprint of the columns, rules and zones with which it was loaded.
-        num_trips, total_amount, trip_distance: its rows, and their sums in US dollars and miles.
-        etag, last_modified: of the file, as sent by the source.
-        file_columns: name and type of each column of the file.
-        columns_unknown: those of them that are not in the table.
-        columns_absent: columns of the table for which the file has no values.
-        zones: the fingerprint of the zones that positions became, or None if the file has zones.
-        violations: the number of trips that violate each data quality rule.
-        texts_unmapped: for columns of the file, the number of texts that stand for no value of the table, if there are any.
+    Of rows that were loaded before there was such a table, only the number is known.
     """
 
     month: str
@@ -81,8 +69,7 @@ class MonthVersion:
         return f"{self.sha256}-{self.mapping}"
 
 
-_NAMES = ", ".join(_TYPES)
-assert tuple(_TYPES) == tuple(field.name for field in fields(MonthVersion))
+_NAMES = ", ".join(field.name for field in fields(MonthVersion))
 
 
 def _fingerprint(*parts: object) -> str:
@@ -91,9 +78,9 @@ def _fingerprint(*parts: object) -> str:
 
 _RULES = [(rule.name, rule.violations, rule.limit) for rule in QUALITY_RULES]
 
-_COLUMNS = [(column.name, column.type) for column in COLUMNS]
+_TRIPS = [(column.name, column.type) for column in column_mapping.COLUMNS]
 
-CODE_VERSION = _fingerprint(_COLUMNS, [dict(layout.sources) for layout in LAYOUTS], _RULES)
+CODE_VERSION = _fingerprint(_TRIPS, [dict(layout.sources) for layout in column_mapping.LAYOUTS], _RULES)
 """Changes with the columns and the rules: Dagster then shows every month as out of date."""
 
 
@@ -103,7 +90,7 @@ def fingerprint_mapping(mapping: ColumnMapping, zones: Sequence[Zone]) -> str:
     `zones` are those that positions become; none for a file with zones.
     """
     of_zones = fingerprint(zones) if zones else None
-    return _fingerprint(_COLUMNS, list(mapping.expressions), dict(mapping.unmapped), of_zones, _RULES)
+    return _fingerprint(_TRIPS, list(mapping.expressions), dict(mapping.unmapped), of_zones, _RULES)
 
 
 def unknown_version(month: str, num_trips: int) -> MonthVersion:
@@ -113,8 +100,9 @@ def unknown_version(month: str, num_trips: int) -> MonthVersion:
 
 def prepare_versions(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the table if there is none."""
-    columns = ", ".join(f"{name} {type_}" for name, type_ in _TYPES.items())
+    columns = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
     connection.execute(f"CREATE TABLE IF NOT EXISTS month_versions ({columns})")
+    write_comments(connection, "month_versions", COMMENT, {name: description for name, _, description in COLUMNS})
 
 
 def versions_of(connection: duckdb.DuckDBPyConnection, month: str) -> list[MonthVersion]:

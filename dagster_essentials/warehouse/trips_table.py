@@ -30,6 +30,7 @@ from dagster_essentials.ingestion.sidecar import DownloadedFile, identify_conten
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 from dagster_essentials.ingestion.zones import Zone, fingerprint, read_zones
 from dagster_essentials.warehouse.aggregates import aggregate_month
+from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.month_versions import (
     MonthVersion,
     fingerprint_mapping,
@@ -40,7 +41,11 @@ from dagster_essentials.warehouse.month_versions import (
 )
 from dagster_essentials.warehouse.quality import count_unmapped, profile_month
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+from dagster_essentials.warehouse.trip_details import create_trip_details
 from dagster_essentials.warehouse.zones_function import zones_function
+
+COMMENT = "Yellow taxi trips of all months that are loaded: one row per trip, as published, no trip dropped"
+"""Of the table, in the database."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +229,7 @@ def _explain_errors(file: OpenTripsFile) -> Iterator[None]:
 
 
 def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create `trips`, or add the columns that one made by the course's code lacks."""
+    """Create `trips`, or add the columns that one made by the course's code lacks; and what describes it."""
     columns = ", ".join(f"{column.name} {column.type}" for column in COLUMNS)
     connection.execute(f"CREATE TABLE IF NOT EXISTS trips ({columns})")
     present = {name for name, *_ in connection.execute("DESCRIBE trips").fetchall()}
@@ -238,4 +243,6 @@ def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
     for column in COLUMNS:
         if column.name not in present:
             connection.execute(f"ALTER TABLE trips ADD COLUMN {column.name} {column.type}")
+    write_comments(connection, "trips", COMMENT, {column.name: column.description for column in COLUMNS})
+    create_trip_details(connection)
     prepare_versions(connection)

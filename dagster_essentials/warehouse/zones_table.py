@@ -5,7 +5,19 @@ from collections.abc import Sequence
 import duckdb
 
 from dagster_essentials.ingestion.zones import Zone
+from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+from dagster_essentials.warehouse.trip_details import create_trip_details
+
+COLUMNS = (
+    ("zone_id", "integer", "What pickup_zone_id and dropoff_zone_id of trips refer to"),
+    ("zone", "varchar", "Name of the zone"),
+    ("borough", "varchar", "Borough, or EWR for Newark Airport; for 264 and 265 as zone"),
+    ("geometry", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude; null for 264, 265"),
+)
+"""Name, type, description."""
+COMMENT = "Taxi zones: one row for each zone id of trips, also for 264 (unknown) and 265 (outside of the city)"
+"""Of the table, in the database."""
 
 
 def replace_zones(connection: duckdb.DuckDBPyConnection, zones: Sequence[Zone]) -> None:
@@ -13,6 +25,7 @@ def replace_zones(connection: duckdb.DuckDBPyConnection, zones: Sequence[Zone]) 
 
     Raises:
         QueryError: it cannot be done; the table is unchanged.
+        DatabaseUnusableError: the view trip_details was made by something else; the table is unchanged.
     """
     with (
         explain_duckdb_errors(
@@ -22,8 +35,9 @@ def replace_zones(connection: duckdb.DuckDBPyConnection, zones: Sequence[Zone]) 
         transaction(connection),
     ):
         connection.execute(
-            "CREATE OR REPLACE TABLE zones (zone_id INTEGER, zone VARCHAR, borough VARCHAR, geometry VARCHAR)"
+            f"CREATE OR REPLACE TABLE zones ({', '.join(f'{name} {type_}' for name, type_, _ in COLUMNS)})"
         )
+        write_comments(connection, "zones", COMMENT, {name: description for name, _, description in COLUMNS})
         connection.execute(
             "INSERT INTO zones SELECT unnest($ids), unnest($zones), unnest($boroughs), unnest($geometries)",
             {
@@ -33,3 +47,4 @@ def replace_zones(connection: duckdb.DuckDBPyConnection, zones: Sequence[Zone]) 
                 "geometries": [zone.geometry for zone in zones],
             },
         )
+        create_trip_details(connection)
