@@ -14,14 +14,14 @@ with warnings.catch_warnings():
     from dagster_essentials.reconcile import reconcile_job
     from dagster_essentials.resources import database_resource
     from dagster_essentials.schedules import trip_corrections_schedule, trip_update_schedule, weekly_update_schedule
-    from dagster_essentials.sensors import adhoc_request_sensor
+    from dagster_essentials.sensors import adhoc_request_sensor, late_month_alert_sensor, run_failure_alert_sensor
 
     defs = dg.Definitions(
         assets=dg.with_source_code_references(dg.load_assets_from_modules([trips, metrics, requests])),
         resources={"database": database_resource},
         jobs=[trip_update_job, weekly_update_job, adhoc_request_job, reconcile_job],
         schedules=[trip_update_schedule, trip_corrections_schedule, weekly_update_schedule],
-        sensors=[adhoc_request_sensor],
+        sensors=[adhoc_request_sensor, run_failure_alert_sensor, late_month_alert_sensor],
         # Six trivial steps take 0.3 s in one process and 11 s in one process each.
         executor=dg.in_process_executor,
     )

@@ -1,16 +1,19 @@
-"""What is due: months to load, months that the source has corrected, and weeks to aggregate (again).
+"""What is due: months to load, months that are late or that the source has corrected, and weeks to aggregate (again).
 
 Pure functions of plain values; the schedules get the values from Dagster and from the source.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date, timedelta
 
 from dagster_essentials.errors import DownloadError
 from dagster_essentials.ingestion.download import PublishedFile
 
+LONGEST_DELAY_DAYS = 83
+"""The latest publication on record, in days after the month's end: December 2025, on 25 March 2026."""
 MAX_MONTHS_BACK = 12
-"""How far the first tick looks for a published month. The longest delay on record is 83 days after a month's end."""
+"""How far the first tick looks for a published month: four times the longest delay."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,7 @@ def due_months(
     if since is None and not loaded:
         return _first_month(partitions[-MAX_MONTHS_BACK:], is_published)
     if since is None:
-        newest = max(loaded)
-        since = next((month for month in partitions if month > newest), None)
+        since = _after_newest(partitions, loaded)
     missing = [month for month in partitions if since is not None and month >= since and month not in loaded]
     if not missing:
         return DueMonths(
@@ -53,6 +55,11 @@ def due_months(
             return DueMonths(published, since, _no_answer(month, error))
     waiting = ", ".join(month[:7] for month in missing if month not in published)
     return DueMonths(published, since, f"Not published yet: {waiting}. The next tick asks again." if waiting else "")
+
+
+def _after_newest(partitions: Sequence[str], loaded: Collection[str]) -> str | None:
+    newest = max(loaded)
+    return next((month for month in partitions if month > newest), None)
 
 
 def _first_month(partitions: Sequence[str], is_published: Callable[[str], bool]) -> DueMonths:
@@ -111,6 +118,65 @@ def due_corrections(
             else "No month is loaded yet."
         )
     return DueCorrections(differing[:MAX_CORRECTIONS], " ".join(reasons))
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A past tick of the monthly schedule: its day, and the months that were partitions then."""
+
+    day: date
+    partitions: Sequence[str]
+
+
+def late_months(
+    partitions: Sequence[str],
+    loaded: Collection[str],
+    reported: Collection[str],
+    since: str | None,
+    last_tick: Tick,
+    today: date,
+    is_published: Callable[[str], bool],
+) -> dict[str, str]:
+    """The `partitions` that are late and not `reported`, with the reasons (months as ``YYYY-MM-DD``, oldest first).
+
+    Of the months that the schedule is responsible for (see `due_months`), it is every one that is not loaded more than
+    `LONGEST_DELAY_DAYS` after its end, and is either not published or was requested in vain: it had been overdue as long
+    at the `last_tick`, whose runs have had the time to end. One that was published since then is loaded by the next tick.
+    """
+    overdue = [month for month in partitions if _days_after_end(month, today) > LONGEST_DELAY_DAYS]
+    if since is None and loaded:
+        since = _after_newest(partitions, loaded)
+    elif since is None:
+        # The schedule has found nothing to start with: it is one month that is missing, not all of the past.
+        since = overdue[-1] if overdue else None
+    late: dict[str, str] = {}
+    answer = ""
+    for month in overdue:
+        if since is None or month < since or month in loaded or month in reported:
+            continue
+        in_vain = month in last_tick.partitions and _days_after_end(month, last_tick.day) > LONGEST_DELAY_DAYS
+        about = f"{month[:7]}: not loaded {_days_after_end(month, today)} days after its end"
+        try:
+            # The tick has only a minute: after a source that did not answer, no further month is asked about.
+            published = None if answer else is_published(month)
+        except DownloadError as error:
+            published, answer = None, f"The source could not be asked about {error.describe(month[:7])}"
+        if published is False:
+            late[month] = (
+                f"{about}, because it is not published; the longest delay so far was {LONGEST_DELAY_DAYS} days. It is "
+                "requested again on every 5th. Check whether the source still has its files at the address in the settings."
+            )
+        elif in_vain:
+            late[month] = f"{about}, in spite of the schedule's tick on {last_tick.day}. " + (
+                answer or "It is published: look at its last run, and materialize it again."
+            )
+    return late
+
+
+def _days_after_end(month: str, day: date) -> int:
+    """How many days after the end of `month` (``YYYY-MM-DD``) `day` is: 0 on the first day of the next month."""
+    first_of_next = (date.fromisoformat(month) + timedelta(days=31)).replace(day=1)
+    return (day - first_of_next).days
 
 
 @dataclass(frozen=True)

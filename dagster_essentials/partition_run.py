@@ -279,25 +279,25 @@ def failures_in_run(context: dg.AssetExecutionContext, asset: dg.AssetsDefinitio
     If this run re-executes an earlier run from its failure, without `asset`, the failures of that run count.
     """
     if is_executed(context, asset):
-        return _failures(context.instance, context.run.run_id, asset.key)
+        return failed_partitions(context.instance, context.run.run_id).get(asset.key, {})
     run_id = context.run.parent_run_id
     while run_id is not None and (run := context.instance.get_run_by_id(run_id)) is not None:
         steps, assets = run.step_keys_to_execute, run.asset_selection
         if (steps is None or asset.op.name in steps) and (not assets or asset.key in assets):
-            return _failures(context.instance, run_id, asset.key)
+            return failed_partitions(context.instance, run_id).get(asset.key, {})
         run_id = run.parent_run_id
     return {}
 
 
-def _failures(instance: dg.DagsterInstance, run_id: str, asset_key: dg.AssetKey) -> dict[str, str]:
-    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION).records
-    return {
-        str(observation.partition): str(observation.metadata[FAILED].value)
-        for record in records
-        if (observation := record.asset_observation) is not None
-        and observation.asset_key == asset_key
-        and FAILED in observation.metadata
-    }
+def failed_partitions(instance: dg.DagsterInstance, run_id: str) -> dict[dg.AssetKey, dict[str, str]]:
+    """The partitions that failed in a run, with the reasons, by asset."""
+    failed: dict[dg.AssetKey, dict[str, str]] = {}
+    for record in instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION).records:
+        observation = record.asset_observation
+        if observation is not None and FAILED in observation.metadata:
+            reason = str(observation.metadata[FAILED].value)
+            failed.setdefault(observation.asset_key, {})[str(observation.partition)] = reason
+    return failed
 
 
 def is_executed(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> bool:

@@ -1,10 +1,12 @@
 """When jobs run by themselves. For which months and weeks is decided in `due_partitions.py`."""
 
+from datetime import datetime, timedelta, timezone
+
 import dagster as dg
 
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
-from dagster_essentials.due_partitions import due_corrections, due_months, due_weeks
+from dagster_essentials.due_partitions import Tick, due_corrections, due_months, due_weeks
 from dagster_essentials.ingestion.trip_files import find_published_month, find_published_months
 from dagster_essentials.jobs import trip_update_job, weekly_update_job
 from dagster_essentials.partitions import monthly_partition, weekly_partition
@@ -36,8 +38,8 @@ def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason
     due = due_months(
         partitions=monthly_partition.get_partition_keys(current_time=context.scheduled_execution_time),
         loaded=context.instance.get_materialized_partitions(taxi_trips.key),
-        since=_since(context.instance),
-        is_published=_is_published,
+        since=responsible_since(context.instance),
+        is_published=is_month_published,
     )
     if not due.months:
         return dg.SkipReason(due.reason)
@@ -47,16 +49,41 @@ def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason
     return [dg.RunRequest(run_key=month, partition_key=month, tags=tags) for month in due.months]
 
 
-def _is_published(month: str) -> bool:
-    return find_published_month(SETTINGS.month_url(month[:7])) is not None
+def is_month_published(month: str, attempts: int = 2) -> bool:
+    """Whether the source has the file of `month` (``YYYY-MM-DD``).
+
+    Raises:
+        DownloadError: the source gave no clear answer.
+    """
+    return find_published_month(SETTINGS.month_url(month[:7]), attempts) is not None
 
 
-def _since(instance: dg.DagsterInstance) -> str | None:
-    """The tag of the schedule's first tagged run. The course's schedule has the same name, but sets no tag."""
+def responsible_since(instance: dg.DagsterInstance) -> str | None:
+    """The first month that the monthly schedule is responsible for, by the tag of its first tagged run.
+
+    The course's schedule has the same name, but sets no tag.
+    """
     records = instance.get_run_records(
-        dg.RunsFilter(tags={"dagster/schedule_name": "trip_update_job_schedule"}), ascending=True
+        dg.RunsFilter(tags={"dagster/schedule_name": trip_update_schedule.name}), ascending=True
     )
     return next((tags[SINCE_TAG] for record in records if SINCE_TAG in (tags := record.dagster_run.tags)), None)
+
+
+def last_tick(instance: dg.DagsterInstance, now: datetime) -> Tick | None:
+    """The last tick of the monthly schedule that ended at least a day before `now`; None if it is off or had none.
+
+    After downtime a tick is made up for, under the time it was due at: what counts is when it ended. A day is enough for
+    the runs that it requested.
+    """
+    ended_before = (now - timedelta(days=1)).timestamp()
+    for state in instance.all_instigator_state():
+        if state.instigator_name == trip_update_schedule.name and state.status.value == "RUNNING":
+            # Newest first. Ten, because up to five can be made up for at once.
+            for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=10):
+                if tick.end_timestamp is not None and tick.end_timestamp < ended_before:
+                    at = datetime.fromtimestamp(tick.timestamp, timezone.utc)
+                    return Tick(at.date(), monthly_partition.get_partition_keys(current_time=at))
+    return None
 
 
 @dg.schedule(

@@ -1,20 +1,32 @@
-"""When a request is answered: when its file is new or has changed.
+"""When a request is answered: when its file is new or has changed. When people get a message: a run failed, a month is late.
 
-Which files are requests is decided in `reports/request_files.py`.
+Which files are requests is decided in `reports/request_files.py`; which months are late, in `due_partitions.py`; what the
+messages say, in `failed_runs.py` and `alerts.py`.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
+from dagster_essentials.alerts import NO_RECEIVER, Alert, deliver, list_briefly
 from dagster_essentials.assets.requests import AdhocRequestConfig
-from dagster_essentials.jobs import adhoc_request_job
+from dagster_essentials.assets.trips import taxi_trips
+from dagster_essentials.due_partitions import late_months
+from dagster_essentials.failed_runs import failed_run_alert, is_tried_again
+from dagster_essentials.jobs import adhoc_request_job, trip_update_job
+from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.reports.request_files import request_files
 from dagster_essentials.reports.requests import RequestError
+from dagster_essentials.schedules import is_month_published, last_tick, responsible_since
 from dagster_essentials.settings import SETTINGS
+
+ALERTS_STATUS = dg.DefaultSensorStatus.RUNNING if SETTINGS.has_alerts else dg.DefaultSensorStatus.STOPPED
+"""Who sets where to send alerts wants them, without a switch in the UI."""
 
 
 @dg.sensor(
@@ -60,9 +72,88 @@ def adhoc_request_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
 
 
 def _seen(cursor: str | None) -> Mapping[str, Any]:
-    """The hashes that the last tick stored, by file name; none after the course's sensor, which stored times."""
+    """What the last tick stored: hashes by file name, or days by month; nothing after the course's sensor, which stored times."""
     try:
         seen = json.loads(cursor or "{}")
     except ValueError:  # Set by hand, in the UI.
         seen = {}
     return seen if isinstance(seen, dict) else {}
+
+
+@dg.run_failure_sensor(
+    name="run_failure_alert_sensor",
+    default_status=ALERTS_STATUS,
+    description="Sends a message about each run that failed and is not tried again by itself. Needs a receiver in the settings.",
+)
+def run_failure_alert_sensor(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+    """One message for each failed run; what a receiver does not accept is a warning in the tick."""
+    run_id = context.dagster_run.run_id
+    if not SETTINGS.has_alerts:
+        return dg.SkipReason(NO_RECEIVER)
+    if is_tried_again(context.instance, run_id):
+        return dg.SkipReason(
+            f"Dagster tries the run {run_id} again; if that fails too, there will be a message about it."
+        )
+    _send(context, failed_run_alert(context, SETTINGS.ui_url))
+    return None
+
+
+@dg.sensor(
+    name="late_month_alert_sensor",
+    minimum_interval_seconds=24 * 60 * 60,
+    default_status=ALERTS_STATUS,
+    description="Sends a message, once, about each month that the monthly schedule should have loaded by now. Needs a receiver "
+    "in the settings.",
+)
+def late_month_alert_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """One message about all months that have become late; the cursor keeps those that were reported, and when."""
+    if not SETTINGS.has_alerts:
+        return dg.SensorResult(skip_reason=NO_RECEIVER)
+    now = datetime.now(timezone.utc)
+    tick = last_tick(context.instance, now)
+    if tick is None:
+        reason = "The monthly schedule is off, or has not ticked yet: no month can be late."
+        return dg.SensorResult(skip_reason=reason)
+    loaded = context.instance.get_materialized_partitions(taxi_trips.key)
+    reported = {month: day for month, day in _seen(context.cursor).items() if month not in loaded}
+    late = late_months(
+        partitions=monthly_partition.get_partition_keys(current_time=now),
+        loaded=loaded,
+        reported=reported,
+        since=responsible_since(context.instance),
+        last_tick=tick,
+        today=now.date(),
+        # Once, because a tick has a minute for all of them; tomorrow there is another one.
+        is_published=partial(is_month_published, attempts=1),
+    )
+    reason = f"Reported and still not loaded: {', '.join(month[:7] for month in reported)}." if reported else ""
+    if late and _send(context, _late_months_alert(late)):
+        reported |= dict.fromkeys(late, str(now.date()))
+        reason = f"Reported: {', '.join(month[:7] for month in late)}."
+    elif late:
+        reason = "No receiver has accepted the message, see the log of this tick; it is sent again tomorrow."
+    return dg.SensorResult(skip_reason=reason or "No month is late.", cursor=json.dumps(reported))
+
+
+def _late_months_alert(late: Mapping[str, str]) -> Alert:
+    months = [month[:7] for month in late]
+    return Alert(
+        event="months_late",
+        job=trip_update_job.name,
+        title=f"{list_briefly(months)} {'is' if len(months) == 1 else 'are'} late",
+        details="\n".join(late.values()),
+        url=f"{SETTINGS.ui_url}/assets/taxi_trips?view=partitions",
+        months=months,
+        reasons={month[:7]: reason for month, reason in late.items()},
+    )
+
+
+def _send(context: dg.SensorEvaluationContext | dg.RunStatusSensorContext, alert: Alert) -> bool:
+    """Whether a receiver has accepted `alert`."""
+    problems = deliver(alert, SETTINGS)
+    for receiver, problem in problems.items():
+        if problem:
+            context.log.warning(f"{alert.title}: the message may not have reached the {receiver}: {problem}")
+        else:
+            context.log.info(f"{alert.title}: sent to the {receiver}.")
+    return not all(problems.values())

@@ -6,10 +6,10 @@ Nothing else in the package reads the environment, and nothing here touches file
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 """Relative paths in settings start here, so that every process finds the same files from any working directory."""
@@ -22,6 +22,17 @@ COURSE_ZONES = (
 
 class SettingError(ValueError):
     """A setting that cannot be used. The message names the variable, its value and what is valid."""
+
+
+@dataclass(frozen=True)
+class SmtpServer:
+    """Where e-mail is handed in: over TLS from the start (`tls`), or with STARTTLS if the server offers that."""
+
+    host: str
+    port: int
+    tls: bool
+    user: str | None
+    password: str | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,16 @@ class Settings:
     database_memory_limit: str
     database_threads: int | None
     database_wait_seconds: int
+    # Whoever knows the address can post to it, so it is a secret like the password of the SMTP server.
+    alert_webhook_url: str | None = field(repr=False)
+    alert_recipients: tuple[str, ...]
+    smtp: SmtpServer | None
+    ui_url: str
+
+    @property
+    def has_alerts(self) -> bool:
+        """Whether someone is to be told of failed runs and late months."""
+        return self.alert_webhook_url is not None or self.smtp is not None
 
     @property
     def has_legacy_months(self) -> bool:
@@ -78,6 +99,12 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     if not re.fullmatch(r"(?!0)\d+(\.\d+)?\s*[KMGT]i?B", memory_limit, re.IGNORECASE):
         raise SettingError(f"DUCKDB_MEMORY_LIMIT={memory_limit} is not a size such as 512MB or 4GB.")
     threads = value("DUCKDB_THREADS", "")
+    webhook = value("TAXI_ALERT_WEBHOOK_URL", "")
+    recipients = _recipients("TAXI_ALERT_EMAIL", value("TAXI_ALERT_EMAIL", ""))
+    smtp = _smtp_server("TAXI_SMTP_URL", text) if (text := value("TAXI_SMTP_URL", "")) else None
+    if bool(recipients) != (smtp is not None):
+        missing, other = ("TAXI_SMTP_URL", "TAXI_ALERT_EMAIL")[:: 1 if recipients else -1]
+        raise SettingError(f"{other} is set and {missing} is not: an alert by e-mail needs both. Set {missing}, too.")
     return Settings(
         database=_database("DUCKDB_DATABASE", value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
         data_dir=_path("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data")),
@@ -93,6 +120,10 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         # A month of three million trips holds the lock for about two seconds: ten minutes are enough for hundreds of
         # queued runs, and short enough for a person who waits for a run that a forgotten notebook blocks.
         database_wait_seconds=_whole_number("DUCKDB_WAIT_SECONDS", value("DUCKDB_WAIT_SECONDS", "600"), at_least=0),
+        alert_webhook_url=_webhook("TAXI_ALERT_WEBHOOK_URL", webhook) if webhook else None,
+        alert_recipients=recipients,
+        smtp=smtp,
+        ui_url=_ui_address("TAXI_UI_URL", value("TAXI_UI_URL", "http://127.0.0.1:3000")),
     )
 
 
@@ -141,18 +172,58 @@ def _location(name: str, text: str) -> str:
         if re.match("(https?|file):", text, re.IGNORECASE):
             raise SettingError(f"{shown} is not a URL: a slash is missing. Write http://, https:// or file://.")
         return str(_path(name, text))
+    _url(shown, text, ("http", "https", "file"), "http://, https:// or file://, or be a local path")
+    return text
+
+
+def _webhook(name: str, text: str) -> str:
+    _url(name, text, ("http", "https"), "http:// or https://")
+    return text
+
+
+def _ui_address(name: str, text: str) -> str:
+    parts = _url(name, text, ("http", "https"), "http:// or https://")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise SettingError(f"{name} goes into messages: it must have no user name, no password, no ? and no #.")
+    return text.rstrip("/")
+
+
+def _smtp_server(name: str, text: str) -> SmtpServer:
+    parts = _url(name, text, ("smtp", "smtps"), "smtp:// or smtps://, for example smtp://user:password@host:587")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise SettingError(f"{name} has a path or options after its host and port. {_IN_A_PASSWORD}")
+    if bool(parts.username) != bool(parts.password):
+        raise SettingError(f"{name} has a user name without a password, or a password without a user name.")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    if not (user + password).isascii():
+        raise SettingError(f"{name} has a user name or a password that is not ASCII, which SMTP cannot transmit.")
+    assert parts.hostname is not None
+    tls = parts.scheme == "smtps"
+    return SmtpServer(parts.hostname, parts.port or (465 if tls else 25), tls, user or None, password or None)
+
+
+def _recipients(name: str, text: str) -> tuple[str, ...]:
+    recipients = tuple(filter(None, map(str.strip, text.split(","))))
+    for recipient in recipients:
+        if not re.fullmatch(r"[^@\s;<>\"]+@[^@\s;<>\"]+", recipient, re.ASCII) or not recipient.isascii():
+            raise SettingError(f"{name}: {recipient} is not an e-mail address. Separate several by commas.")
+    return recipients
+
+
+def _url(shown: str, text: str, schemes: tuple[str, ...], start: str) -> SplitResult:
+    """The parts of the URL `text`, which has one of the `schemes`; it is called `shown` in errors."""
     try:
         parts = urlsplit(text)
         _ = parts.port
     except ValueError:
         raise SettingError(f"{shown} is not a URL: check its host and port. {_IN_A_PASSWORD}") from None
-    if parts.scheme not in ("http", "https", "file"):
-        raise SettingError(f"{shown} has to start with http://, https:// or file://, or be a local path.")
+    if parts.scheme not in schemes:
+        raise SettingError(f"{shown} has to start with {start}.")
     if not (parts.path.startswith("/") if parts.scheme == "file" else parts.hostname):
         raise SettingError(f"{shown} has no {'absolute path' if parts.scheme == 'file' else 'host'}.")
     if parts.scheme != "file" and "@" in parts.path + parts.query + parts.fragment:
         raise SettingError(f"{shown} has an @ after its host. {_IN_A_PASSWORD}")
-    return text
+    return parts
 
 
 _IN_A_PASSWORD = "In a password, write / as %2F, ? as %3F, # as %23 and @ as %40; anywhere else too, @ as %40."

@@ -65,7 +65,7 @@ def describe(defs: dg.Definitions) -> dict[str, Any]:
         },
         "sensors": {
             sensor.name: {
-                "job": sensor.job_name,
+                "job": sensor.job_name if sensor.has_jobs else None,
                 "seconds": sensor.minimum_interval_seconds,
                 "status": sensor.default_status.value,
                 "description": sensor.description,

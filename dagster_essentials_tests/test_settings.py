@@ -24,6 +24,10 @@ DEFAULTS = Settings(
     database_memory_limit="512MB",
     database_threads=None,
     database_wait_seconds=600,
+    alert_webhook_url=None,
+    alert_recipients=(),
+    smtp=None,
+    ui_url="http://127.0.0.1:3000",
 )
 
 # Variable, value, the field that it sets and the value of that field.

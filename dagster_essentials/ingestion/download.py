@@ -292,7 +292,7 @@ def _request(method: str, url: str, headers: dict[str, str]) -> Iterator[request
         raise _TransientError(f"no answer for {TIMEOUT_SECONDS[1]:.0f} seconds") from error
     except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
         text = _redact(_text(error), url)
-        if isinstance(_root_cause(error), ssl.SSLCertVerificationError):
+        if isinstance(root_cause(error), ssl.SSLCertVerificationError):
             raise DownloadError(
                 f"the certificate of the source could not be verified ({text}). Check the address, and the clock of this "
                 "machine. If the certificate is issued by an authority of your own, set REQUESTS_CA_BUNDLE to the file with "
@@ -320,7 +320,7 @@ def _redact(text: str, url: str) -> str:
     return re.sub(r"\?[^\s'\"]*", "", re.sub(r"//\S*@", "//", text))
 
 
-def _root_cause(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """The innermost cause, which has the clearest message, for example "Connection refused"."""
     while (cause := getattr(error, "reason", None) or error.__cause__ or error.__context__) is not None:
         if not isinstance(cause, BaseException):
@@ -330,7 +330,7 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def _text(error: BaseException) -> str:
-    error = _root_cause(error)
+    error = root_cause(error)
     # The message is `verify_message` in OpenSSL's errors, and `strerror` in the system's.
     text = getattr(error, "verify_message", None) or getattr(error, "strerror", None) or str(error)
     return str(text or type(error).__name__).rstrip(".")

@@ -95,14 +95,14 @@ def find_published_months(urls: Mapping[str, str]) -> dict[str, PublishedFile | 
     return answers
 
 
-def find_published_month(url: str) -> PublishedFile | None:
-    """What the source says of the month at `url`, or None if it does not have it.
+def find_published_month(url: str, attempts: int = 2) -> PublishedFile | None:
+    """What the source says of the month at `url`, or None if it does not have it. As `find_published`.
 
     Raises:
         DownloadError: the source gave no clear answer.
     """
     try:
-        return find_published(url)
+        return find_published(url, attempts)
     except DownloadError as error:
         error.source = redact_url(url)
         raise
