@@ -151,3 +151,14 @@ def test_comments_are_rolled_back_with_the_transaction() -> None:
         write_comments(connection, "mine", "what it is", {"number": "what it counts"})
         connection.execute("ROLLBACK")
         assert connection.execute(COMMENTS_OF, ["mine"]).fetchall() == [(None,)]
+
+
+def test_every_table_and_column_is_described(project: Project, instance: dg.DagsterInstance) -> None:
+    load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
+    load_zones(project)
+    assert aggregate(project, instance, "2023-01-08").success
+    assert project.query("SELECT table_name FROM duckdb_tables() ORDER BY ALL") == [
+        ("month_versions",), ("pickups_by_zone",), ("trips",), ("trips_by_day",), ("trips_by_week",), ("zones",)
+    ]  # fmt: skip
+    assert project.query("SELECT table_name FROM duckdb_tables() WHERE comment IS NULL") == []
+    assert project.query("SELECT table_name, column_name FROM duckdb_columns() WHERE comment IS NULL") == []

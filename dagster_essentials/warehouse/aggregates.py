@@ -38,6 +38,15 @@ _COMMENTS = {
     "trips_by_day": "Aggregates of trips by the month of the file and the day of the pickup, replaced with each load",
     "pickups_by_zone": "Trips by the month of the file and the zone of the pickup, replaced with each load",
 }
+_COLUMN_COMMENTS = {
+    "partition_date": "Month of the file, YYYY-MM",
+    "day": "Day on which the trips began",
+    "pickup_zone_id": "Zone in which the trips began",
+    "num_trips": "Trips",
+    "total_amount": "Sum of what passengers paid, US dollars",
+    "trip_distance": "Sum of the distances, miles",
+    "passenger_count": "Sum of the passengers, where the driver entered them",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ def aggregate_month(connection: duckdb.DuckDBPyConnection, month: str) -> MonthT
     """Replace the aggregates of `month` (``YYYY-MM``) by those of its rows in `trips`, within the load's transaction."""
     for table, query in _QUERIES.items():
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} AS {query} LIMIT 0", {"month": month})
-        write_comments(connection, table, _COMMENTS[table], {})
+        write_comments(connection, table, _COMMENTS[table], _COLUMN_COMMENTS)
         connection.execute(f"DELETE FROM {table} WHERE partition_date = $month", {"month": month})
         connection.execute(f"INSERT INTO {table} {query}", {"month": month})
     totals = connection.execute(
@@ -76,7 +85,7 @@ def update_aggregates(connection: duckdb.DuckDBPyConnection) -> None:
                 continue
         with transaction(connection):
             connection.execute(f"CREATE OR REPLACE TABLE {table} AS {query}", {"month": None})
-            write_comments(connection, table, _COMMENTS[table], {})
+            write_comments(connection, table, _COMMENTS[table], _COLUMN_COMMENTS)
 
 
 def loaded_months(connection: duckdb.DuckDBPyConnection, among: Collection[str] | None = None) -> list[str]:
