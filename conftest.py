@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -100,6 +101,20 @@ def source_server() -> Iterator[SourceServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for this machine, with its key in the same file."""
+    path = tmp_path_factory.mktemp("certificate") / "self-signed.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run(
+        [*command.split(), "-keyout", path, "-out", path.with_suffix(".crt")], check=True, capture_output=True
+    )
+    path.write_bytes(path.read_bytes() + path.with_suffix(".crt").read_bytes())
+    return path
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source_server: SourceServer) -> Project:
     """A project that reads from `source_server`, also for what the test runs in its own process."""
@@ -157,4 +172,5 @@ def kept_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.Dagst
 def history(kept_instance: dg.DagsterInstance) -> dg.DagsterInstance:
     """An instance on disk in which nothing has happened."""
     kept_instance.wipe()
+    kept_instance.wipe_all_schedules()
     return kept_instance

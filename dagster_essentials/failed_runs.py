@@ -92,5 +92,6 @@ def _step_text(event: dg.DagsterEvent) -> str:
 def _run_text(context: dg.RunFailureSensorContext) -> str:
     """Why a run failed outside of its steps: its process is gone, or did not start."""
     event = context.failure_event
-    error = event.job_failure_data.error
+    # A run that is found dead by Dagster's daemon has no data.
+    error = getattr(event.event_specific_data, "error", None)
     return "\n".join(filter(None, [event.message, error.message.strip() if error is not None else None]))

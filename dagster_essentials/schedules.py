@@ -78,7 +78,7 @@ def last_tick(instance: dg.DagsterInstance, now: datetime) -> Tick | None:
     ended_before = (now - timedelta(days=1)).timestamp()
     for state in instance.all_instigator_state():
         if state.instigator_name == trip_update_schedule.name and state.status.value == "RUNNING":
-            # Newest first. Ten, because up to five can be made up for at once.
+            # Newest first; those of the last day do not count, and Dagster may have made up for several at once.
             for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=10):
                 if tick.end_timestamp is not None and tick.end_timestamp < ended_before:
                     at = datetime.fromtimestamp(tick.timestamp, timezone.utc)

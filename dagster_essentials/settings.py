@@ -204,9 +204,11 @@ def _smtp_server(name: str, text: str) -> SmtpServer:
 
 def _recipients(name: str, text: str) -> tuple[str, ...]:
     recipients = tuple(filter(None, map(str.strip, text.split(","))))
-    for recipient in recipients:
-        if not re.fullmatch(r"[^@\s;<>\"]+@[^@\s;<>\"]+", recipient, re.ASCII) or not recipient.isascii():
-            raise SettingError(f"{name}: {recipient} is not an e-mail address. Separate several by commas.")
+    # The value is not shown: it may be what belongs into another setting, with a password.
+    if not all(
+        re.fullmatch(r"[^@\s:/;<>\"]+@[^@\s:/;<>\"]+", recipient) and recipient.isascii() for recipient in recipients
+    ):
+        raise SettingError(f"{name} is not a list of e-mail addresses such as taxi@example.org,data@example.org.")
     return recipients
 
 

@@ -5,18 +5,21 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 import duckdb
 import pytest
+from dagster._core.scheduler.instigation import TickData, TickStatus
 from PIL import Image
 
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.support.dagster_dev import JOB, Dev, copy_of_project
 from dagster_essentials_tests.support.project import ROOT
+from dagster_essentials_tests.support.receivers import MailServer, Webhook
 from dagster_essentials_tests.support.source_server import SourceServer, status
 
 MONTHS = {f"2023-{number:02}": 1_000 + number for number in range(1, 7)}
@@ -36,7 +39,21 @@ def source() -> Iterator[SourceServer]:
 
 
 @pytest.fixture(scope="module")
-def dev(tmp_path_factory: pytest.TempPathFactory, source: SourceServer) -> Iterator[Dev]:
+def webhook() -> Iterator[Webhook]:
+    with Webhook() as webhook:
+        yield webhook
+
+
+@pytest.fixture(scope="module")
+def mail_server() -> Iterator[MailServer]:
+    with MailServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def dev(
+    tmp_path_factory: pytest.TempPathFactory, source: SourceServer, webhook: Webhook, mail_server: MailServer
+) -> Iterator[Dev]:
     root = copy_of_project(ROOT, tmp_path_factory.mktemp("clone"))
     samples = tmp_path_factory.mktemp("samples")
     for month, rows in MONTHS.items():
@@ -44,7 +61,14 @@ def dev(tmp_path_factory: pytest.TempPathFactory, source: SourceServer) -> Itera
     source.files["/taxi_zones.csv"] = write_zones(samples / "taxi_zones.csv").read_bytes()
     dev = Dev(
         root,
-        {"TAXI_TRIPS_URL": source.trips_url, "TAXI_ZONES_URL": source.zones_url, "TAXI_END_DATE": "2023-07-01"},
+        {
+            "TAXI_TRIPS_URL": source.trips_url,
+            "TAXI_ZONES_URL": source.zones_url,
+            "TAXI_END_DATE": "2023-07-01",
+            "TAXI_ALERT_WEBHOOK_URL": webhook.url,
+            "TAXI_ALERT_EMAIL": "data@example.org",
+            "TAXI_SMTP_URL": f"smtp://127.0.0.1:{mail_server.port}",
+        },
         daemon_interval=2,
     )
     dev.start()
@@ -139,6 +163,16 @@ query Ticks($selector: ScheduleSelector!, $after: Float!) {
   }
 }
 """
+START_SCHEDULE = """
+mutation Start($selector: ScheduleSelector!) { startSchedule(scheduleSelector: $selector) { __typename } }
+"""
+DRY_RUN = """
+mutation DryRun($selector: SensorSelector!) {
+  sensorDryRun(selectorData: $selector, cursor: "{}") {
+    ... on DryRunInstigationTick { evaluationResult { skipReason cursor error { message } } }
+  }
+}
+"""
 
 
 @pytest.mark.parametrize(
@@ -159,6 +193,45 @@ def test_the_schedules_tick_at_midnight_in_new_york_before_and_after_the_clocks_
     found = dev.graphql(FUTURE_TICKS, selector=selector, after=ticks[0] - 3600)["scheduleOrError"]
     assert found["executionTimezone"] == "America/New_York"
     assert [tick["timestamp"] for tick in found["futureTicks"]["results"]] == ticks
+
+
+def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: SourceServer, webhook: Webhook) -> None:
+    source.answers["/trip-data/yellow_tripdata_2023-06.parquet"] = [status(403, b"<Error/>")]
+    sensor = {**JOB, "sensorName": "late_month_alert_sensor"}
+
+    def look() -> dict[str, Any]:
+        result = dev.graphql(DRY_RUN, selector=sensor)["sensorDryRun"]["evaluationResult"]
+        assert result["error"] is None
+        return dict(result)
+
+    assert look()["skipReason"] == "The monthly schedule is off, or has not ticked yet: no month can be late."
+    started = dev.graphql(START_SCHEDULE, selector={**JOB, "scheduleName": "trip_update_job_schedule"})
+    assert started["startSchedule"]["__typename"] == "ScheduleStateResult"
+    assert look()["skipReason"] == "The monthly schedule is off, or has not ticked yet: no month can be late."
+    with dev.instance() as instance:
+        (state,) = [
+            state for state in instance.all_instigator_state() if state.instigator_name == "trip_update_job_schedule"
+        ]
+        long_ago = datetime(2023, 10, 5, tzinfo=timezone.utc).timestamp()
+        instance.create_tick(
+            TickData(
+                state.instigator_origin_id,
+                state.instigator_name,
+                state.instigator_type,
+                TickStatus.SKIPPED,
+                long_ago,
+                end_timestamp=long_ago,
+                selector_id=state.selector_id,
+            )
+        )
+    assert look() == {
+        "skipReason": "Reported: 2023-06.",
+        "cursor": json.dumps({"2023-06-01": str(datetime.now(timezone.utc).date())}),
+        "error": None,
+    }
+    (message,) = [message for message in webhook.messages if message["event"] == "months_late"]
+    assert message["months"] == ["2023-06"]
+    assert "because it is not published" in message["text"]
 
 
 def test_a_backfill_from_a_month_to_a_month_from_the_command_line(dev: Dev) -> None:
@@ -283,6 +356,39 @@ def test_reexecuting_a_failed_run_loads_the_month_that_was_published_meanwhile(d
     assert dev.rows() == MONTHS
 
 
+def _reports(webhook: Webhook, run: dg.DagsterRun) -> list[dict[str, Any]]:
+    """The messages that have arrived about `run`."""
+    return [message for message in webhook.messages if message["run_id"] == run.run_id]
+
+
+def _sensor_acted(dev: Dev, run: dg.DagsterRun) -> bool:
+    """Whether the sensor has dealt with `run`: Dagster notes it in the log of the run."""
+    with dev.instance() as instance:
+        logs = instance.all_logs(run.run_id)
+    return any("run_failure_alert_sensor" in entry.message for entry in logs)
+
+
+def test_a_failed_month_arrives_once_at_the_webhook_and_by_e_mail(
+    dev: Dev, source: SourceServer, webhook: Webhook, mail_server: MailServer
+) -> None:
+    source.answers["/trip-data/yellow_tripdata_2023-06.parquet"] = [status(403, b"<Error/>")]
+    tags = [{"key": "dagster/partition", "value": "2023-06-01"}]
+    _launch_run(dev, [*tags, {"key": "test", "value": "first"}])
+    (first,) = dev.finished_runs(1, test="first")
+    dev.wait_for(lambda: _reports(webhook, first), "the message about the first run")
+    _launch_run(dev, [*tags, {"key": "test", "value": "second"}])
+    (second,) = dev.finished_runs(1, test="second")
+    dev.wait_for(lambda: _sensor_acted(dev, second), "the sensor to note in the second run that it has told")
+    for run in (first, second):
+        (message,) = _reports(webhook, run)
+        assert (message["event"], message["job"]) == ("run_failed", "trip_update_job")
+        assert message["months"] == ["2023-06"]
+        assert "not published (the source answered 403)" in message["reasons"]["2023-06"]
+        assert message["url"] == f"http://127.0.0.1:3000/runs/{run.run_id}"
+        (mail,) = [mail for mail, _ in mail_server.messages if run.run_id in mail.get_content()]
+        assert mail["Subject"] == message["title"] == "trip_update_job failed: 2023-06"
+
+
 REEXECUTE = """
 mutation Reexecute($params: ReexecutionParams!) {
   launchRunReexecution(reexecutionParams: $params) { __typename ... on LaunchRunSuccess { run { runId } } }
@@ -362,9 +468,22 @@ def test_the_runs_of_the_job_drew_the_map(dev: Dev) -> None:
         image.load()
 
 
+TICKS = """
+query Ticks($selector: SensorSelector!) {
+  sensorOrError(sensorSelector: $selector) { ... on Sensor { sensorState { ticks(limit: 20) { skipReason } } } }
+}
+"""
+
+
+def _skip_reasons(dev: Dev) -> list[str]:
+    """Why the last ticks of the sensor for failed runs have sent nothing."""
+    sensor = dev.graphql(TICKS, selector={**JOB, "sensorName": "run_failure_alert_sensor"})["sensorOrError"]
+    return [tick["skipReason"] or "" for tick in sensor["sensorState"]["ticks"]]
+
+
 @pytest.mark.parametrize("killed", ["worker", "everything"])
 def test_a_run_whose_worker_was_killed_is_failed_and_its_month_is_loaded(
-    dev: Dev, source: SourceServer, killed: str
+    dev: Dev, source: SourceServer, webhook: Webhook, killed: str
 ) -> None:
     path = "/trip-data/yellow_tripdata_2023-02.parquet"
     # Without the file the run has to download it, and the source stalls.
@@ -393,5 +512,8 @@ def test_a_run_whose_worker_was_killed_is_failed_and_its_month_is_loaded(
             first.run_id: dg.DagsterRunStatus.FAILURE,
             next(run.run_id for run in runs if run.parent_run_id == first.run_id): dg.DagsterRunStatus.SUCCESS,
         }
+        # Nobody has to do anything. The sensor has seen the failure when it has skipped a tick for it.
+        dev.wait_for(lambda: any(first.run_id in reason for reason in _skip_reasons(dev)), "a tick that skips the run")
+        assert _reports(webhook, first) == []
     assert dev.rows() == MONTHS
     assert not list(Path(dev.root, "data/raw").glob(".*.partial"))

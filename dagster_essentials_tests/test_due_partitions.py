@@ -1,10 +1,13 @@
-"""Which months and weeks are due: pure functions of plain values."""
+"""Which months and weeks are due, and which months are late: pure functions of plain values."""
 
 import random
+from collections.abc import Collection
+from datetime import date, timedelta
 
 import pytest
 
-from dagster_essentials.due_partitions import DueWeeks, due_months, due_weeks
+from dagster_essentials.due_partitions import DueWeeks, Tick, due_months, due_weeks, late_months
+from dagster_essentials.errors import DownloadError
 from dagster_essentials.reports.weekly import months_of_week
 
 
@@ -145,6 +148,143 @@ def test_over_five_years_every_month_is_loaded_once_and_as_soon_as_possible(seed
     first = min(loaded)
     assert loaded == set(keys[keys.index(first) :])
     assert keys.index(first) >= 20
+
+
+# Late months. December 2025 was published on 25 March 2026, 83 days after its end: later than any other since 2023.
+
+PUBLISHED = {
+    "2025-06-01": "2025-07-25",
+    "2025-07-01": "2025-08-21",
+    "2025-08-01": "2025-09-24",
+    "2025-09-01": "2025-10-23",
+    "2025-10-01": "2025-11-25",
+    "2025-11-01": "2025-12-19",
+    "2025-12-01": "2026-03-25",
+    "2026-01-01": "2026-03-25",
+    "2026-02-01": "2026-03-25",
+    "2026-03-01": "2026-04-28",
+    "2026-04-01": "2026-06-05",
+    "2026-05-01": "2026-06-26",
+    "2026-06-01": "2026-09-17",
+}
+"""The days on which the TLC published a year of months, by Last-Modified."""
+
+
+def partitions_on(day: date, lag: int = 2) -> list[str]:
+    """The months from May 2025 on that had ended `lag` months before `day`."""
+    number = day.year * 12 + day.month - 1 - lag
+    return months("2025-05", f"{(number - 1) // 12}-{(number - 1) % 12 + 1:02}")
+
+
+def tick_on(text: str) -> Tick:
+    day = date.fromisoformat(text)
+    return Tick(day, partitions_on(day))
+
+
+def late_on(
+    text: str,
+    loaded: Collection[str],
+    source: Published,
+    tick: str,
+    since: str | None = "2025-06-01",
+    reported: Collection[str] = (),
+) -> dict[str, str]:
+    day = date.fromisoformat(text)
+    return late_months(partitions_on(day), loaded, reported, since, tick_on(tick), day, source)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2, 40])
+def test_of_a_year_of_publications_only_one_later_than_the_latest_is_late_and_reported_once(delay: int) -> None:
+    published = {**PUBLISHED, "2025-12-01": str(date(2026, 3, 25) + timedelta(days=delay))}
+    loaded, tick = {"2025-05-01"}, tick_on("2025-07-05")
+    reported: dict[str, str] = {}
+    day = date(2025, 7, 5)
+    while day < date(2026, 9, 17):
+        source = Published(*[month for month, published_on in published.items() if published_on <= str(day)])
+        if day.day == 5:
+            loaded |= set(due_months(partitions_on(day), loaded, "2025-06-01", source).months)
+        if day.day == 6:  # A day after the tick.
+            tick = tick_on(str(day - timedelta(days=1)))
+        late = late_months(partitions_on(day), loaded, reported, "2025-06-01", tick, day, source)
+        reported |= dict.fromkeys(late, str(day))
+        day += timedelta(days=1)
+    # The sensor asks in the morning of the 26th, when a month that is published on that day already is.
+    assert reported == ({"2025-12-01": "2026-03-26"} if delay > 1 else {})
+
+
+def test_a_month_is_late_on_the_84th_day_after_its_end() -> None:
+    loaded = months("2025-05", "2025-11")
+    assert late_on("2026-03-25", loaded, Published(), "2026-03-05") == {}
+    late = late_on("2026-03-26", loaded, Published(), "2026-03-05")
+    assert list(late) == ["2025-12-01"]
+    assert late["2025-12-01"].startswith(
+        "2025-12: not loaded 84 days after its end, because it is not published; the longest delay so far was 83 days."
+    )
+
+
+def test_a_month_that_was_published_after_the_last_tick_waits_for_the_next_one() -> None:
+    loaded, source = months("2025-05", "2025-11"), Published("2025-12-01")
+    assert late_on("2026-03-26", loaded, source, "2026-03-05") == {}
+    assert late_on("2026-04-06", loaded, source, "2026-03-05") == {}
+    late = late_on("2026-04-06", loaded, source, "2026-04-05")
+    assert late == {
+        "2025-12-01": "2025-12: not loaded 95 days after its end, in spite of the schedule's tick on 2026-04-05. "
+        "It is published: look at its last run, and materialize it again."
+    }
+
+
+def test_a_source_without_an_answer_is_asked_once_and_makes_a_month_late_only_after_a_tick() -> None:
+    asked = []
+
+    def no_answer(month: str) -> bool:
+        asked.append(month)
+        raise DownloadError("no answer. Check the address.", "https://host/a")
+
+    day, loaded = date(2026, 5, 6), months("2025-05", "2025-11")
+
+    def late(tick: str) -> dict[str, str]:
+        return late_months(partitions_on(day), loaded, (), "2025-06-01", tick_on(tick), day, no_answer)
+
+    assert late("2026-03-05") == {}
+    assert asked == ["2025-12-01"]
+    reasons = late("2026-04-05")
+    assert list(reasons) == ["2025-12-01"], "January had ended 64 days before that tick"
+    assert reasons["2025-12-01"].endswith(
+        "could not be asked about 2025-12 (https://host/a): no answer. Check the address."
+    )
+
+
+def test_the_schedule_is_not_responsible_for_older_gaps() -> None:
+    loaded = ["2025-05-01", "2025-10-01"]
+    assert list(late_on("2026-03-26", loaded, Published(), "2026-03-05", since="2025-11-01")) == months(
+        "2025-11", "2025-12"
+    )
+    # Before its first run, it is responsible for what follows the newest loaded month.
+    assert list(late_on("2026-03-26", loaded, Published(), "2026-03-05", since=None)) == months("2025-11", "2025-12")
+    assert late_on("2026-03-26", months("2025-05", "2026-01"), Published(), "2026-03-05", since=None) == {}
+
+
+def test_with_nothing_loaded_one_month_is_late_and_not_all_of_the_past() -> None:
+    assert list(late_on("2026-03-26", [], Published(), "2026-03-05", since=None)) == ["2025-12-01"]
+    assert late_on("2025-07-05", [], Published(), "2025-07-05", since=None) == {}
+
+
+def test_a_month_that_is_loaded_or_reported_is_not_late_and_not_asked_about() -> None:
+    source = Published()
+    assert list(late_on("2026-04-26", months("2025-05", "2025-11"), source, "2026-04-05", reported=["2025-12-01"])) == [
+        "2026-01-01"
+    ]
+    assert source.requested == ["2026-01-01"]
+
+
+def test_a_month_that_becomes_a_partition_after_more_than_83_days_waits_for_its_tick() -> None:
+    # With a lag of four months, December exists from 1 May on; the tick of 5 April could not request it.
+    source, day, loaded = Published("2025-12-01"), date(2026, 5, 1), months("2025-05", "2025-11")
+    keys = partitions_on(day, lag=4)
+    assert keys[-1] == "2025-12-01"
+    for tick_day, late in ((date(2026, 4, 5), []), (date(2026, 5, 5), ["2025-12-01"])):
+        tick = Tick(tick_day, partitions_on(tick_day, lag=4))
+        assert list(late_months(keys, loaded, (), "2025-06-01", tick, date(2026, 5, 6), source)) == late
 
 
 # Weeks of January and February 2019; the fourth has days in both.

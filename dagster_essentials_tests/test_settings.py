@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dagster_essentials.settings import SettingError, Settings, read_settings
+from dagster_essentials.settings import SettingError, Settings, SmtpServer, read_settings
 from dagster_essentials_tests.support.project import ROOT
 
 DEFAULTS = Settings(
@@ -47,6 +47,8 @@ OVERRIDES = [
     ("DUCKDB_MEMORY_LIMIT", "1.5GiB", "database_memory_limit", "1.5GiB"),
     ("DUCKDB_THREADS", "1", "database_threads", 1),
     ("DUCKDB_WAIT_SECONDS", "0", "database_wait_seconds", 0),
+    ("TAXI_ALERT_WEBHOOK_URL", "https://host/T0/a?sig=b%2Fc", "alert_webhook_url", "https://host/T0/a?sig=b%2Fc"),
+    ("TAXI_UI_URL", "https://dagster.example.org/taxi/", "ui_url", "https://dagster.example.org/taxi"),
 ]
 
 
@@ -243,3 +245,88 @@ def test_a_start_before_the_first_month_of_the_source_is_refused() -> None:
 )
 def test_the_url_of_a_month_has_its_file_name_before_the_query(trips_url: str, month_url: str) -> None:
     assert read_settings({"TAXI_TRIPS_URL": trips_url}).month_url("2023-01") == month_url
+
+
+# Alerts.
+
+ADDRESSES = "data@example.org, team@example.org"
+
+
+@pytest.mark.parametrize(
+    ("url", "server"),
+    [
+        ("smtp://localhost", SmtpServer("localhost", 25, False, None, None)),
+        ("smtps://mail.example.org", SmtpServer("mail.example.org", 465, True, None, None)),
+        ("smtp://[::1]:2525/", SmtpServer("::1", 2525, False, None, None)),
+        ("smtp://taxi:hunter2@host:587", SmtpServer("host", 587, False, "taxi", "hunter2")),
+        ("smtps://a%40b.org:h%2Fu%3An%40t%25@host:1", SmtpServer("host", 1, True, "a@b.org", "h/u:n@t%")),
+    ],
+)
+def test_the_smtp_server_and_the_recipients(url: str, server: SmtpServer) -> None:
+    settings = read_settings({"TAXI_SMTP_URL": url, "TAXI_ALERT_EMAIL": ADDRESSES})
+    assert settings.smtp == server
+    assert settings.alert_recipients == ("data@example.org", "team@example.org")
+    assert settings.has_alerts
+
+
+def test_alerts_are_on_with_a_webhook_too_and_off_by_default() -> None:
+    assert read_settings({"TAXI_ALERT_WEBHOOK_URL": "https://host/a"}).has_alerts
+    assert not read_settings({}).has_alerts
+
+
+@pytest.mark.parametrize(
+    ("variable", "other"), [("TAXI_SMTP_URL", "TAXI_ALERT_EMAIL"), ("TAXI_ALERT_EMAIL", "TAXI_SMTP_URL")]
+)
+def test_an_alert_by_e_mail_needs_both_settings(variable: str, other: str) -> None:
+    values = {"TAXI_SMTP_URL": "smtp://taxi:hunter2@host", "TAXI_ALERT_EMAIL": ADDRESSES}
+    message = f"{variable} is set and {other} is not: an alert by e-mail needs both. Set {other}, too."
+    assert_refused({variable: values[variable]}, message)
+
+
+@pytest.mark.parametrize(
+    "value", ["data", "data@", "@example.org", "a b@example.org", "a@b@c", "ädä@example.org", "a@b;c@d"]
+)
+def test_an_invalid_e_mail_address_is_refused(value: str) -> None:
+    environ = {"TAXI_SMTP_URL": "smtp://host", "TAXI_ALERT_EMAIL": f"team@example.org,{value}"}
+    assert_refused(environ, "TAXI_ALERT_EMAIL is not a list of e-mail addresses")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("TAXI_ALERT_WEBHOOK_URL", "hunter2", "has to start with http:// or https://."),
+        ("TAXI_ALERT_WEBHOOK_URL", "hooks.example.org/hunter2", "has to start with"),
+        ("TAXI_ALERT_WEBHOOK_URL", "ftp://host/hunter2", "has to start with"),
+        ("TAXI_ALERT_WEBHOOK_URL", "https:///hunter2", "has no host"),
+        ("TAXI_ALERT_WEBHOOK_URL", "https://host:hunter2/a", "is not a URL"),
+        ("TAXI_ALERT_WEBHOOK_URL", "https://[::1/hunter2", "is not a URL"),
+        ("TAXI_ALERT_WEBHOOK_URL", "https://u:1/hunter2@host/a", "has an @ after its host"),
+        ("TAXI_SMTP_URL", "taxi:hunter2@host", "has to start with smtp:// or smtps://"),
+        ("TAXI_SMTP_URL", "https://taxi:hunter2@host", "has to start with smtp:// or smtps://"),
+        ("TAXI_SMTP_URL", "smtp://taxi:hunter2@", "has no host"),
+        ("TAXI_SMTP_URL", "smtp://taxi:hunter2@host:port", "is not a URL"),
+        ("TAXI_SMTP_URL", "smtp://taxi:hun/ter2@host", "is not a URL"),
+        ("TAXI_SMTP_URL", "smtp://taxi:1#hunter2@host", "has an @ after its host"),
+        ("TAXI_SMTP_URL", "smtp://taxi:hunter2@host/path", "has a path or options"),
+        ("TAXI_SMTP_URL", "smtp://host?password=hunter2", "has a path or options"),
+        ("TAXI_SMTP_URL", "smtp://:hunter2@host", "has a user name without a password, or"),
+        ("TAXI_SMTP_URL", "smtp://hunter2@host", "has a user name without a password, or"),
+        ("TAXI_SMTP_URL", "smtp://taxi:hunter2%C3%A4@host", "not ASCII"),
+        ("TAXI_ALERT_EMAIL", "smtp://taxi:hunter2@host", "is not a list of e-mail addresses"),
+        ("TAXI_UI_URL", "localhost:3000", "has to start with http:// or https://."),
+        ("TAXI_UI_URL", "https://taxi:hunter2@host", "must have no user name, no password"),
+        ("TAXI_UI_URL", "https://host/?token=hunter2", "must have no user name, no password"),
+    ],
+)
+def test_an_invalid_address_of_alerts_is_refused_without_showing_it(variable: str, value: str, message: str) -> None:
+    with pytest.raises(SettingError) as refused:
+        read_settings({variable: value})
+    assert message in str(refused.value)
+    text = "".join(traceback.format_exception(refused.value))
+    assert variable in text
+    assert [part for part in ("hunter2", "hun/", "ter2") if part in text] == []
+
+
+def test_the_settings_do_not_show_the_secrets_of_alerts() -> None:
+    environ = {"TAXI_ALERT_WEBHOOK_URL": "https://host/hunter2", "TAXI_SMTP_URL": "smtp://taxi:hunter2@host"}
+    assert "hunter2" not in repr(read_settings({**environ, "TAXI_ALERT_EMAIL": ADDRESSES}))

@@ -48,7 +48,7 @@ class SourceServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = _QuietServer(("127.0.0.1", 0), Handler)
+        self._server = QuietServer(("127.0.0.1", 0), Handler)
         self._scheme = "http"
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -147,7 +147,9 @@ class SourceServer:
         answer(handler)
 
 
-class _QuietServer(ThreadingHTTPServer):
+class QuietServer(ThreadingHTTPServer):
+    """One that says nothing of clients that close the connection."""
+
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
