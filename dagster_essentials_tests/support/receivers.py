@@ -16,12 +16,12 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, Envelope, LoginPassword
 
 from dagster_essentials_tests.support.dagster_dev import free_port
-from dagster_essentials_tests.support.source_server import Answer, QuietServer, status
+from dagster_essentials_tests.support.source_server import Answer, LocalServer, status
 
 SECRET = "hunter2"
 
 
-class Webhook:
+class Webhook(LocalServer):
     """An HTTP server that keeps the JSON of each POST, and answers as a test chooses.
 
     Attributes:
@@ -37,7 +37,6 @@ class Webhook:
         self.messages: list[dict[str, Any]] = []
         self.requests: list[tuple[str, str]] = []
         self.answer: Answer = status(200, b"ok")
-        self.stopping = threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -55,26 +54,11 @@ class Webhook:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = QuietServer(("127.0.0.1", 0), Handler)
-        self._scheme = "http"
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-            self._scheme = "https"
-
-    def __enter__(self) -> "Webhook":
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler, certificate)
 
     @property
     def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}{self.path}"
+        return super().url + self.path
 
     def hang(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer nothing for a minute."""

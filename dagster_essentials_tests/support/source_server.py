@@ -8,14 +8,49 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 LAST_MODIFIED = "Mon, 20 Mar 2023 12:00:00 GMT"
 
 
-class SourceServer:
+_Server = TypeVar("_Server", bound="LocalServer")
+
+
+class LocalServer:
+    """An HTTP server on this machine, with an answer for each request from `handler`; stopped at the end of the block.
+
+    Attributes:
+        stopping: set when it is stopped, for answers that take their time.
+    """
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler], certificate: Path | None = None) -> None:
+        """With `certificate`, a file with a certificate and its key, it uses https."""
+        self.stopping = threading.Event()
+        self._server = _QuietServer(("127.0.0.1", 0), handler)
+        self._scheme = "http"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
+
+    def __enter__(self: _Server) -> _Server:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+
+
+class SourceServer(LocalServer):
     """Serves `files` (by path below the root) with ETag and Last-Modified, unless `answers` says otherwise.
 
     Attributes:
@@ -27,13 +62,11 @@ class SourceServer:
     """
 
     def __init__(self, certificate: Path | None = None) -> None:
-        """With `certificate`, a file with a certificate and its key, it uses https."""
         self.files: dict[str, bytes] = {}
         self.answers: dict[str, list[Answer]] = {}
         self.validators: tuple[str, ...] = ("ETag", "Last-Modified")
         self.modified: dict[str, str] = {}
         self.requests: list[tuple[str, str, int]] = []
-        self.stopping = threading.Event()
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -48,26 +81,7 @@ class SourceServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = QuietServer(("127.0.0.1", 0), Handler)
-        self._scheme = "http"
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-            self._scheme = "https"
-
-    def __enter__(self) -> "SourceServer":
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler, certificate)
 
     @property
     def trips_url(self) -> str:
@@ -147,9 +161,7 @@ class SourceServer:
         answer(handler)
 
 
-class QuietServer(ThreadingHTTPServer):
-    """One that says nothing of clients that close the connection."""
-
+class _QuietServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
