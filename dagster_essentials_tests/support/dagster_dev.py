@@ -172,19 +172,23 @@ class Dev:
             records = instance.fetch_materializations(dg.AssetKey(asset), limit=1000).records
         return sorted(str(record.partition_key) for record in records)
 
-    def rows(self) -> dict[str, int]:
-        """The number of rows of each month in `trips`. Waits while a run has the database open."""
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """The result of `sql` in the database. Waits while a run has it open."""
 
-        def read() -> list[dict[str, int]]:
+        def read() -> list[list[tuple[Any, ...]]]:
             with (
                 suppress(duckdb.IOException),
                 duckdb.connect(str(self.root / "data/staging/data.duckdb"), read_only=True) as connection,
             ):
-                return [dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())]
+                return [connection.execute(sql).fetchall()]
             return []
 
         (rows,) = self.wait_for(read, "the database to be readable")
         return rows  # type: ignore[no-any-return]
+
+    def rows(self) -> dict[str, int]:
+        """The number of rows of each month in `trips`."""
+        return dict(self.query("SELECT partition_date, count(*) FROM trips GROUP BY ALL"))
 
 
 def copy_of_project(root: Path, target: Path) -> Path:

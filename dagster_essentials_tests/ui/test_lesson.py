@@ -83,7 +83,7 @@ def test_the_lineage_shows_what_is_materialized(page: Page, screenshot: Screensh
         expect(node(page, asset)).to_contain_text("3 partitions")
         expect(node(page, asset)).to_contain_text("100% filled")
     expect(node(page, "trips_by_week")).to_contain_text("100% filled")
-    expect(node(page, "taxi_trips")).to_contain_text("9 / 9 Passed")
+    expect(node(page, "taxi_trips")).to_contain_text("10 / 10 Passed")
     for asset in UNPARTITIONED:
         expect(node(page, asset)).to_contain_text(re.compile("Materialized[A-Z]"))
     screenshot("lineage-after", around=[node(page, asset) for asset in (*MONTHLY, *UNPARTITIONED, "trips_by_week")])
@@ -157,6 +157,29 @@ def test_a_backfill_of_the_job_from_the_command_line_has_a_run_for_each_month(de
     runs = [run for run in dev.finished_runs(len(before) + len(KEYS)) if run.run_id not in before]
     assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
     assert sorted(run.tags["dagster/partition"] for run in runs) == KEYS
+    assert dev.rows() == LESSON
+
+
+def test_a_load_is_forced_by_the_config_of_a_backfill(page: Page, dev: Dev) -> None:
+    when = "SELECT min(loaded_at), max(loaded_at) FROM month_versions"
+    ((_, last),) = dev.query(when)
+    go_to(page, "Catalog")
+    page.get_by_text("taxi_trips", exact=True).filter(visible=True).first.click()
+    page.get_by_role("button", name="Materialize").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="All", exact=True).click()
+    dialog.get_by_text("Config", exact=True).click()
+    dialog.get_by_role("button", name="Add config").click()
+    page.locator(".CodeMirror").last.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("ops: {taxi_trips: {config: {force: true}}}")
+    expect(page.get_by_text("No errors")).to_be_visible()
+    page.get_by_role("button", name="Save config").click()
+    runs = len(dev.runs())
+    dialog.get_by_role("button", name="Launch backfill").click()
+    assert dev.finished_runs(runs + 1)[0].status == dg.DagsterRunStatus.SUCCESS
+    ((first, _),) = dev.query(when)
+    assert first > last
     assert dev.rows() == LESSON
 
 
