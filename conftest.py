@@ -65,6 +65,7 @@ DUCKDB = (
     "test_database_in_use",
     "test_existing_databases",
     "test_hostile_files",
+    "test_legacy_months",
     "test_locked_connection",
     "test_real_months",
     "test_trip_details",

@@ -49,6 +49,7 @@ def test_make_run_loads_the_three_months_of_the_lesson_and_prints_them(clone: Pa
         ("2023-02", "100000"),
         ("2023-03", "100000"),
     ]
+    assert re.findall("Warning|Telemetry| DEBUG ", result.stdout) == []
     sample = clone / "data" / "sample"
     assert f"{sample}/outputs/trips_by_week.csv" in result.stdout
     assert sorted(path.name for path in (sample / "outputs").glob("[!.]*")) == [

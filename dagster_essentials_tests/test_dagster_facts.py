@@ -112,7 +112,7 @@ def test_a_partition_is_stale_when_an_input_without_partitions_changes_and_not_b
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[whole])
     def below(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
-            record_materialization(context, key, "1", {}, inputs={whole.key: None})
+            record_materialization(context, context.assets_def, key, "1", {}, inputs={whole.key: None})
         yield from suppress_final_materialization(context)
 
     with dg.DagsterInstance.ephemeral() as instance:

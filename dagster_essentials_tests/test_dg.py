@@ -28,6 +28,8 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for month, rows in MONTHS.items():
         write_month(clone / "data/source/trip-data", month, rows)
     write_zones(clone / "data/source/taxi_zones.csv")
+    # `dg` warns of an environment in the project that is not activated, unless pyproject.toml says otherwise.
+    (clone / ".venv").symlink_to(ROOT / ".venv")
     return clone
 
 

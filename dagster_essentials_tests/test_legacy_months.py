@@ -134,8 +134,8 @@ def test_every_real_row_is_in_the_table_as_it_should_be(
     expected = [expected_trip(row, month, outlines) for row in real_rows(month)]
     assert len(expected) >= 3
     assert trips(connection, month) == expected
-    assert (loaded.unknown, loaded.unmapped) == ([], {})
-    assert loaded.zones == fingerprint(read_zones(REAL_DATA / "taxi_zones.csv"))
+    assert (loaded.version.columns_unknown, loaded.version.texts_unmapped) == ([], {})
+    assert loaded.version.zones == fingerprint(read_zones(REAL_DATA / "taxi_zones.csv"))
     without_values = {
         "improvement_surcharge",
         "congestion_surcharge",
@@ -143,15 +143,15 @@ def test_every_real_row_is_in_the_table_as_it_should_be(
         "cbd_congestion_fee",
         "request_source",
     }
-    assert set(loaded.absent) == without_values
+    assert set(loaded.version.columns_absent) == without_values
 
 
 def test_the_coordinates_of_a_modern_month_are_null(tmp_path: Path, connection: duckdb.DuckDBPyConnection) -> None:
     loaded = replace_month(connection, "2023-01", write_month(tmp_path, "2023-01", 100), tmp_path / "missing.csv")
     coordinates = "coalesce(pickup_longitude, pickup_latitude, dropoff_longitude, dropoff_latitude)"
     assert connection.execute(f"SELECT count(*), count({coordinates}) FROM trips").fetchall() == [(100, 0)]
-    assert (loaded.zones, loaded.unmapped) == (None, {})
-    assert not any(name.endswith("itude") for name in loaded.absent)
+    assert (loaded.version.zones, loaded.version.texts_unmapped) == (None, {})
+    assert not any(name.endswith("itude") for name in loaded.version.columns_absent)
 
 
 # Values
@@ -227,7 +227,7 @@ def test_texts_become_codes_and_those_that_stand_for_none_are_kept_and_counted(
 ) -> None:
     rows, loaded = load(connection, tmp_path / "month.parquet", zones_csv, month, *({name: value} for value in values))
     assert [row[column] for row in rows] == list(values.values())
-    assert loaded.unmapped == ({name: unmapped} if unmapped else {})
+    assert loaded.version.texts_unmapped == ({name: unmapped} if unmapped else {})
 
 
 def test_a_text_column_of_pandas_categories_is_mapped(
@@ -247,7 +247,7 @@ def test_the_index_of_pandas_is_known_and_not_loaded(
 ) -> None:
     new = {"types": pa.string()}
     _, loaded = load(connection, tmp_path / "month.parquet", zones_csv, "2010-03", {"__index_level_0__": 7}, **new)
-    assert loaded.unknown == ["types"]
+    assert loaded.version.columns_unknown == ["types"]
 
 
 WITHIN, ON_A_BORDER, AT_A_VERTEX = (-74.19, 40.54), (-74.17, 40.545), (-74.17, 40.56)
@@ -301,7 +301,7 @@ def test_coordinates_of_type_null_are_no_position(
         Start_Lat=pa.null(),
     )
     assert (row["pickup_zone_id"], row["dropoff_zone_id"]) == (264, 17)
-    assert {"pickup_longitude", "pickup_latitude"} < set(loaded.absent)
+    assert {"pickup_longitude", "pickup_latitude"} < set(loaded.version.columns_absent)
 
 
 TIMES = ["pickup_datetime", "dropoff_datetime"]
@@ -452,7 +452,7 @@ def test_other_zones_give_other_zones_and_another_fingerprint(
     swapped.write_text(zones_csv.read_text().replace("Zone 1,1,", "Zone 1,999,"))
     (other,), reloaded = load(connection, tmp_path / "month.parquet", swapped, "2010-05", {})
     assert (row["pickup_zone_id"], other["pickup_zone_id"]) == (1, 999)
-    assert loaded.zones != reloaded.zones
+    assert loaded.version.zones != reloaded.version.zones
 
 
 def test_both_zones_of_2048_trips_take_one_call(

@@ -52,7 +52,7 @@ class ZoneLookup:
             raise ZonesError(f"no zone has an outline. {_ADVICE}")
         self._outlines = np.array([_outline(zone) for zone in placed], object)
         self._ids = np.array([zone.zone_id for zone in placed], np.int32)
-        # In place. STRtree.query(predicate=...) would prepare the points instead: 1.9 µs a point, and 0.8 µs so.
+        # In place. STRtree.query(predicate=...) would prepare the points instead, and take more than twice as long.
         shapely.prepare(self._outlines)
         self._tree = shapely.STRtree(self._outlines)
         west, south, east, north = shapely.total_bounds(self._outlines)
@@ -87,8 +87,10 @@ class ZoneLookup:
     ) -> pa.Array:
         """Both zones of each trip, as ``pickup << 16 | dropoff`` (int32); null is no position.
 
-        One call for both, because calls are what costs: DuckDB makes one for 2,048 trips, and each takes 0.6 ms.
+        One call for both, because calls are what costs: DuckDB makes one for 2,048 trips, which takes 0.3 ms, and the zones
+        of both ends 0.2 ms.
         """
+        # DuckDB reads the signature: it counts the parameters, and evaluates the annotations.
         pickups = len(pickup_longitude)
         both = self.zone_ids(
             np.concatenate([pickup_longitude.to_numpy(), dropoff_longitude.to_numpy()]),
@@ -135,7 +137,7 @@ class ZoneLookup:
         undecided = np.flatnonzero(is_undecided)
         run, zone = self._zones_at_centres(run_starts)
         zone_of_run = np.full(len(run_starts), OUTSIDE_ZONE, np.int32)
-        zone_of_run[run[::-1]] = self._ids[zone[::-1]]
+        zone_of_run[run[::-1]] = self._ids[zone[::-1]]  # Of several zones, the last one assigned is the smallest.
         self._raster = np.empty(size, np.int32)
         self._raster[undecided] = -np.arange(len(undecided))
         self._raster[~is_undecided.ravel()] = np.repeat(zone_of_run, run_ends - run_starts)

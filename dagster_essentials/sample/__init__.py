@@ -19,7 +19,14 @@ from pathlib import Path
 import duckdb
 
 from dagster_essentials.ingestion.atomic_write import atomic_write
-from dagster_essentials.sample.coordinates import CELL, CELLS_IN_A_COLUMN, SOUTH, WEST, trips_with_coordinates
+from dagster_essentials.sample.coordinates import (
+    CELL,
+    CELLS_IN_A_COLUMN,
+    SOUTH,
+    WEST,
+    drawn_zone,
+    trips_with_coordinates,
+)
 
 FIRST_MONTH, LAST_MONTH = "2009-01", "2026-12"
 FIRST_MODERN_MONTH = "2011-01"
@@ -188,8 +195,8 @@ SELECT
     if(flex, NULL, CASE WHEN rate < 0.94 THEN 1 WHEN rate < 0.98 THEN 2 WHEN rate < 0.985 THEN 3 WHEN rate < 0.987 THEN 4
         WHEN rate < 0.995 THEN 5 ELSE 99 END)::{count_type} AS RatecodeID,
     if(flex, NULL, if(rate < 0.005, 'Y', 'N')) AS store_and_fwd_flag,
-    {_zone("pickup_zone")}::{id_type} AS PULocationID,
-    {_zone("dropoff_zone")}::{id_type} AS DOLocationID,
+    {drawn_zone("pickup_zone")}::{id_type} AS PULocationID,
+    {drawn_zone("dropoff_zone")}::{id_type} AS DOLocationID,
     if(flex, 0, CASE WHEN payment < 0.75 THEN 1 WHEN payment < 0.97 THEN 2 WHEN payment < 0.985 THEN 3 ELSE 4 END)::BIGINT
         AS payment_type,
     fare_amount, extra::DOUBLE AS extra, mta_tax::DOUBLE AS mta_tax, tip_amount, tolls_amount::DOUBLE AS tolls_amount,
@@ -202,11 +209,6 @@ SELECT
     {", request_source" if month >= "2026-06" else ""}
 FROM ridden
 """
-
-
-def _zone(draw: str) -> str:
-    """Zones 1 to 265, low numbers more often: in the real months, a few zones have most trips."""
-    return f"(1 + floor(265 * {draw} * {draw}))"
 
 
 # The number of rows of each borough among the 263, as published, in consecutive ranges.
