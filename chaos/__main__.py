@@ -45,7 +45,7 @@ class Scenario:
 FULL = (
     # The longest first.
     Scenario("kills in dagster dev", lambda box: kills.kill_dagster_dev(box, 16), times=2),
-    Scenario("kills of CLI runs", lambda box: kills.kill_cli_runs(box, 57), times=3),
+    Scenario("kills of CLI runs", lambda box: kills.kill_cli_runs(box, 55), times=3),
     Scenario("mixed faults", lambda box: mixed.mixed_faults(box, 14)),
     Scenario("24 concurrent runs, with limits", overlap.backfills_with_limits),
     Scenario("24 concurrent runs, without", overlap.backfills_without_limits),
@@ -54,14 +54,14 @@ FULL = (
     Scenario("a database of the course", lambda box: versions.course_database(box, 7)),
     Scenario("a database of an older release", lambda box: versions.older_database(box, 7)),
     Scenario("a changing source", lambda box: sources.changing_source(box, 9)),
-    Scenario("paused runs", lambda box: overlap.paused_runs(box, 9)),
+    Scenario("paused runs", lambda box: overlap.paused_runs(box, 11)),
     Scenario("concurrent CLI runs", lambda box: overlap.concurrent_cli_runs(box, 5)),
     Scenario("open connections", lambda box: overlap.open_connections(box, 9)),
     Scenario("a full disk", lambda box: disk.full_disk(box, 15), small_disk=True),
     Scenario("file size limits", lambda box: disk.file_size_limit(box, 9)),
 )
 SHORT = (
-    Scenario("kills of CLI runs", lambda box: kills.kill_cli_runs(box, 8)),
+    Scenario("kills of CLI runs", lambda box: kills.kill_cli_runs(box, 11)),
     Scenario("source faults", lambda box: sources.source_faults(box, 9)),
     Scenario("paused runs", lambda box: overlap.paused_runs(box, 1)),
     Scenario("file size limits", lambda box: disk.file_size_limit(box, 1)),

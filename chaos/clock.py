@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
+from chaos.oracle import DATA_VERSION_TAG, TABLE_ASSET
 from chaos.sandbox import COMMAND_SECONDS, MONTHS, Sandbox
 from chaos.scheduler import CRASH_POINTS, SCHEDULES
 
@@ -241,7 +242,12 @@ class Timeline:
         }
 
     def _count_loads(self) -> Counter[str]:
-        return Counter(key[:7] for key in self.sandbox.materialized("taxi_trips"))
+        """How many versions of each month were loaded. To load the last one again changes nothing."""
+        with self.sandbox.instance() as instance:
+            records = instance.fetch_materializations(TABLE_ASSET, limit=1000).records
+        loads = [record.asset_materialization for record in records if record.asset_materialization is not None]
+        versions = {(str(load.partition), (load.tags or {})[DATA_VERSION_TAG]) for load in loads}
+        return Counter(partition[:7] for partition, _ in versions)
 
     def _requested_runs(self) -> list[dg.DagsterRun]:
         """The runs that were requested since the last comparison."""

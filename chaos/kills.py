@@ -28,7 +28,7 @@ def kill_cli_runs(sandbox: Sandbox, faults: int) -> None:
             sandbox.report.faults[label] += 1
         # After SIGTERM a run may still have succeeded.
         sandbox.check(label, months, killed=True, succeeded=succeeded)
-        if number % 18 == 17:
+        if number % 22 == 21:
             sandbox.repair_and_check(f"after {label}")
     sandbox.repair_and_check("after kills of CLI runs")
 

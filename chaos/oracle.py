@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-FROM_FILE = {
+from chaos.derived_tables import UNKNOWN_FILE, check_derived_tables
+
+FROM_FILE: dict[str, tuple[str | None, pa.DataType]] = {
     "vendor_id": ("vendorid", pa.int32()),
     "pickup_zone_id": ("pulocationid", pa.int32()),
     "dropoff_zone_id": ("dolocationid", pa.int32()),
@@ -35,14 +37,17 @@ FROM_FILE = {
             *("tolls_amount", "improvement_surcharge", "congestion_surcharge", "airport_fee", "cbd_congestion_fee"),
         )
     },
+    # Only the files of 2009 and 2010 have these, and the source here has none of them.
+    **{f"{end}_{axis}": (None, pa.float64()) for end in ("pickup", "dropoff") for axis in ("longitude", "latitude")},
 }
-"""Each column of `trips` except the month: its name in the file, in lower case, and its type."""
+"""Each column of `trips` except the month: its name in the file, in lower case, if it has one, and its type."""
 
 # A sum does not depend on the order of the rows, and detects a duplicate row.
 _DIGEST = f"count(*), sum(hash({', '.join(FROM_FILE)}))::VARCHAR"
 Digest = tuple[int, str]
 """The number of rows, and a digest of their values."""
 
+DATA_VERSION_TAG = "dagster/data_version"
 FILE_ASSET, TABLE_ASSET = dg.AssetKey("taxi_trips_file"), dg.AssetKey("taxi_trips")
 
 
@@ -61,7 +66,7 @@ def version_of(content: bytes) -> Version:
     # Of two columns with the same name, the first counts.
     found = {name.lower(): column for name, column in reversed([*zip(table.column_names, table.columns, strict=True)])}
     columns = {
-        name: _cast(found[source], type_) if source in found else pa.nulls(len(table), type_)
+        name: _cast(found[source], type_) if source is not None and source in found else pa.nulls(len(table), type_)
         for name, (source, type_) in FROM_FILE.items()
     }
     with duckdb.connect() as connection:
@@ -116,7 +121,7 @@ class Oracle:
     def adopt_database(self) -> None:
         """Accept the rows of a database that was made by something else: without files, and not recorded in Dagster."""
         for month, digest in read_table(self.database).items():
-            version = Version("", digest)
+            version = Version(UNKNOWN_FILE, digest)
             self.table[month] = version
             self.unrecorded.add(month)
             versions = self.published.setdefault(month, [])
@@ -139,7 +144,10 @@ class Oracle:
             succeeded: whether all of them have reported success.
         """
         before = dict(self.table)
-        violations = list(self._check_table(tried))
+        found = read_table(self.database)
+        violations = list(self._check_table(found, tried))
+        known = {month: (version.sha256, version.digest[0]) for month, version in self.table.items()}
+        violations += check_derived_tables(self.database, found.keys(), known)
         violations += self._check_files()
         violations += self._check_records(tried, killed)
         violations += [
@@ -182,8 +190,7 @@ class Oracle:
     def _served_since_check(self, month: str) -> list[Version]:
         return self.published[month][self._since[month] :]
 
-    def _check_table(self, tried: Collection[str]) -> Iterator[str]:
-        found = read_table(self.database)
+    def _check_table(self, found: Mapping[str, Digest], tried: Collection[str]) -> Iterator[str]:
         for month in sorted(found.keys() | self.table.keys()):
             if month not in self.published:
                 yield f"{month}: {found[month][0]:,} rows of a month that the source never had"
@@ -230,7 +237,8 @@ class Oracle:
                     if records:
                         assert records[0].asset_materialization is not None
                         tags = records[0].asset_materialization.tags or {}
-                        self._recorded[asset, month] = tags["dagster/data_version"]
+                        # That of the table names the file and, after a hyphen, the mapping.
+                        self._recorded[asset, month] = tags[DATA_VERSION_TAG].partition("-")[0]
             self._read_failures(instance)
         for month, versions in self.published.items():
             recorded, now = self._recorded.get((TABLE_ASSET, month)), self.table.get(month)

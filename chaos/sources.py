@@ -55,7 +55,9 @@ def changing_source(sandbox: Sandbox, faults: int) -> None:
             chosen = sandbox.random.sample(transient, sandbox.random.randint(1, 2))
             answers = [fault.answers(sandbox.source, good, sandbox.random)[0] for fault in chosen]
             sandbox.set_answers(month, [*answers, sandbox.source.published])
-        phase = sandbox.random.choice(["download", "validate", "rename", "delete", "insert", "commit"])
+        phase = sandbox.random.choice(
+            ["download", "validate", "rename", "delete", "insert", "record the version", "commit"]
+        )
 
         def publish_anew(_: int, resume: Callable[[], None], months: list[str] = months) -> None:
             sandbox.publish(*sandbox.random.sample(months, sandbox.random.randint(1, len(months))))

@@ -61,30 +61,36 @@ def test_the_short_form_finds_no_violation() -> None:
 # A harness that cannot fail proves nothing
 
 
-def three_loads(sandbox: Sandbox) -> None:
-    """A load, one that is killed after it has deleted the month's rows, and one that gets an error page."""
+def four_loads(sandbox: Sandbox) -> None:
+    """A load, two that are killed, as they insert the month's rows and as they record its version, and an error page."""
     month = MONTHS[0]
     sandbox.materialize([month])
     sandbox.check("a load", [month], succeeded=True)
-    sandbox.publish(month)
-    sandbox.hooks.arm("insert", 1, lambda process, _: os.kill(process, signal.SIGKILL))
-    sandbox.materialize([month])
-    assert sandbox.hooks.disarm()
-    sandbox.report.faults["SIGKILL to a run, insert"] += 1
-    sandbox.check("a kill", [month], killed=True)
+    for phase in ("insert", "record the version"):
+        sandbox.publish(month)
+        sandbox.hooks.arm(phase, 1, lambda process, _: os.kill(process, signal.SIGKILL))
+        sandbox.materialize([month])
+        assert sandbox.hooks.disarm()
+        sandbox.report.faults[f"SIGKILL to a run, {phase}"] += 1
+        sandbox.check(f"a kill, {phase}", [month], killed=True)
     sandbox.source.put_month(month, b"<html>")
     sandbox.materialize([month])
     sandbox.report.faults["source fault: an error page"] += 1
     sandbox.check("an error page", [month])
 
 
+TRIPS_TABLE = "dagster_essentials/warehouse/trips_table.py"
+COMMIT = '    connection.execute("COMMIT")\n    connection.execute("BEGIN")\n'
+
+
 def a_delete_committed_before_the_insert(project: Path) -> None:
-    delete = '        connection.execute("DELETE FROM trips WHERE partition_date = $month", {"month": month})\n'
-    replace(
-        project / "dagster_essentials/warehouse/trips_table.py",
-        delete,
-        delete + '        connection.execute("COMMIT")\n        connection.execute("BEGIN")\n',
-    )
+    insert = '    connection.execute(\n        f"INSERT INTO trips ('
+    replace(project / TRIPS_TABLE, insert, COMMIT + insert)
+
+
+def rows_committed_before_their_version(project: Path) -> None:
+    aggregate = "    totals = aggregate_month(connection, month)\n"
+    replace(project / TRIPS_TABLE, aggregate, COMMIT + aggregate)
 
 
 def a_file_written_under_its_final_name(project: Path) -> None:
@@ -108,7 +114,13 @@ def replace(file: Path, old: str, new: str) -> None:
 BROKEN: dict[Callable[[Path], None], list[str]] = {
     nothing: [],
     a_delete_committed_before_the_insert: [
-        "a kill: 2023-01: 0 rows, neither the previous version nor one that was tried"
+        "a kill, insert: 2023-01: 0 rows, neither the previous version nor one that was tried"
+    ],
+    rows_committed_before_their_version: [
+        "a kill, record the version: 2023-01: the last version in month_versions is of another file than the rows in the "
+        "table",
+        "a kill, record the version: 2023-01: trips_by_day is not what the rows in the table add up to",
+        "a kill, record the version: 2023-01: pickups_by_zone is not what the rows in the table add up to",
     ],
     a_file_written_under_its_final_name: [
         "an error page: 2023-01: taxi_trips_2023-01.parquet is not a version that the source ever had"
@@ -130,8 +142,8 @@ def test_a_broken_pipeline_is_reported_with_exit_code_1(
 
     monkeypatch.setattr("chaos.sandbox.copy_of_project", broken_copy)
     monkeypatch.setattr("chaos.sandbox.ROWS", 300)
-    monkeypatch.setattr(chaos, "SHORT", (chaos.Scenario("three", three_loads), chaos.Scenario("another", three_loads)))
-    monkeypatch.setattr(sys, "argv", ["chaos", "--short", "--only", "three", "--seed", "1"])
+    monkeypatch.setattr(chaos, "SHORT", (chaos.Scenario("four", four_loads), chaos.Scenario("another", four_loads)))
+    monkeypatch.setattr(sys, "argv", ["chaos", "--short", "--only", "four", "--seed", "1"])
     code: object = 0
     try:
         chaos.main()
@@ -146,8 +158,8 @@ def test_a_broken_pipeline_is_reported_with_exit_code_1(
         shutil.rmtree(kept[1])
     assert set(expected) <= set(reported), output
     assert bool(reported) == bool(expected), output
-    assert table(output)["three"] == table(output)["total"]
+    assert table(output)["four"] == table(output)["total"]
     assert table(output)["total"][-1] == len(reported)
-    assert "1 kills, 1 kinds of source faults" in output
+    assert "2 kills, 1 kinds of source faults" in output
     assert code == (1 if expected else 0)
     assert (kept is not None) == bool(expected)

@@ -54,9 +54,8 @@ class Warehouse:
             replace_month(connection, month, file)
 
     def record(self, month: str, content: bytes, asset: dg.AssetKey = TABLE_ASSET) -> None:
-        self._report(
-            dg.AssetMaterialization(asset, partition=f"{month}-01", tags={DATA_VERSION_TAG: version_of(content).sha256})
-        )
+        version = version_of(content).sha256 + ("-0123456789abcdef" if asset == TABLE_ASSET else "")
+        self._report(dg.AssetMaterialization(asset, partition=f"{month}-01", tags={DATA_VERSION_TAG: version}))
 
     def record_failure(self, month: str) -> None:
         self._report(dg.AssetObservation(TABLE_ASSET, partition=f"{month}-01", metadata={FAILED: f"{month}: a reason"}))
@@ -395,8 +394,18 @@ WRONG: dict[Callable[[Warehouse], None], list[str]] = {
     an_error_page_under_the_name_of_a_month: [f"2023-07: taxi_trips_2023-07.parquet {NO_VERSION}"],
     the_file_of_another_month: [f"2023-01: taxi_trips_2023-01.parquet {NO_VERSION}"],
 }
-# A consequence of the first: the rows in the table are no known version, so for the oracle the month is not there.
-CONSEQUENCE = "recorded in Dagster, but not in the table"
+CONSEQUENCES = [
+    f"{month}: {what}"
+    for month in MONTHS
+    for what in (
+        # The rows in the table are no known version, so for the oracle the month is not there.
+        "recorded in Dagster, but not in the table",
+        # They were changed by SQL alone.
+        "in month_versions, but not in the table",
+        "trips_by_day is not what the rows in the table add up to",
+        "pickups_by_zone is not what the rows in the table add up to",
+    )
+]
 
 
 @pytest.mark.parametrize(("damage", "expected"), WRONG.items(), ids=[damage.__name__ for damage in WRONG])
@@ -408,13 +417,144 @@ def test_what_no_run_may_leave_is_a_violation_even_after_a_kill(
 
     found = warehouse.check(killed=True)
 
-    consequences = [f"{month}: {CONSEQUENCE}" for month in MONTHS] if damage is not a_record_without_a_table else []
-    assert [what for what in found if what not in consequences] == expected
+    assert [what for what in found if what not in CONSEQUENCES] == expected
 
 
 def test_rows_of_a_month_that_the_source_never_had_are_a_violation(warehouse: Warehouse) -> None:
     warehouse.load("2023-03", MARCH)
     assert warehouse.check(killed=True) == [NEVER_HAD]
+
+
+# Violations in the tables beside `trips`: each statement changes one of them, and no trip
+
+
+OF_ANOTHER_FILE = "2023-01: the last version in month_versions is of another file than the rows in the table"
+BESIDE: dict[str, tuple[str, list[str]]] = {
+    "no row for a month": (
+        "DELETE FROM month_versions WHERE month = '2023-02'",
+        ["2023-02: in the table, but not in month_versions"],
+    ),
+    "no table of versions": (
+        "DROP TABLE month_versions",
+        [f"{month}: in the table, but not in month_versions" for month in MONTHS],
+    ),
+    "a row for a month without trips": (
+        "INSERT INTO month_versions (month, version, sha256, mapping, num_trips) VALUES ('2023-03', 1, 'a', 'b', 320)",
+        ["2023-03: in month_versions, but not in the table"],
+    ),
+    "the last row is missing": (
+        "DELETE FROM month_versions WHERE month = '2023-01' AND version = 2",
+        [OF_ANOTHER_FILE],
+    ),
+    "a row of a file that is not in the table": (
+        "INSERT INTO month_versions BY NAME "
+        "SELECT * REPLACE (3 AS version, 'a' AS sha256) FROM month_versions WHERE month = '2023-01' AND version = 2",
+        [OF_ANOTHER_FILE],
+    ),
+    "an unknown file": (
+        "UPDATE month_versions SET sha256 = NULL WHERE month = '2023-01' AND version = 2",
+        [OF_ANOTHER_FILE],
+    ),
+    "another number of trips": (
+        "UPDATE month_versions SET num_trips = 1301 WHERE month = '2023-01' AND version = 2",
+        ["2023-01: the last version in month_versions has 1,301 trips, the table 300"],
+    ),
+    "a gap": (
+        "UPDATE month_versions SET version = 3 WHERE month = '2023-01' AND version = 2",
+        ["2023-01: the versions in month_versions are numbered 1, 3"],
+    ),
+    "the first row is missing": (
+        "DELETE FROM month_versions WHERE month = '2023-01' AND version = 1",
+        ["2023-01: the versions in month_versions are numbered 2"],
+    ),
+    "the same number twice": (
+        "UPDATE month_versions SET version = 1 WHERE month = '2023-01' AND num_trips = 290;"
+        "INSERT INTO month_versions BY NAME SELECT * REPLACE ('a' AS sha256) FROM month_versions "
+        "WHERE month = '2023-01' AND version = 1",
+        ["2023-01: the versions in month_versions are numbered 1, 1, 2"],
+    ),
+    "the same version as another one": (
+        "INSERT INTO month_versions BY NAME "
+        "SELECT * REPLACE (3 AS version) FROM month_versions WHERE month = '2023-01' AND version = 2",
+        ["2023-01: two versions in a row in month_versions are of one file and mapping"],
+    ),
+}
+KEYS = {"trips_by_day": "day", "pickups_by_zone": "pickup_zone_id"}
+SUMS = ("total_amount", "trip_distance", "passenger_count")
+for table, key in KEYS.items():
+    first_row = f"WHERE rowid = (SELECT min(rowid) FROM {table} WHERE partition_date = '2023-01')"
+    differs = [f"2023-01: {table} is not what the rows in the table add up to"]
+    BESIDE[f"no rows of {table}"] = (f"DELETE FROM {table} WHERE partition_date = '2023-01'", differs)
+    BESIDE[f"a missing row of {table}"] = (f"DELETE FROM {table} {first_row}", differs)
+    for column in (key, "num_trips", *(SUMS if table == "trips_by_day" else ())):
+        BESIDE[f"another {column} in {table}"] = (f"UPDATE {table} SET {column} = {column} + 1 {first_row}", differs)
+
+
+@pytest.mark.parametrize(("statement", "expected"), BESIDE.values(), ids=BESIDE)
+def test_a_wrong_row_beside_trips_is_a_violation_even_after_a_kill(
+    warehouse: Warehouse, statement: str, expected: list[str]
+) -> None:
+    warehouse.publish("2023-01", NEXT)
+    for part in statement.split(";"):
+        warehouse.sql(part)
+    assert warehouse.check(killed=True) == expected
+
+
+@pytest.mark.parametrize("table", ["trips_by_day", "pickups_by_zone"])
+def test_an_aggregate_that_is_missing_or_of_a_month_without_trips_is_a_violation(
+    warehouse: Warehouse, table: str
+) -> None:
+    wrong = f"{table} is not what the rows in the table add up to"
+    warehouse.sql(
+        f"INSERT INTO {table} SELECT * REPLACE ('2023-03' AS partition_date) FROM {table} WHERE partition_date = '2023-01'"
+    )
+    assert warehouse.check() == [f"2023-03: {wrong}"]
+    warehouse.sql(f"DROP TABLE {table}")
+    assert warehouse.check() == [f"{month}: {wrong}" for month in MONTHS]
+
+
+def test_rows_of_a_load_without_its_version_are_a_violation(warehouse: Warehouse) -> None:
+    """As if the rows had been committed on their own, and the run been killed after that."""
+    warehouse.publish("2023-01", NEXT)
+    warehouse.sql("CREATE TABLE before AS FROM month_versions")
+    warehouse.load("2023-01", NEXT)
+    warehouse.sql("CREATE OR REPLACE TABLE month_versions AS FROM before")
+    assert warehouse.check(killed=True) == [OF_ANOTHER_FILE]
+
+
+def test_infinite_and_missing_values_are_added_up_as_the_pipeline_does(warehouse: Warehouse) -> None:
+    values = "'nan'::DOUBLE AS total_amount, 'inf'::DOUBLE AS trip_distance, NULL::DOUBLE AS passenger_count"
+    content = rewrite(NOW, f"SELECT * REPLACE ({values}) FROM month")
+    warehouse.publish("2023-01", content)
+    warehouse.load("2023-01", content)
+    assert warehouse.check(killed=True) == []
+
+
+def test_months_that_something_else_has_loaded_may_lack_versions_and_aggregates(tmp_path: Path) -> None:
+    oracle = Oracle(tmp_path, tmp_path / "home")
+    (tmp_path / "home").mkdir()
+    oracle.database.parent.mkdir()
+    (tmp_path / "month.parquet").write_bytes(NOW)
+
+    def load(month: str) -> None:
+        with duckdb.connect(str(oracle.database)) as connection:
+            replace_month(connection, month, tmp_path / "month.parquet")
+
+    load("2023-01")
+    load("2023-02")
+    with duckdb.connect(str(oracle.database)) as connection:
+        for table in ("month_versions", "trips_by_day", "pickups_by_zone"):
+            connection.execute(f"DROP TABLE {table}")
+    oracle.adopt_database()
+    assert oracle.check([], killed=False) == []
+
+    oracle.publish("2023-01", NEXT)
+    (tmp_path / "month.parquet").write_bytes(NEXT)
+    load("2023-01")
+    assert oracle.check(["2023-01"], killed=True) == []
+    with duckdb.connect(str(oracle.database)) as connection:
+        connection.execute("DELETE FROM month_versions WHERE version = 2")
+    assert oracle.check([], killed=False) == [OF_ANOTHER_FILE]
 
 
 ANOTHER_VALUE = {

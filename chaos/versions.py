@@ -18,7 +18,10 @@ FOLDERS = {"2.0.0": ROOT / ".venv" / "duckdb-2"}
 STORAGE_VERSIONS = ("v0.10.2", "v1.0.0", "v1.2.0", "v1.4.0", "v1.5.0")
 """The storage formats of the DuckDB releases of the last years."""
 
-ADDED_SINCE = ("request_source", "cbd_congestion_fee")
+ADDED_SINCE = (
+    *("request_source", "cbd_congestion_fee"),
+    *("pickup_longitude", "pickup_latitude", "dropoff_longitude", "dropoff_latitude"),
+)
 """The columns that an older release did not have."""
 
 EARLIER_MONTHS = ("2022-11", "2022-12")

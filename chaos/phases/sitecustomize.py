@@ -12,12 +12,14 @@ from typing import Any
 
 PHASES = (
     *("download", "validate", "rename", "record the file"),
-    *("delete", "insert", "commit", "checkpoint", "record the month"),
+    *("delete", "insert", "aggregate", "record the version", "commit", "checkpoint", "record the month"),
 )
 STATEMENTS = {
     "SELECT count(*), last(": "validate",
     "DELETE FROM trips WHERE": "delete",
     "INSERT INTO trips (": "insert",
+    "INSERT INTO trips_by_day ": "aggregate",
+    "INSERT INTO month_versions ": "record the version",
     "COMMIT": "commit",
 }
 """How the statements begin by which a phase is detected."""
