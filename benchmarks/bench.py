@@ -64,13 +64,13 @@ connection.close()
 
 def plain(url: str) -> float:
     with tempfile.TemporaryDirectory(dir=DATA) as folder:
-        return timed([sys.executable, "-c", PLAIN, url, folder, *(key[:7] for key in KEYS)])[0]
+        return timed([sys.executable, "-c", PLAIN, url, folder, *(key[:7] for key in KEYS)]).seconds
 
 
 def single_run(url: str, rows: int) -> tuple[float, int, list[float]]:
     project = Project("single", url)
     project.load_zones()
-    seconds, peak = project.load_range(FIRST, LAST)
+    seconds, peak, _ = project.load_range(FIRST, LAST)
     project.check_months(_expected(rows))
     with project.instance() as instance:
         records = instance.fetch_materializations(dg.AssetKey("taxi_trips"), limit=100, ascending=True).records
@@ -130,7 +130,7 @@ def location_load() -> tuple[float, float]:
     """Return the median seconds of loading the code location, and of importing only its dependencies."""
 
     def seconds(script: str, environ: dict[str, str]) -> float:
-        return statistics.median(timed([sys.executable, "-c", script], env=environ)[0] for _ in range(7))
+        return statistics.median(timed([sys.executable, "-c", script], env=environ).seconds for _ in range(7))
 
     environ = Project("load", "http://127.0.0.1").env
     return seconds("import dagster_essentials.definitions", environ), seconds(

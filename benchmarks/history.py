@@ -6,10 +6,11 @@ Each month has the number of trips that the TLC has published, times a scale.
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
-from processes import report, serving, show, timed
+from processes import Usage, report, serving, show, timed
 from project import DATA, Project
 from published import TRIPS, published_trips
 
@@ -32,17 +33,18 @@ def measure_history(scale: float) -> None:
     total = sum(trips[month] for month in past)
     with serving(_samples(f"history-{scale}", trips)) as url:
         plain = _plain(url, past)
-        show(f"plain process, {len(past)} months, {total:,} trips", plain)
+        show(f"plain process, {len(past)} months, {total:,} trips", plain.seconds, _cpu(plain))
         project = Project("history", url, START_OF_HISTORY)
         project.load_zones()
-        seconds, peak = project.load_range(past[0], past[-1])
+        first = project.load_range(past[0], past[-1])
         project.check_months({month: trips[month] for month in past})
         again = _plain(url, past)
-        show("the plain process again", again)
-        report("one run over the history", seconds, (plain + again) / 2, 1.5, f", peak {peak} MB (at most 1024)")
+        show("the plain process again", again.seconds, _cpu(again))
+        _compare("one run over the history", [first], [plain, again], 1.5, f", peak {first.peak} MB (at most 1024)")
         size = project.database.stat().st_size
-        unchanged, _ = project.load_range(past[0], past[-1])
-        show("the same run again, all months unchanged", unchanged, f" {unchanged / seconds:6.3f} x  the first")
+        unchanged = project.load_range(past[0], past[-1])
+        ratio = f" {unchanged.seconds / first.seconds:6.3f} x  the first"
+        show("the same run again, all months unchanged", unchanged.seconds, ratio + _cpu(unchanged))
         if project.database.stat().st_size != size:
             raise SystemExit("The run over unchanged months has changed the size of the database.")
         _report_size(project, total)
@@ -63,10 +65,23 @@ def _samples(name: str, trips: dict[str, int]) -> Path:
     return folder
 
 
-def _plain(url: str, months: list[str]) -> float:
+def _cpu(usage: Usage) -> str:
+    return f"  ({usage.cpu:.1f} s of CPU time)"
+
+
+def _compare(what: str, ours: Sequence[Usage], reference: Sequence[Usage], limit: float, note: str = "") -> None:
+    """Print the medians of `ours`, their ratio to those of `reference`, and the same ratio in CPU time."""
+    (seconds, cpu), (other_seconds, other_cpu) = (
+        (statistics.median(usage.seconds for usage in usages), statistics.median(usage.cpu for usage in usages))
+        for usages in (ours, reference)
+    )
+    report(what, seconds, other_seconds, limit, f"; CPU time {cpu:.1f} s, {cpu / other_cpu:.2f} x{note}")
+
+
+def _plain(url: str, months: list[str]) -> Usage:
     script = Path(__file__).with_name("plain_history.py")
     with tempfile.TemporaryDirectory(dir=DATA) as folder:
-        return timed([sys.executable, str(script), url, folder, *months])[0]
+        return timed([sys.executable, str(script), url, folder, *months])
 
 
 def _report_size(project: Project, trips: int) -> None:
@@ -90,8 +105,7 @@ def _size_of(folder: Path) -> int:
 
 def _month_on_top(history: Project, url: str, months: list[str]) -> None:
     """Run a month and its weeks on the history and on a database without trips, alternating, and print medians."""
-    ratios: dict[str, list[float]] = {"trip_update_job": [], "weekly_update_job": []}
-    seconds: dict[str, list[tuple[float, float]]] = {job: [] for job in ratios}
+    runs: dict[str, list[tuple[Usage, Usage]]] = {"trip_update_job": [], "weekly_update_job": []}
     for number, month in enumerate(months):
         alone = Project("alone", url, START_OF_HISTORY)
         # As in the history: this also creates the tables of the Dagster instance, which takes a second.
@@ -102,14 +116,14 @@ def _month_on_top(history: Project, url: str, months: list[str]) -> None:
             "weekly_update_job": ("--partition-range", f"{sundays[0]}...{sundays[-1]}"),
         }.items():
             order = [history, alone] if number % 2 else [alone, history]
-            taken = {project.folder: _run_seconds(project, job, *partitions) for project in order}
-            seconds[job].append((taken[history.folder], taken[alone.folder]))
-            ratios[job].append(taken[history.folder] / taken[alone.folder])
-    for job, pairs in seconds.items():
-        on_history, by_itself = (statistics.median(side) for side in zip(*pairs, strict=True))
-        show(f"{job} for a month, no other month loaded", by_itself, f"  (medians of {len(pairs)} months)")
-        each = ", ".join(f"{ratio:.2f}" for ratio in ratios[job])
-        report(f"{job} on top of the history", on_history, by_itself, 1.1, f"; by month {each}")
+            taken = {project.folder: _launch(project, job, *partitions) for project in order}
+            runs[job].append((taken[history.folder], taken[alone.folder]))
+    for job, pairs in runs.items():
+        on_history, by_itself = zip(*pairs, strict=True)
+        seconds = statistics.median(usage.seconds for usage in by_itself)
+        show(f"{job} for a month, no other month loaded", seconds, f"  (medians of {len(pairs)} months)")
+        each = ", ".join(f"{one.seconds / other.seconds:.2f}" for one, other in pairs)
+        _compare(f"{job} on top of the history", on_history, by_itself, 1.1, f"; by month {each}")
 
 
 def _whole_weeks(month: str) -> list[str]:
@@ -119,14 +133,14 @@ def _whole_weeks(month: str) -> list[str]:
     return [day.isoformat() for day in days if day.weekday() == 6 and (day + timedelta(days=6)).month == first.month]
 
 
-def _run_seconds(project: Project, job: str, *partitions: str) -> float:
+def _launch(project: Project, job: str, *partitions: str) -> Usage:
     """Launch the job; return the seconds of its run, by Dagster's records: without the start of the process."""
-    project.timed("launch", "-m", "dagster_essentials", "--job", job, *partitions, program="dg")
+    usage = project.timed("launch", "-m", "dagster_essentials", "--job", job, *partitions, program="dg")
     with project.instance() as instance:
         (record,) = instance.get_run_records(limit=1)
     assert record.start_time is not None
     assert record.end_time is not None
-    return record.end_time - record.start_time
+    return usage._replace(seconds=record.end_time - record.start_time)
 
 
 def _full_month() -> None:
@@ -134,22 +148,23 @@ def _full_month() -> None:
     with serving(_samples(f"full-{FULL_ROWS}", {FULL_MONTH: FULL_ROWS})) as url:
         project = Project("full", url, START_OF_HISTORY)
         project.load_zones()
-        seconds, peak = project.load_range(FULL_MONTH, FULL_MONTH)
+        run = project.load_range(FULL_MONTH, FULL_MONTH)
         project.check_months({FULL_MONTH: FULL_ROWS})
-        show(f"plain process, {FULL_MONTH}, {FULL_ROWS:,} trips", _plain(url, [FULL_MONTH]))
-        show("one run over it", seconds, f", peak {peak} MB (at most 1024)")
+        plain = _plain(url, [FULL_MONTH])
+        show(f"plain process, {FULL_MONTH}, {FULL_ROWS:,} trips", plain.seconds, _cpu(plain))
+        show("one run over it", run.seconds, f", peak {run.peak} MB (at most 1024){_cpu(run)}")
         file = project.folder / "raw" / f"taxi_trips_{FULL_MONTH}.parquet"
-        loads: dict[str, list[tuple[float, int]]] = {"no-zones": [], "zones": []}
+        loads: dict[str, list[Usage]] = {"no-zones": [], "zones": []}
         for _ in range(ATTEMPTS):
             for variant, results in loads.items():
                 results.append(_load(project, file, variant))
-        without, with_zones = (statistics.median(seconds for seconds, _ in loads[name]) for name in loads)
+        without = statistics.median(usage.seconds for usage in loads["no-zones"])
         show("loading its file without zones", without, f"  (median of {ATTEMPTS})")
-        peak = max(peak for _, peak in loads["zones"])
-        report("loading its file", with_zones, without, 2.0, f", peak {peak} MB (at most 1024)")
+        peak = max(usage.peak for usage in loads["zones"])
+        _compare("loading its file", loads["zones"], loads["no-zones"], 2.0, f", peak {peak} MB (at most 1024)")
 
 
-def _load(project: Project, file: Path, variant: str) -> tuple[float, int]:
+def _load(project: Project, file: Path, variant: str) -> Usage:
     script = Path(__file__).with_name("load_month.py")
     with tempfile.TemporaryDirectory(dir=DATA) as folder:
         zones = project.folder / "raw" / "taxi_zones.csv"

@@ -21,7 +21,9 @@ COLUMNS = (
     "pickup_latitude double, dropoff_longitude double, dropoff_latitude double"
 )
 VENDOR = "CASE {} WHEN 'CMT' THEN 1 WHEN 'VTS' THEN 2 ELSE 3 END"
-PAYMENT = "CASE lower(left({}, 2)) WHEN 'cr' THEN 1 WHEN 'ca' THEN 2 WHEN 'cs' THEN 2 WHEN 'no' THEN 3 WHEN 'di' THEN 4 END"
+PAYMENT = (
+    "CASE lower(left({}, 2)) WHEN 'cr' THEN 1 WHEN 'ca' THEN 2 WHEN 'cs' THEN 2 WHEN 'no' THEN 3 WHEN 'di' THEN 4 END"
+)
 FLAG = "CASE WHEN {0}::VARCHAR IN ('1', '1.0', 'Y') THEN 'Y' WHEN {0}::VARCHAR IN ('0', '0.0', 'N') THEN 'N' END"
 
 

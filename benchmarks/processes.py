@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 
 @contextlib.contextmanager
@@ -57,8 +58,16 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
-def timed(command: list[str], **options: object) -> tuple[float, int]:
-    """Run `command`; return the seconds it took and the peak memory of its largest process in MB."""
+class Usage(NamedTuple):
+    """What a process took: seconds, its peak memory in MB, and seconds of CPU time, which other work disturbs less."""
+
+    seconds: float
+    peak: int
+    cpu: float
+
+
+def timed(command: list[str], **options: object) -> Usage:
+    """Run `command` and return what it took."""
     started = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload]
     assert process.stderr is not None
@@ -69,7 +78,7 @@ def timed(command: list[str], **options: object) -> tuple[float, int]:
     reader.join()
     if status != 0:
         raise SystemExit(f"{' '.join(command)} failed:\n{''.join(lines[-30:])}")
-    return time.monotonic() - started, usage.ru_maxrss // 1024
+    return Usage(time.monotonic() - started, usage.ru_maxrss // 1024, usage.ru_utime + usage.ru_stime)
 
 
 def show(what: str, seconds: float, note: str = "") -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 import duckdb
-from processes import timed
+from processes import Usage, timed
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / "data" / "bench"
@@ -44,13 +44,13 @@ class Project:
             **(environ or {}),
         }
 
-    def timed(self, *command: str, program: str = "dagster") -> tuple[float, int]:
+    def timed(self, *command: str, program: str = "dagster") -> Usage:
         return timed([str(BIN / program), *command], cwd=self.folder, env=self.env)
 
     def load_zones(self) -> None:
         self.timed(*MATERIALIZE, "taxi_zones_file,taxi_zones")
 
-    def load_range(self, first: str, last: str, *options: str) -> tuple[float, int]:
+    def load_range(self, first: str, last: str, *options: str) -> Usage:
         """Load the months from `first` to `last` (``YYYY-MM``) in one run."""
         return self.timed(
             *(*MATERIALIZE, "taxi_trips_file,taxi_trips", "--partition-range", f"{first}-01...{last}-01", *options)
