@@ -97,4 +97,5 @@ screenshots: .venv/.ready run
 	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest dagster_essentials_tests/ui
 
 bench: .venv/.ready
-	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS))
+	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE)) \
+		$(addprefix --only ,$(ONLY))
