@@ -25,7 +25,7 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 from history import measure_history
-from processes import connects, report, serving, show, timed, wait_until
+from processes import Usage, compare, connects, report, serving, show, show_usage, timed, wait_until
 from project import BIN, CODE_LOCATION, DATA, Project
 
 FIRST, LAST = "2023-01", "2024-12"
@@ -62,15 +62,16 @@ connection.close()
 """
 
 
-def plain(url: str) -> float:
+def plain(url: str) -> Usage:
     with tempfile.TemporaryDirectory(dir=DATA) as folder:
-        return timed([sys.executable, "-c", PLAIN, url, folder, *(key[:7] for key in KEYS)]).seconds
+        return timed([sys.executable, "-c", PLAIN, url, folder, *(key[:7] for key in KEYS)])
 
 
-def single_run(url: str, rows: int) -> tuple[float, int, list[float]]:
+def single_run(url: str, rows: int) -> tuple[Usage, list[float]]:
+    """Return what a run over all months takes, and the seconds of each month in it."""
     project = Project("single", url)
     project.load_zones()
-    seconds, peak, _ = project.load_range(FIRST, LAST)
+    usage = project.load_range(FIRST, LAST)
     project.check_months(_expected(rows))
     with project.instance() as instance:
         records = instance.fetch_materializations(dg.AssetKey("taxi_trips"), limit=100, ascending=True).records
@@ -79,7 +80,7 @@ def single_run(url: str, rows: int) -> tuple[float, int, list[float]]:
         for record in records
         if record.asset_materialization
     ]
-    return seconds, peak, months
+    return usage, months
 
 
 def cli_backfill(url: str, rows: int) -> tuple[float, int]:
@@ -184,19 +185,20 @@ def _measure_months(rows: int, wanted: list[str]) -> None:
     """Measure a run over the months and their backfill, each between two plain processes."""
     with samples(rows) as folder, serving(folder) as url:
         limit = plain(url)
-        show(f"plain process, 24 months of {rows:,} trips", limit)
+        show_usage(f"plain process, 24 months of {rows:,} trips", limit)
         if "single" in wanted:
-            seconds, peak, months = single_run(url, rows)
+            usage, months = single_run(url, rows)
             again = plain(url)
-            show("the plain process again", again)
-            report("one run over the range", seconds, (limit + again) / 2, 1.5, f", peak {peak} MB (at most 1024)")
+            show_usage("the plain process again", again)
+            compare("one run over the range", [usage], [limit, again], 1.5, f", peak {usage.peak} MB (at most 1024)")
             first, last = statistics.median(months[:3]), statistics.median(months[-3:])
             report("the last three months of it, each", last, first, 1.1, " of the first three (medians)")
         if "backfill" in wanted:
             seconds, failed = cli_backfill(url, rows)
             again = plain(url)
-            show("the plain process again", again)
-            report("dagster job backfill, 24 runs", seconds, (limit + again) / 2, 5, f", {failed} failed (0)")
+            show_usage("the plain process again", again)
+            reference = (limit.seconds + again.seconds) / 2
+            report("dagster job backfill, 24 runs", seconds, reference, 5, f", {failed} failed (0)")
 
 
 @contextlib.contextmanager

@@ -6,11 +6,10 @@ Each month has the number of trips that the TLC has published, times a scale.
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
-from processes import Usage, report, serving, show, timed
+from processes import Usage, compare, serving, show, show_usage, timed
 from project import DATA, Project
 from published import TRIPS, published_trips
 
@@ -33,18 +32,18 @@ def measure_history(scale: float) -> None:
     total = sum(trips[month] for month in past)
     with serving(_samples(f"history-{scale}", trips)) as url:
         plain = _plain(url, past)
-        show(f"plain process, {len(past)} months, {total:,} trips", plain.seconds, _cpu(plain))
+        show_usage(f"plain process, {len(past)} months, {total:,} trips", plain)
         project = Project("history", url, START_OF_HISTORY)
         project.load_zones()
         first = project.load_range(past[0], past[-1])
         project.check_months({month: trips[month] for month in past})
         again = _plain(url, past)
-        show("the plain process again", again.seconds, _cpu(again))
-        _compare("one run over the history", [first], [plain, again], 1.5, f", peak {first.peak} MB (at most 1024)")
+        show_usage("the plain process again", again)
+        compare("one run over the history", [first], [plain, again], 1.5, f", peak {first.peak} MB (at most 1024)")
         size = project.database.stat().st_size
         unchanged = project.load_range(past[0], past[-1])
-        ratio = f" {unchanged.seconds / first.seconds:6.3f} x  the first"
-        show("the same run again, all months unchanged", unchanged.seconds, ratio + _cpu(unchanged))
+        ratio = f", {unchanged.seconds / first.seconds:.3f} x the first"
+        show_usage("the same run again, all months unchanged", unchanged, ratio)
         if project.database.stat().st_size != size:
             raise SystemExit("The run over unchanged months has changed the size of the database.")
         _report_size(project, total)
@@ -63,19 +62,6 @@ def _samples(name: str, trips: dict[str, int]) -> Path:
                 write_month(folder / "trip-data", month, rows)
         write_zones(folder / "taxi_zones.csv")
     return folder
-
-
-def _cpu(usage: Usage) -> str:
-    return f"  ({usage.cpu:.1f} s of CPU time)"
-
-
-def _compare(what: str, ours: Sequence[Usage], reference: Sequence[Usage], limit: float, note: str = "") -> None:
-    """Print the medians of `ours`, their ratio to those of `reference`, and the same ratio in CPU time."""
-    (seconds, cpu), (other_seconds, other_cpu) = (
-        (statistics.median(usage.seconds for usage in usages), statistics.median(usage.cpu for usage in usages))
-        for usages in (ours, reference)
-    )
-    report(what, seconds, other_seconds, limit, f"; CPU time {cpu:.1f} s, {cpu / other_cpu:.2f} x{note}")
 
 
 def _plain(url: str, months: list[str]) -> Usage:
@@ -123,7 +109,7 @@ def _month_on_top(history: Project, url: str, months: list[str]) -> None:
         seconds = statistics.median(usage.seconds for usage in by_itself)
         show(f"{job} for a month, no other month loaded", seconds, f"  (medians of {len(pairs)} months)")
         each = ", ".join(f"{one.seconds / other.seconds:.2f}" for one, other in pairs)
-        _compare(f"{job} on top of the history", on_history, by_itself, 1.1, f"; by month {each}")
+        compare(f"{job} on top of the history", on_history, by_itself, 1.1, f"; by month {each}")
 
 
 def _whole_weeks(month: str) -> list[str]:
@@ -151,8 +137,8 @@ def _full_month() -> None:
         run = project.load_range(FULL_MONTH, FULL_MONTH)
         project.check_months({FULL_MONTH: FULL_ROWS})
         plain = _plain(url, [FULL_MONTH])
-        show(f"plain process, {FULL_MONTH}, {FULL_ROWS:,} trips", plain.seconds, _cpu(plain))
-        show("one run over it", run.seconds, f", peak {run.peak} MB (at most 1024){_cpu(run)}")
+        show_usage(f"plain process, {FULL_MONTH}, {FULL_ROWS:,} trips", plain)
+        show_usage("one run over it", run, f", peak {run.peak} MB (at most 1024)")
         file = project.folder / "raw" / f"taxi_trips_{FULL_MONTH}.parquet"
         loads: dict[str, list[Usage]] = {"no-zones": [], "zones": []}
         for _ in range(ATTEMPTS):
@@ -161,7 +147,7 @@ def _full_month() -> None:
         without = statistics.median(usage.seconds for usage in loads["no-zones"])
         show("loading its file without zones", without, f"  (median of {ATTEMPTS})")
         peak = max(usage.peak for usage in loads["zones"])
-        _compare("loading its file", loads["zones"], loads["no-zones"], 2.0, f", peak {peak} MB (at most 1024)")
+        compare("loading its file", loads["zones"], loads["no-zones"], 2.0, f", peak {peak} MB (at most 1024)")
 
 
 def _load(project: Project, file: Path, variant: str) -> Usage:

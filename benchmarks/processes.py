@@ -5,10 +5,11 @@ import http.server
 import multiprocessing
 import os
 import socket
+import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,3 +90,17 @@ def show(what: str, seconds: float, note: str = "") -> None:
 def report(what: str, seconds: float, reference: float, limit: float, note: str = "") -> None:
     """Print what something took, and its ratio to `reference` with the limit for it."""
     show(what, seconds, f" {seconds / reference:6.2f} x  (at most {limit} x){note}")
+
+
+def show_usage(what: str, usage: Usage, note: str = "") -> None:
+    """Print what a process took."""
+    show(what, usage.seconds, f"  (CPU time {usage.cpu:.1f} s){note}")
+
+
+def compare(what: str, ours: Sequence[Usage], reference: Sequence[Usage], limit: float, note: str = "") -> None:
+    """Print the medians of `ours`, their ratio to those of `reference`, and the same ratio in CPU time."""
+    (seconds, cpu), (other_seconds, other_cpu) = (
+        (statistics.median(usage.seconds for usage in usages), statistics.median(usage.cpu for usage in usages))
+        for usages in (ours, reference)
+    )
+    report(what, seconds, other_seconds, limit, f"; CPU time {cpu:.1f} s, {cpu / other_cpu:.2f} x{note}")
