@@ -97,26 +97,14 @@ def test_a_new_etag_for_the_same_content_is_requested_once(
     assert loaded.query("SELECT loaded_at FROM month_versions WHERE month = '2023-01'") == before
 
 
-@pytest.mark.parametrize(
-    ("code", "months", "says"),
-    [
-        (405, ["2022-12"], ""),
-        (501, ["2022-12"], ""),
-        (403, ["2022-12", "2023-02"], ""),
-    ],
-)
+@pytest.mark.parametrize(("code", "months"), [(405, ["2022-12"]), (501, ["2022-12"]), (403, ["2022-12", "2023-02"])])
 def test_a_month_for_which_the_source_gives_no_answer_ends_the_questions_but_not_the_tick(
-    code: int,
-    months: list[str],
-    says: str,
-    loaded: Project,
-    history: dg.DagsterInstance,
-    source_server: SourceServer,
+    code: int, months: list[str], loaded: Project, history: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     for month in ("2022-12", "2023-02"):
         publish(source_server, month, sample(month, 310))
     publish(source_server, "2023-01", status(code))
-    assert corrections(history) == (months, says)
+    assert corrections(history)[0] == months
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,21 @@ def test_an_older_database_is_recorded_as_it_is_and_what_it_lacks_is_named(
     assert reconcile(loaded, instance).success
 
 
+def test_a_version_that_is_older_than_a_rule_is_recorded_without_its_check(
+    loaded: Project, instance: dg.DagsterInstance
+) -> None:
+    older = "map_from_entries(list_filter(map_entries(violations), entry -> entry.key <> 'zones_known'))"
+    with database(loaded) as connection:
+        connection.execute(f"UPDATE month_versions SET violations = {older}")
+    with dg.DagsterInstance.ephemeral() as emptied:
+        result = reconcile(loaded, emptied)
+        assert result.success, failure_text(result)
+        assert emptied.get_materialized_partitions(taxi_trips.key) == {f"{month}-01" for month in MONTHS}
+        names = {name for _, name in check_evaluations(emptied, result.run_id)}
+        assert "zones_known" not in names
+        assert len(names) == 9
+
+
 def test_rows_that_an_earlier_release_has_loaded_are_named_where_dagster_does_not_know_them(
     loaded: Project, instance: dg.DagsterInstance
 ) -> None:
