@@ -9,7 +9,8 @@ import duckdb
 from chaos.kills import kill
 from chaos.phases.sitecustomize import PHASES
 from chaos.sandbox import MONTHS, Sandbox
-from dagster_essentials.ingestion.column_mapping import COLUMNS, COURSE_COLUMNS, Column
+from dagster_essentials.datasets.dataset import Column
+from dagster_essentials.datasets.yellow import COLUMNS, COURSE_COLUMNS
 from dagster_essentials_tests.support.project import ROOT
 
 FOLDERS = {"2.0.0": ROOT / ".venv" / "duckdb-2"}

@@ -10,6 +10,7 @@ from dagster_essentials.assets.checks import evaluate_month
 from dagster_essentials.assets.failures import fail_with_message
 from dagster_essentials.assets.month_metadata import file_metadata, month_metadata
 from dagster_essentials.assets.trips import ZONES_OF_POSITIONS, taxi_trips, taxi_trips_file
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.ingestion.trip_files import find_downloaded
 from dagster_essentials.partition_run import record_materialization
 from dagster_essentials.partitions import monthly_partition
@@ -35,7 +36,7 @@ def reconcile_trips(context: dg.OpExecutionContext, database: DuckDBResource) ->
     """Record the months that are in `trips`, in the version that it has; fail if Dagster has recorded others."""
     with fail_with_message(), database.get_connection() as connection:
         loaded = set(loaded_months(connection))
-        versions = versions_by_month(connection)
+        versions = versions_by_month(connection, YELLOW.name)
         recorded = context.instance.get_materialized_partitions(taxi_trips.key)
         missing = []
         for key in monthly_partition.get_partition_keys():

@@ -461,10 +461,10 @@ def trips(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
 def replaced_during_the_load(path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let another run replace `path` by `content` when a load has read the schema, and not the rows yet."""
 
-    def map_columns_late(schema: Any, month: str) -> Any:
+    def map_columns_late(*arguments: Any) -> Any:
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
-        return map_columns(schema, month)
+        return map_columns(*arguments)
 
     monkeypatch.setattr(trips_table, "map_columns", map_columns_late)
 

@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dagster_essentials.datasets.yellow import COLUMNS, COURSE_COLUMNS
 from dagster_essentials.errors import SchemaError
 from dagster_essentials.ingestion.column_mapping import (
-    COLUMNS,
-    COURSE_COLUMNS,
     FileSchema,
     NotParquetError,
     map_columns,

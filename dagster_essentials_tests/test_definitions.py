@@ -13,7 +13,7 @@ from dagster_duckdb import DuckDBResource
 
 from dagster_essentials import defs
 from dagster_essentials.assets import constants, trips
-from dagster_essentials.ingestion.column_mapping import COLUMNS
+from dagster_essentials.datasets.yellow import COLUMNS
 from dagster_essentials.jobs import trip_update_job, weekly_update_job
 from dagster_essentials.partitions import monthly_partition, weekly_partition
 from dagster_essentials.resources import database_resource

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dagster_essentials.assets import trips
+from dagster_essentials.datasets.yellow import COLUMNS
 from dagster_essentials.errors import DownloadError
-from dagster_essentials.ingestion.column_mapping import COLUMNS, MAX_ROWS, NotParquetError, read_file_schema
+from dagster_essentials.ingestion.column_mapping import MAX_ROWS, NotParquetError, read_file_schema
 from dagster_essentials.ingestion.trip_files import validate_trips_file
 from dagster_essentials_tests.support import parquet_bytes as pb
 from dagster_essentials_tests.support.faults import FAULTS, HOSTILE_FILES

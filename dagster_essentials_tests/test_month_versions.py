@@ -14,6 +14,7 @@ from dagster._core.loader import LoadingContextForTest
 from dagster_essentials import defs
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import LoadConfig, taxi_trips, taxi_trips_file
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.ingestion import column_mapping
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.schedules import weekly_update_schedule
@@ -120,7 +121,7 @@ def test_another_rule_or_mapping_makes_every_month_due(
 ) -> None:
     before = loaded.query("SELECT mapping FROM month_versions")
     if what == "a rule":
-        monkeypatch.setattr(month_versions, "_RULES", [*month_versions._RULES, ("another", "count(*)", 1.0)])
+        monkeypatch.setattr(month_versions, "_rules", lambda dataset: [("another", "count(*)", 1.0)])
     else:
         mapping = column_mapping.map_columns
 
@@ -318,8 +319,8 @@ def test_a_month_is_stale_while_the_source_has_another_version_or_the_code_anoth
     assert status() == StaleStatus.FRESH
     (record,) = instance.fetch_materializations(taxi_trips.key, limit=1).records
     assert record.asset_materialization is not None
-    assert (record.asset_materialization.tags or {})["dagster/code_version"] == month_versions.CODE_VERSION
-    assert taxi_trips.code_versions_by_key[taxi_trips.key] == month_versions.CODE_VERSION
+    assert (record.asset_materialization.tags or {})["dagster/code_version"] == month_versions.code_version(YELLOW)
+    assert taxi_trips.code_versions_by_key[taxi_trips.key] == month_versions.code_version(YELLOW)
 
 
 def test_the_table_of_versions_says_when_each_month_was_loaded(loaded: Project) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dagster_essentials.assets.trips import taxi_trips
-from dagster_essentials.ingestion.column_mapping import COLUMNS
+from dagster_essentials.datasets.yellow import COLUMNS
 from dagster_essentials.ingestion.zones import read_zones
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.warehouse.trips_table import replace_month

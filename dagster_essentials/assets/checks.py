@@ -1,15 +1,16 @@
-"""The asset checks of `taxi_trips`, one result a month each. The rules are in `warehouse/quality.py`."""
+"""The asset checks of `taxi_trips`, one result a month each. The rules are in `datasets/yellow.py`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
+from dagster_essentials.datasets.dataset import QualityRule
+from dagster_essentials.datasets.yellow import QUALITY_RULES
 from dagster_essentials.errors import PipelineError, RowCountMismatchError
 from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.month_versions import MonthVersion
-from dagster_essentials.warehouse.quality import QUALITY_RULES, QualityRule
 from dagster_essentials.warehouse.trips_table import LoadedMonth
 
 ROWS_MATCH_FILE = "rows_match_file"

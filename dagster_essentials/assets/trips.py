@@ -17,14 +17,14 @@ from dagster_essentials.assets.checks import evaluate_month, failed_checks, trip
 from dagster_essentials.assets.failures import fail_with_message
 from dagster_essentials.assets.month_metadata import file_metadata, month_metadata
 from dagster_essentials.assets.table_metadata import column_lineage, table_name, table_schema
-from dagster_essentials.ingestion.column_mapping import COLUMNS
-from dagster_essentials.ingestion.trip_files import download_months
+from dagster_essentials.datasets.yellow import COLUMNS, YELLOW
+from dagster_essentials.ingestion.trip_files import MonthFile, download_months
 from dagster_essentials.ingestion.zones import describe_ids, download_zones, missing_ids, read_zones
 from dagster_essentials.partition_run import AssetEvents, PartitionRun
 from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse import zones_table
-from dagster_essentials.warehouse.month_versions import CODE_VERSION
+from dagster_essentials.warehouse.month_versions import code_version
 from dagster_essentials.warehouse.trips_table import replace_month
 
 SOURCE_COLUMNS = {column.name: column.source for column in COLUMNS if column.source is not None}
@@ -53,7 +53,9 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> AssetEvents:
     """Download the file of each month, unless it exists already and is unchanged at the source."""
     run = PartitionRun(context)
     transferred = 0
-    months = {key: (SETTINGS.month_url(key[:7]), _trips_path(key[:7])) for key in context.partition_keys}
+    months = {
+        key: MonthFile(key[:7], SETTINGS.month_url(key[:7]), _trips_path(key[:7])) for key in context.partition_keys
+    }
     for key, result in download_months(months):
         with run.partition(key):
             month = result()
@@ -81,7 +83,7 @@ class LoadConfig(dg.Config):
 @dg.asset(
     deps=[taxi_trips_file, *ZONES_OF_POSITIONS],
     # Columns and rules: a month that was loaded by others is shown as out of date, and is loaded again.
-    code_version=CODE_VERSION,
+    code_version=code_version(YELLOW),
     partitions_def=monthly_partition,
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="ingested",

@@ -1,7 +1,7 @@
-"""The columns of `trips`, and how the columns of a month's file map to them.
+"""How the columns of a month's file map to those of its table.
 
-There is one list of columns for all schemas since 2009. It decides by names and types alone; no row is read here. What
-the months of 2009 and 2010 have instead of codes and zones is in `legacy_columns.py`.
+It is decided by the dataset (`datasets/`), and by names and types alone; no row is read here. What the months of 2009 and
+2010 have instead of codes and zones is in `legacy_columns.py`.
 """
 
 import glob
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from dagster_essentials.datasets.dataset import Dataset, Layout
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import PipelineError, SchemaError
 from dagster_essentials.ingestion import legacy_columns
 from dagster_essentials.ingestion.casts import cast
@@ -18,124 +20,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_ROWS = 30_000_000
-"""No real month has more than 17 million rows. A file of 67 kB can claim a billion, and keep DuckDB busy for an hour."""
+"""No real month has more than 24 million rows. A file of 67 kB can claim a billion, and keep DuckDB busy for an hour."""
 MAX_FOOTER_BYTES = 4_000_000
-"""A real month's footer has 10,000 to 60,000; 17 million rows in DuckDB's row groups of 122,880 rows need 400,000."""
+"""A real month's footer has 10,000 to 80,000; 24 million rows in DuckDB's row groups of 122,880 rows need 600,000."""
 MAX_FOOTER_LIST = 2_000
-"""Columns, row groups and so on. A real month has 19 to 21 columns and up to 140 row groups. Without a limit, a footer of
+"""Columns, row groups and so on. A real month has 7 to 25 columns and up to 140 row groups. Without a limit, a footer of
 67 kB that claims 16 million columns took 7 GB, and one of 100,000 nested columns ended the process (SIGSEGV)."""
 MAX_FOOTER_TEXT_BYTES = 1_000_000
 """A name, or the writer's own metadata: that of pandas has 10,000 bytes."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of `trips`.
-
-    Attributes:
-        name, type: in the table.
-        source: its name in the TLC's files since 2011, compared without case; None if they do not have it.
-        required: whether a month without it is rejected. Fees were added over the years; the rest is in every file.
-        description: what it holds, with its unit.
-    """
-
-    name: str
-    type: str
-    source: str | None
-    required: bool
-    description: str
-
-
-# The first eleven are the course's, in its order and with its types; a database made by its code has just these.
-COLUMNS: Sequence[Column] = (
-    Column("vendor_id", "INTEGER", "VendorID", True, "Recorded by 1 Creative Mobile, 2 Curb, 3 DDS, 6 Myle, 7 Helix"),
-    Column("pickup_zone_id", "INTEGER", "PULocationID", True, "Zone of the pickup; 264 unknown, 265 outside the city"),
-    Column(
-        "dropoff_zone_id", "INTEGER", "DOLocationID", True, "Zone of the drop-off; 264 unknown, 265 outside the city"
-    ),
-    Column(
-        "rate_code_id",
-        "DOUBLE",
-        "RatecodeID",
-        True,
-        "1 standard, 2 JFK, 3 Newark, 4 Nassau or Westchester, 5 negotiated, 6 group, 99 unknown",
-    ),
-    Column(
-        "payment_type",
-        "INTEGER",
-        "payment_type",
-        True,
-        "0 flex fare, 1 card, 2 cash, 3 no charge, 4 dispute, 5 unknown, 6 voided",
-    ),
-    Column("dropoff_datetime", "TIMESTAMP", "tpep_dropoff_datetime", True, "End of the trip, New York local time"),
-    Column("pickup_datetime", "TIMESTAMP", "tpep_pickup_datetime", True, "Start of the trip, New York local time"),
-    Column("trip_distance", "DOUBLE", "trip_distance", True, "Miles, by the taximeter"),
-    Column("passenger_count", "DOUBLE", "passenger_count", True, "Passengers, as the driver entered them"),
-    Column("total_amount", "DOUBLE", "total_amount", True, "US dollars charged in all, without cash tips"),
-    Column("partition_date", "VARCHAR", None, True, "Month of the file, YYYY-MM"),
-    Column("fare_amount", "DOUBLE", "fare_amount", True, "US dollars, by time and distance"),
-    Column("extra", "DOUBLE", "extra", True, "US dollars, rush hour and overnight charges and others"),
-    Column("mta_tax", "DOUBLE", "mta_tax", True, "US dollars, tax of the Metropolitan Transportation Authority"),
-    Column("tip_amount", "DOUBLE", "tip_amount", True, "US dollars, card tips only"),
-    Column("tolls_amount", "DOUBLE", "tolls_amount", True, "US dollars, all tolls of the trip"),
-    Column(
-        "improvement_surcharge", "DOUBLE", "improvement_surcharge", False, "US dollars, at the flag drop; since 2015"
-    ),
-    Column("congestion_surcharge", "DOUBLE", "congestion_surcharge", False, "US dollars, state surcharge; since 2019"),
-    Column("airport_fee", "DOUBLE", "airport_fee", False, "US dollars, pickups at LaGuardia and JFK"),
-    Column("cbd_congestion_fee", "DOUBLE", "cbd_congestion_fee", False, "US dollars, congestion zone; since 2025"),
-    Column(
-        "store_and_fwd_flag",
-        "VARCHAR",
-        "store_and_fwd_flag",
-        True,
-        "Y if the record was held in the vehicle before it was sent, else N",
-    ),
-    Column("request_source", "VARCHAR", "request_source", False, "How the trip was requested, a code; since 2026-06"),
-    *(
-        Column(
-            f"{end.replace('-', '')}_{axis}",
-            "DOUBLE",
-            None,
-            True,
-            f"Degrees (WGS 84), of the {end}; 2009 and 2010 only",
-        )
-        for end in ("pickup", "drop-off")
-        for axis in ("longitude", "latitude")
-    ),
-)
-COURSE_COLUMNS = COLUMNS[:11]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The columns of the files of some months.
-
-    Attributes:
-        period: which months these are, for messages.
-        last_month: the last of them, ``YYYY-MM``.
-        mark: a column that files of other layouts do not have.
-        sources: for columns of the table, their names in these files, compared without case.
-    """
-
-    period: str
-    last_month: str
-    mark: str
-    sources: Mapping[str, str]
-
-    @property
-    def is_legacy(self) -> bool:
-        """Whether these files have coordinates instead of zones, and texts instead of codes and times."""
-        return "pickup_longitude" in self.sources
-
-
-LAYOUTS = (
-    Layout("2009", "2009-12", "Start_Lon", legacy_columns.NAMES_2009),
-    Layout("2010", "2010-12", "pickup_longitude", legacy_columns.NAMES_2010),
-    Layout(
-        "2011 and later", "9999-12", "PULocationID", {column.name: column.source for column in COLUMNS if column.source}
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -148,7 +40,7 @@ class FileSchema:
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """How a month's columns map to those of `trips`.
+    """How a month's columns map to those of its table.
 
     Attributes:
         expressions: for each column of the table, in order, the SQL expression over the file. `$month` is bound to the
@@ -224,7 +116,7 @@ def read_file_schema(file: BinaryIO) -> FileSchema:
         raise NotParquetError("not a complete parquet file: its footer is damaged, and counts less than no rows")
     if rows_in_groups > MAX_ROWS:
         raise SchemaError(
-            f"its footer counts {rows_in_groups:,} rows, and no month has more than 17 million. {_IF_IT_IS_REAL}"
+            f"its footer counts {rows_in_groups:,} rows, and no month has more than 24 million. {_IF_IT_IS_REAL}"
         )
     return FileSchema(rows_in_groups, columns)
 
@@ -248,8 +140,8 @@ def _check_frame(file: BinaryIO) -> None:
         raise SchemaError(f"its footer has {footer:,} bytes; a real month's has at most 60,000. {_IF_IT_IS_REAL}")
 
 
-def map_columns(schema: FileSchema, month: str) -> ColumnMapping:
-    """Decide how the file of `month` (``YYYY-MM``) with this `schema` becomes rows of `trips`.
+def map_columns(schema: FileSchema, month: str, dataset: Dataset = YELLOW) -> ColumnMapping:
+    """Decide how the file of `month` (``YYYY-MM``) with this `schema` becomes rows of the dataset's table.
 
     Raises:
         SchemaError: it has the columns of other months, a required one is missing, or its type cannot become the table's.
@@ -259,15 +151,15 @@ def map_columns(schema: FileSchema, month: str) -> ColumnMapping:
     names = [name for name, _ in schema.columns]
     # Of columns whose names differ only in case, or not at all, DuckDB reads the first by that name.
     found = {name.lower(): number for number, name in reversed(list(enumerate(names)))}
-    layout = _layout(found, month)
-    values, unmapped, mapped = {"partition_date": "$month"}, {}, set()
-    for column in COLUMNS:
+    layout = _layout(found, month, dataset)
+    values, unmapped, mapped = {**dataset.constants, "partition_date": "$month"}, {}, set()
+    for column in dataset.columns:
         source = layout.sources.get(column.name, "")
         number = found.get(source.lower()) if source else None
         if source and number is None and column.required:
             raise SchemaError(
                 f"the file has no column {source}, which becomes {column.name} ({column.type}). Found: "
-                f"{', '.join(names)}. {_WHAT_TO_DO}"
+                f"{', '.join(names)}. {_what_to_do(dataset)}"
             )
         mapped.add(number)
         name, type_ = schema.columns[number] if number is not None else ("", pa.null())
@@ -278,45 +170,51 @@ def map_columns(schema: FileSchema, month: str) -> ColumnMapping:
         elif not _is_accepted(_plain(type_), column.type):
             raise SchemaError(
                 f"column {name} is {type_}, and becomes {column.name}. Expected: {column.type}, or what can become "
-                f"one without loss. {_WHAT_TO_DO}"
+                f"one without loss. {_what_to_do(dataset)}"
             )
         else:
             values[column.name] = cast(name, column.type, is_integer=pa.types.is_integer(type_))
     if layout.is_legacy:
         values.update(legacy_columns.map_zones(values))
     return ColumnMapping(
-        [values.get(column.name, f"NULL::{column.type}") for column in COLUMNS],
+        [values.get(column.name, f"NULL::{column.type}") for column in dataset.columns],
         [
             name
             for number, name in enumerate(names)
             if number not in mapped and not (layout.is_legacy and name == legacy_columns.INDEX)
         ],
-        [column.name for column in COLUMNS if column.name not in values and (column.source or layout.is_legacy)],
+        [
+            column.name
+            for column in dataset.columns
+            if column.name not in values and (column.source or layout.is_legacy)
+        ],
         {name: condition for name, condition in unmapped.items() if condition},
     )
 
 
-def _layout(names: Container[str], month: str) -> Layout:
+def _layout(names: Container[str], month: str, dataset: Dataset) -> Layout:
     """The layout that the file of `month` has to have. `names` are those of its columns, in lower case."""
-    own = next(layout for layout in LAYOUTS if month <= layout.last_month)
+    own = next(layout for layout in dataset.layouts if month <= layout.last_month)
     # The newest first: a modern file to which the TLC adds coordinates has one more column, which is ignored.
-    found = next((layout for layout in reversed(LAYOUTS) if layout.mark.lower() in names), own)
+    found = next((layout for layout in reversed(dataset.layouts) if layout.mark.lower() in names), own)
     if found is not own:
         raise SchemaError(
             f"the file has the columns of {found.period} ({found.mark}), and {month} needs those of {own.period} "
-            f"({own.mark}). {_WHAT_TO_DO}"
+            f"({own.mark}). {_what_to_do(dataset)}"
         )
     return own
 
 
-_WHAT_TO_DO = (
-    "Check whether the file is this month of yellow taxi trips; if the TLC has changed its schema, extend the mapping in "
-    "dagster_essentials/ingestion/column_mapping.py."
-)
+def _what_to_do(dataset: Dataset) -> str:
+    return (
+        f"Check whether the file is this month of {dataset.title}; if the TLC has changed its schema, extend the columns in "
+        "dagster_essentials/datasets, or the types in dagster_essentials/ingestion/column_mapping.py."
+    )
+
 
 _IF_IT_IS_REAL = (
-    "Materialize again; if it fails in the same way, check the file at the source. If that is a month of yellow taxi trips "
-    "after all, the limits in dagster_essentials/ingestion/column_mapping.py are too narrow for it."
+    "Materialize again; if it fails in the same way, check the file at the source. If that is a month of trips after "
+    "all, the limits in dagster_essentials/ingestion/column_mapping.py are too narrow for it."
 )
 
 

@@ -11,29 +11,6 @@ from dagster_essentials.ingestion.casts import limited_text, literal, quote
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_NAMES = {
-    "vendor_id": ("vendor_name", "vendor_id"),
-    "pickup_datetime": ("Trip_Pickup_DateTime", "pickup_datetime"),
-    "dropoff_datetime": ("Trip_Dropoff_DateTime", "dropoff_datetime"),
-    "passenger_count": ("Passenger_Count", "passenger_count"),
-    "trip_distance": ("Trip_Distance", "trip_distance"),
-    "pickup_longitude": ("Start_Lon", "pickup_longitude"),
-    "pickup_latitude": ("Start_Lat", "pickup_latitude"),
-    "rate_code_id": ("Rate_Code", "rate_code"),
-    "store_and_fwd_flag": ("store_and_forward", "store_and_fwd_flag"),
-    "dropoff_longitude": ("End_Lon", "dropoff_longitude"),
-    "dropoff_latitude": ("End_Lat", "dropoff_latitude"),
-    "payment_type": ("Payment_Type", "payment_type"),
-    "fare_amount": ("Fare_Amt", "fare_amount"),
-    "extra": ("surcharge", "surcharge"),
-    "mta_tax": ("mta_tax", "mta_tax"),
-    "tip_amount": ("Tip_Amt", "tip_amount"),
-    "tolls_amount": ("Tolls_Amt", "tolls_amount"),
-    "total_amount": ("Total_Amt", "total_amount"),
-}
-NAMES_2009, NAMES_2010 = ({column: names[year] for column, names in _NAMES.items()} for year in (0, 1))
-"""For columns of `trips`, their names in the files of 2009 and of 2010."""
-
 INDEX = "__index_level_0__"
 """The index of pandas, which the files of 2010-02 and 2010-03 have as a column. It is no value of a trip."""
 

@@ -16,7 +16,9 @@ from typing import BinaryIO
 
 import duckdb
 
-from dagster_essentials.errors import DownloadError, LoadError, PipelineError, SchemaError
+from dagster_essentials.datasets.dataset import Dataset
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.errors import DownloadError, LoadError, NotPublishedError, PipelineError, SchemaError
 from dagster_essentials.ingestion.column_mapping import (
     FROM_FILE,
     ColumnMapping,
@@ -34,10 +36,6 @@ PARALLEL_DOWNLOADS = 4
 PARALLEL_QUESTIONS = 8
 """Two hundred months, at 50 ms for each answer, take over a second."""
 
-_NOT_PUBLISHED = (
-    "The TLC publishes a month about two months after its end: materialize it again then. For an earlier month, check the "
-    "address (TAXI_TRIPS_URL)."
-)
 _READ_AGAIN = (
     "Materialize again; if it fails in the same way, the file at the source is damaged or has values that "
     "dagster_essentials/ingestion/column_mapping.py does not accept."
@@ -58,17 +56,25 @@ class DownloadedMonth:
         return self.file.bytes if self.transferred else 0
 
 
-def download_months(
-    months: Mapping[str, tuple[str, Path]],
-) -> Iterator[tuple[str, Callable[[], DownloadedMonth]]]:
-    """Download several months at a time, each given as (address, path) by a key that begins with ``YYYY-MM``.
+@dataclass(frozen=True)
+class MonthFile:
+    """The file of `month` (``YYYY-MM``): where its source has it, and where it goes."""
+
+    month: str
+    url: str
+    path: Path
+    dataset: Dataset = YELLOW
+
+
+def download_months(months: Mapping[str, MonthFile]) -> Iterator[tuple[str, Callable[[], DownloadedMonth]]]:
+    """Download several months at a time, each given by any key.
 
     Yields:
         Each key as soon as its download has ended, with a function that returns the result or raises the error.
     """
     pool = ThreadPoolExecutor(max_workers=min(PARALLEL_DOWNLOADS, len(months)))
     try:
-        futures = {pool.submit(download_month, key[:7], url, path): key for key, (url, path) in months.items()}
+        futures = {pool.submit(download_month, month): key for key, month in months.items()}
         for future in as_completed(futures):
             yield futures[future], future.result
     finally:
@@ -108,16 +114,29 @@ def find_published_month(url: str, attempts: int = 2) -> PublishedFile | None:
         raise
 
 
-def download_month(month: str, url: str, path: Path) -> DownloadedMonth:
-    """Download `month` (``YYYY-MM``) from `url` to `path`, unless it is unchanged there. The file is valid in either case.
+def download_month(month: MonthFile) -> DownloadedMonth:
+    """Download a month, unless it is unchanged. Its file is valid in either case.
 
     Raises:
         PipelineError: the month is not published, cannot be transferred or written, or is not valid.
     """
     started = time.monotonic()
+    dataset, path = month.dataset, month.path
+    if month.month < dataset.first_month:
+        # The source would answer as it does for a month that is late.
+        raise NotPublishedError(
+            f"there is no such month: {dataset.title} are published since {dataset.first_month}. "
+            f"{dataset.before_first_month}"
+        )
     try:
         file, transferred = download(
-            url, path, partial(validate_trips_file, month=month), if_not_published=_NOT_PUBLISHED
+            month.url,
+            path,
+            partial(validate_trips_file, month=month.month, dataset=dataset),
+            if_not_published=(
+                f"The TLC publishes a month of {dataset.title} about {dataset.months_to_publication} months after its "
+                "end: materialize it again then. For an earlier month, check the address (TAXI_TRIPS_URL)."
+            ),
         )
         try:
             with open(path, "rb") as content:
@@ -125,7 +144,7 @@ def download_month(month: str, url: str, path: Path) -> DownloadedMonth:
         except (NotParquetError, OSError):
             raise DownloadError(f"the downloaded file {path} is damaged. Delete it, and materialize again.") from None
     except (DownloadError, SchemaError) as error:
-        error.source = redact_url(url)
+        error.source = redact_url(month.url)
         raise
     return DownloadedMonth(file, transferred, rows, time.monotonic() - started)
 
@@ -142,7 +161,7 @@ def find_downloaded(path: Path) -> DownloadedMonth | None:
         return None
 
 
-def validate_trips_file(path: Path, month: str) -> None:
+def validate_trips_file(path: Path, month: str, dataset: Dataset = YELLOW) -> None:
     """Check that the file at `path` has the trips of `month` (``YYYY-MM``), and that every value can be loaded.
 
     Raises:
@@ -158,7 +177,7 @@ def validate_trips_file(path: Path, month: str) -> None:
             "the file has no rows, and was not kept. Materialize again when the source has a better one."
         )
     try:
-        rows = scan_all_values(path, map_columns(schema, month))
+        rows = scan_all_values(path, map_columns(schema, month, dataset))
     except duckdb.Error as error:
         text = first_line(error).replace(f' "{path}"', "").replace(str(path), "the file")
         raise DownloadError(
@@ -179,7 +198,7 @@ def _advice(path: Path) -> str:
 
 
 def scan_all_values(path: Path, mapping: ColumnMapping) -> int:
-    """Read every value that `trips` would take from the file at `path`, and return the number of rows.
+    """Read every value that the table would take from the file at `path`, and return the number of rows.
 
     Raises:
         duckdb.Error: a page is damaged, or a value cannot become the table's.
@@ -223,7 +242,7 @@ class OpenTripsFile:
 
 
 @contextmanager
-def open_trips_file(path: Path) -> Iterator[OpenTripsFile]:
+def open_trips_file(path: Path, dataset: Dataset = YELLOW) -> Iterator[OpenTripsFile]:
     """Open the month's file at `path`, so that the block reads one version even if a concurrent run replaces it.
 
     DuckDB reads the open descriptor by its name in ``/dev/fd``, which Linux and macOS have. Without it, DuckDB reads
@@ -235,10 +254,12 @@ def open_trips_file(path: Path) -> Iterator[OpenTripsFile]:
     try:
         content = open(path, "rb")  # noqa: SIM115 - closed below, by the with
     except FileNotFoundError:
-        raise LoadError("there is no such file. Materialize taxi_trips_file for this month first.", path) from None
+        raise LoadError(
+            f"there is no such file. Materialize {dataset.file_asset} for this month first.", path
+        ) from None
     except OSError as error:
         raise LoadError(
-            f"the file cannot be read ({error.strerror}). Materialize taxi_trips_file and taxi_trips again.", path
+            f"the file cannot be read ({error.strerror}). Materialize {dataset.assets} again.", path
         ) from None
     with content:
         descriptor = f"/dev/fd/{content.fileno()}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import duckdb
 
+from dagster_essentials.datasets.dataset import Dataset
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.transaction import transaction
@@ -57,8 +58,21 @@ class MonthTotals:
     trip_distance: float | None
 
 
-def aggregate_month(connection: duckdb.DuckDBPyConnection, month: str) -> MonthTotals:
-    """Replace the aggregates of `month` (``YYYY-MM``) by those of its rows in `trips`, within the load's transaction."""
+def aggregate_month(connection: duckdb.DuckDBPyConnection, dataset: Dataset, month: str) -> MonthTotals:
+    """Sum up `month` (``YYYY-MM``) of `dataset`, and for `trips`, replace its aggregates, within the load's transaction."""
+    if dataset.table == "trips":
+        return _replace_aggregates(connection, month)
+    # NaN and infinity count as missing, as in the aggregates of trips.
+    sums = (
+        f"round(fsum({value}) FILTER (isfinite({value})), 2)" for value in (dataset.total_amount, dataset.trip_distance)
+    )
+    totals = connection.execute(
+        f"SELECT {', '.join(sums)} FROM {dataset.table} WHERE {dataset.month_rows}", {"month": month}
+    ).fetchall()[0]
+    return MonthTotals(*totals)
+
+
+def _replace_aggregates(connection: duckdb.DuckDBPyConnection, month: str) -> MonthTotals:
     for table, query in _QUERIES.items():
         connection.execute(f"CREATE TABLE IF NOT EXISTS {table} AS {query} LIMIT 0", {"month": month})
         write_comments(connection, table, _COMMENTS[table], _COLUMN_COMMENTS)

@@ -4,8 +4,8 @@ import re
 
 import duckdb
 
+from dagster_essentials.datasets.yellow import COLUMNS
 from dagster_essentials.errors import DatabaseUnusableError
-from dagster_essentials.ingestion.column_mapping import COLUMNS
 from dagster_essentials.warehouse.comments import write_comments
 
 COMMENT = "The rows of trips, each once, with the names and boroughs of the zones at both ends"

@@ -1,4 +1,4 @@
-"""The table `trips`: creating and upgrading it, whether a month is loaded already, replacing one in one transaction."""
+"""The tables of trips: creating and upgrading them, whether a month is loaded already, replacing one in one transaction."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import duckdb
 
+from dagster_essentials.datasets.dataset import Dataset
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import (
     DatabaseUnusableError,
     LoadError,
@@ -17,8 +19,6 @@ from dagster_essentials.errors import (
     ZonesError,
 )
 from dagster_essentials.ingestion.column_mapping import (
-    COLUMNS,
-    COURSE_COLUMNS,
     FROM_FILE,
     ColumnMapping,
     FileSchema,
@@ -44,8 +44,10 @@ from dagster_essentials.warehouse.transaction import explain_duckdb_errors, tran
 from dagster_essentials.warehouse.trip_details import create_trip_details
 from dagster_essentials.warehouse.zones_function import zones_function
 
-COMMENT = "Yellow taxi trips of all months that are loaded: one row per trip, as published, no trip dropped"
-"""Of the table, in the database."""
+COMMENTS = {
+    "trips": "Yellow taxi trips of all months that are loaded: one row per trip, as published, no trip dropped",
+}
+"""Of the tables, in the database."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,14 @@ class LoadedMonth:
 
 
 def replace_month(
-    connection: duckdb.DuckDBPyConnection, month: str, path: Path, zones_path: Path | None = None, force: bool = False
+    connection: duckdb.DuckDBPyConnection,
+    month: str,
+    path: Path,
+    zones_path: Path | None = None,
+    force: bool = False,
+    dataset: Dataset = YELLOW,
 ) -> LoadedMonth:
-    """Replace the rows of `month` (``YYYY-MM``) in `trips` by those of the file at `path`, in one transaction.
+    """Replace the rows of `month` (``YYYY-MM``) in the table of `dataset` by those of the file at `path`, in one transaction.
 
     A month before 2011 has coordinates, whose zones are those of the zones CSV at `zones_path`. A month that has been loaded
     from the same file by the same mapping, and still has as many rows, is left alone unless `force` is set.
@@ -81,15 +88,15 @@ def replace_month(
         DatabaseUnusableError: the table was made by something else.
     """
     try:
-        with open_trips_file(path) as file:
-            source = _read_source(month, file, zones_path)
+        with open_trips_file(path, dataset) as file:
+            source = _read_source(dataset, month, file, zones_path)
             with (
                 zones_function(connection, source.zones) if source.zones else nullcontext(),
-                _explain_errors(file),
+                _explain_errors(file, dataset),
                 transaction(connection),
             ):
-                _prepare_table(connection)
-                versions = versions_of(connection, month)
+                _prepare_table(connection, dataset)
+                versions = versions_of(connection, dataset.name, month)
                 is_unchanged = not force and _is_loaded(connection, versions, source)
                 if is_unchanged:
                     versions = _keep_month(connection, versions, source)
@@ -105,6 +112,7 @@ def replace_month(
 class _Source:
     """The file of a month, and how it becomes rows of `trips`."""
 
+    dataset: Dataset
     month: str
     reader_path: str
     schema: FileSchema
@@ -114,22 +122,23 @@ class _Source:
     fingerprint: str
 
 
-def _read_source(month: str, file: OpenTripsFile, zones_path: Path | None) -> _Source:
+def _read_source(dataset: Dataset, month: str, file: OpenTripsFile, zones_path: Path | None) -> _Source:
     try:
         schema = read_file_schema(file.content)
         # Before the load: an error after its commit would fail a month that has been replaced.
         content = identify_content(file.path, file.content)
     except NotParquetError as error:
-        raise LoadError(f"{error}. The month is unchanged. {_DOWNLOAD_AGAIN}") from None
+        raise LoadError(f"{error}. The month is unchanged. {_download_again(dataset)}") from None
     except OSError as error:
         raise LoadError(
-            f"the file cannot be read ({error.strerror}). The month is unchanged. {_DOWNLOAD_AGAIN}"
+            f"the file cannot be read ({error.strerror}). The month is unchanged. {_download_again(dataset)}"
         ) from None
     if schema.rows == 0:
-        raise LoadError(f"the file has no rows. The month is unchanged. {_DOWNLOAD_AGAIN}")
-    mapping = map_columns(schema, month)
+        raise LoadError(f"the file has no rows. The month is unchanged. {_download_again(dataset)}")
+    mapping = map_columns(schema, month, dataset)
     zones = _read_zones(zones_path) if mapping.needs_zones else []
-    return _Source(month, file.reader_path, schema, content, mapping, zones, fingerprint_mapping(mapping, zones))
+    mapped = fingerprint_mapping(mapping, zones, dataset)
+    return _Source(dataset, month, file.reader_path, schema, content, mapping, zones, mapped)
 
 
 def _read_zones(path: Path | None) -> Sequence[Zone]:
@@ -143,7 +152,7 @@ def _is_loaded(connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVe
         return False
     # Without a scan of the other months: DuckDB knows the first and the last month of each row group.
     (rows,) = connection.execute(
-        "SELECT count(*) FROM trips WHERE partition_date = $month", {"month": source.month}
+        f"SELECT count(*) FROM {source.dataset.table} WHERE {source.dataset.month_rows}", {"month": source.month}
     ).fetchall()[0]
     return bool(rows == versions[-1].num_trips)
 
@@ -164,26 +173,28 @@ def _keep_month(
 def _load_month(
     connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source
 ) -> list[MonthVersion]:
-    month, content, mapping = source.month, source.content, source.mapping
-    (replaced,) = connection.execute("DELETE FROM trips WHERE partition_date = $month", {"month": month}).fetchall()[0]
+    dataset, month, content, mapping = source.dataset, source.month, source.content, source.mapping
+    (replaced,) = connection.execute(
+        f"DELETE FROM {dataset.table} WHERE {dataset.month_rows}", {"month": month}
+    ).fetchall()[0]
     connection.execute(
-        f"INSERT INTO trips ({', '.join(column.name for column in COLUMNS)}) "
+        f"INSERT INTO {dataset.table} ({', '.join(column.name for column in dataset.columns)}) "
         f"SELECT {', '.join(mapping.expressions)} FROM {FROM_FILE}",
         {"month": month, "file": source.reader_path},
     )
-    profile = profile_month(connection, month)
+    profile = profile_month(connection, dataset, month)
     if profile.rows != source.schema.rows:
         raise RowCountMismatchError(
             f"the file has {source.schema.rows:,} rows, but {profile.rows:,} were loaded, so the load was rolled back. "
-            "Materialize taxi_trips_file and taxi_trips again.",
+            f"Materialize {dataset.assets} again.",
             rows_in_file=source.schema.rows,
             rows_in_table=profile.rows,
         )
     unmapped = count_unmapped(connection, mapping, source.reader_path)
-    totals = aggregate_month(connection, month)
+    totals = aggregate_month(connection, dataset, month)
     earlier = list(versions)
     if replaced and not earlier:
-        earlier.append(unknown_version(month, replaced))
+        earlier.append(unknown_version(dataset.name, month, replaced))
         record_version(connection, earlier[0])
     # The same file by the same mapping, loaded again, is no new version.
     if earlier and (earlier[-1].sha256, earlier[-1].mapping) == (content.sha256, source.fingerprint):
@@ -207,18 +218,20 @@ def _load_month(
         zones=fingerprint(source.zones) if source.zones else None,
         violations=profile.violations,
         texts_unmapped=unmapped,
+        fleet=dataset.name,
     )
     record_version(connection, version)
     return [*earlier, version]
 
 
-_DOWNLOAD_AGAIN = "Delete the file, and materialize taxi_trips_file and taxi_trips again."
+def _download_again(dataset: Dataset) -> str:
+    return f"Delete the file, and materialize {dataset.assets} again."
 
 
 @contextmanager
-def _explain_errors(file: OpenTripsFile) -> Iterator[None]:
+def _explain_errors(file: OpenTripsFile, dataset: Dataset) -> Iterator[None]:
     advice = (
-        f"{_DOWNLOAD_AGAIN} If it fails in the same way, the file at the source has values that "
+        f"{_download_again(dataset)} If it fails in the same way, the file at the source has values that "
         "dagster_essentials/ingestion/column_mapping.py does not accept."
     )
     try:
@@ -228,21 +241,22 @@ def _explain_errors(file: OpenTripsFile) -> Iterator[None]:
         raise QueryError(str(error).replace(file.reader_path, str(file.path))) from None
 
 
-def _prepare_table(connection: duckdb.DuckDBPyConnection) -> None:
-    """Create `trips`, or add the columns that one made by the course's code lacks; and what describes it."""
-    columns = ", ".join(f"{column.name} {column.type}" for column in COLUMNS)
-    connection.execute(f"CREATE TABLE IF NOT EXISTS trips ({columns})")
-    present = {name for name, *_ in connection.execute("DESCRIBE trips").fetchall()}
-    if missing := [column.name for column in COURSE_COLUMNS if column.name not in present]:
+def _prepare_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> None:
+    """Create the table, or add the columns that one made by the course's code or an earlier release lacks; and describe it."""
+    table = dataset.table
+    columns = ", ".join(f"{column.name} {column.type}" for column in dataset.columns)
+    connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+    present = {name for name, *_ in connection.execute(f"DESCRIBE {table}").fetchall()}
+    if missing := [column.name for column in dataset.columns[: dataset.core_columns] if column.name not in present]:
         (path,) = connection.execute("SELECT path FROM duckdb_databases() WHERE path IS NOT NULL").fetchall()[0]
         raise DatabaseUnusableError(
-            f"the table trips in {path} has no column {', '.join(missing)}, so it was made by something else (the course's "
+            f"the table {table} in {path} has no column {', '.join(missing)}, so it was made by something else (the course's "
             "lessons before the eighth make one like it). Nothing was changed in it. Rename or drop it, and materialize "
             "again."
         )
-    for column in COLUMNS:
+    for column in dataset.columns:
         if column.name not in present:
-            connection.execute(f"ALTER TABLE trips ADD COLUMN {column.name} {column.type}")
-    write_comments(connection, "trips", COMMENT, {column.name: column.description for column in COLUMNS})
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column.name} {column.type}")
+    write_comments(connection, table, COMMENTS[table], {column.name: column.description for column in dataset.columns})
     create_trip_details(connection)
     prepare_versions(connection)

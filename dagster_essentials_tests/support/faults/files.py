@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dagster_essentials.ingestion.column_mapping import COLUMNS
+from dagster_essentials.datasets.yellow import COLUMNS
 from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.support import parquet_bytes as pb
 from dagster_essentials_tests.support.faults.answers import (

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
+from dagster_essentials.datasets.yellow import COLUMNS
 from dagster_essentials.ingestion.casts import MAX_TEXT_BYTES
-from dagster_essentials.ingestion.column_mapping import COLUMNS
 from dagster_essentials.sample import FIRST_MODERN_MONTH, LAST_MONTH, months_between, write_month
 from dagster_essentials_tests.support.faults.fault import Change, loaded_file, refused_file
 from dagster_essentials_tests.support.faults.files import REQUIRED, UNREADABLE, zones_file

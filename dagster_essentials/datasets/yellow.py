@@ -1,0 +1,163 @@
+"""The yellow taxis: the columns of `trips`, the layouts of their files since 2009, and the data quality rules.
+
+What the months of 2009 and 2010 have instead of codes and zones becomes such by `ingestion/legacy_columns.py`.
+"""
+
+from collections.abc import Sequence
+
+from dagster_essentials.datasets.dataset import Column, Dataset, Layout, QualityRule
+
+# The first eleven are the course's, in its order and with its types; a database made by its code has just these.
+COLUMNS: Sequence[Column] = (
+    Column("vendor_id", "INTEGER", "VendorID", True, "Recorded by 1 Creative Mobile, 2 Curb, 3 DDS, 6 Myle, 7 Helix"),
+    Column("pickup_zone_id", "INTEGER", "PULocationID", True, "Zone of the pickup; 264 unknown, 265 outside the city"),
+    Column(
+        "dropoff_zone_id", "INTEGER", "DOLocationID", True, "Zone of the drop-off; 264 unknown, 265 outside the city"
+    ),
+    Column(
+        "rate_code_id",
+        "DOUBLE",
+        "RatecodeID",
+        True,
+        "1 standard, 2 JFK, 3 Newark, 4 Nassau or Westchester, 5 negotiated, 6 group, 99 unknown",
+    ),
+    Column(
+        "payment_type",
+        "INTEGER",
+        "payment_type",
+        True,
+        "0 flex fare, 1 card, 2 cash, 3 no charge, 4 dispute, 5 unknown, 6 voided",
+    ),
+    Column("dropoff_datetime", "TIMESTAMP", "tpep_dropoff_datetime", True, "End of the trip, New York local time"),
+    Column("pickup_datetime", "TIMESTAMP", "tpep_pickup_datetime", True, "Start of the trip, New York local time"),
+    Column("trip_distance", "DOUBLE", "trip_distance", True, "Miles, by the taximeter"),
+    Column("passenger_count", "DOUBLE", "passenger_count", True, "Passengers, as the driver entered them"),
+    Column("total_amount", "DOUBLE", "total_amount", True, "US dollars charged in all, without cash tips"),
+    Column("partition_date", "VARCHAR", None, True, "Month of the file, YYYY-MM"),
+    Column("fare_amount", "DOUBLE", "fare_amount", True, "US dollars, by time and distance"),
+    Column("extra", "DOUBLE", "extra", True, "US dollars, rush hour and overnight charges and others"),
+    Column("mta_tax", "DOUBLE", "mta_tax", True, "US dollars, tax of the Metropolitan Transportation Authority"),
+    Column("tip_amount", "DOUBLE", "tip_amount", True, "US dollars, card tips only"),
+    Column("tolls_amount", "DOUBLE", "tolls_amount", True, "US dollars, all tolls of the trip"),
+    Column(
+        "improvement_surcharge", "DOUBLE", "improvement_surcharge", False, "US dollars, at the flag drop; since 2015"
+    ),
+    Column("congestion_surcharge", "DOUBLE", "congestion_surcharge", False, "US dollars, state surcharge; since 2019"),
+    Column("airport_fee", "DOUBLE", "airport_fee", False, "US dollars, pickups at LaGuardia and JFK"),
+    Column("cbd_congestion_fee", "DOUBLE", "cbd_congestion_fee", False, "US dollars, congestion zone; since 2025"),
+    Column(
+        "store_and_fwd_flag",
+        "VARCHAR",
+        "store_and_fwd_flag",
+        True,
+        "Y if the record was held in the vehicle before it was sent, else N",
+    ),
+    Column("request_source", "VARCHAR", "request_source", False, "How the trip was requested, a code; since 2026-06"),
+    *(
+        Column(
+            f"{end.replace('-', '')}_{axis}",
+            "DOUBLE",
+            None,
+            True,
+            f"Degrees (WGS 84), of the {end}; 2009 and 2010 only",
+        )
+        for end in ("pickup", "drop-off")
+        for axis in ("longitude", "latitude")
+    ),
+)
+COURSE_COLUMNS = COLUMNS[:11]
+
+_NAMES = {
+    "vendor_id": ("vendor_name", "vendor_id"),
+    "pickup_datetime": ("Trip_Pickup_DateTime", "pickup_datetime"),
+    "dropoff_datetime": ("Trip_Dropoff_DateTime", "dropoff_datetime"),
+    "passenger_count": ("Passenger_Count", "passenger_count"),
+    "trip_distance": ("Trip_Distance", "trip_distance"),
+    "pickup_longitude": ("Start_Lon", "pickup_longitude"),
+    "pickup_latitude": ("Start_Lat", "pickup_latitude"),
+    "rate_code_id": ("Rate_Code", "rate_code"),
+    "store_and_fwd_flag": ("store_and_forward", "store_and_fwd_flag"),
+    "dropoff_longitude": ("End_Lon", "dropoff_longitude"),
+    "dropoff_latitude": ("End_Lat", "dropoff_latitude"),
+    "payment_type": ("Payment_Type", "payment_type"),
+    "fare_amount": ("Fare_Amt", "fare_amount"),
+    "extra": ("surcharge", "surcharge"),
+    "mta_tax": ("mta_tax", "mta_tax"),
+    "tip_amount": ("Tip_Amt", "tip_amount"),
+    "tolls_amount": ("Tolls_Amt", "tolls_amount"),
+    "total_amount": ("Total_Amt", "total_amount"),
+}
+NAMES_2009, NAMES_2010 = ({column: names[year] for column, names in _NAMES.items()} for year in (0, 1))
+"""For columns of `trips`, their names in the files of 2009 and of 2010."""
+
+LAYOUTS = (
+    Layout("2009", "2009-12", "Start_Lon", NAMES_2009),
+    Layout("2010", "2010-12", "pickup_longitude", NAMES_2010),
+    Layout(
+        "2011 and later", "9999-12", "PULocationID", {column.name: column.source for column in COLUMNS if column.source}
+    ),
+)
+
+QUALITY_RULES: Sequence[QualityRule] = (
+    QualityRule(
+        "pickups_in_month",
+        "count(*) FILTER (pickup_datetime < $first OR pickup_datetime >= $next)",
+        0.01,
+        "Pickups outside the file's month. Real months have up to 0.47 % (2021-02), some of them decades away; above 1 % "
+        "the file may be another month's.",
+    ),
+    QualityRule(
+        "no_negative_totals",
+        "count(*) FILTER (total_amount < 0)",
+        0.03,
+        "Trips with a negative total: refunds and corrections. 0.2 % in 2019, 1.8 % in 2024; warns above 3 %.",
+    ),
+    QualityRule(
+        "no_zero_distances",
+        "count(*) FILTER (trip_distance = 0)",
+        0.05,
+        "Trips over no distance. 0.9 % in 2019, 3.2 % in 2026; warns above 5 %.",
+    ),
+    QualityRule(
+        "dropoff_after_pickup",
+        "count(*) FILTER (dropoff_datetime < pickup_datetime)",
+        0.0005,
+        "Trips that end before they begin. 0.014 % in November 2019, all in the night in which the clocks went back, as "
+        "times are local; warns above 0.05 %.",
+    ),
+    QualityRule(
+        "zones_known",
+        "count(*) FILTER (pickup_zone_id IN (264, 265) OR dropoff_zone_id IN (264, 265))",
+        0.05,
+        "Trips from or to zone 264 (unknown) or 265 (outside the city). 0.6 to 2.5 % in samples of 2019, 2020 and 2025; "
+        "warns above 5 %.",
+    ),
+    QualityRule(
+        "flex_fare_share",
+        "count(*) FILTER (passenger_count IS NULL AND rate_code_id IS NULL AND store_and_fwd_flag IS NULL)",
+        0.40,
+        "Flex-fare trips and others without passengers, rate code and flag. They are real trips. 9.9 % in 2024, 26 % in "
+        "2026 and growing; warns above 40 %.",
+    ),
+    QualityRule(
+        "no_duplicates",
+        # With 64 bits, the probability of a collision among three million trips is one in four million.
+        f"count(*) - count(DISTINCT hash({', '.join(column.name for column in COLUMNS)}))",
+        0.0001,
+        "Trips that repeat another one to the last column. 50 in the 84 million of 2019; warns above 0.01 %.",
+    ),
+)
+
+YELLOW = Dataset(
+    name="yellow",
+    title="yellow taxi trips",
+    table="trips",
+    first_month="2009-01",
+    months_to_publication=2,
+    file_asset="taxi_trips_file",
+    table_asset="taxi_trips",
+    columns=COLUMNS,
+    core_columns=len(COURSE_COLUMNS),
+    layouts=LAYOUTS,
+    rules=QUALITY_RULES,
+)
