@@ -1,12 +1,9 @@
 """The view `trip_details`: each trip of `trips`, with the names and boroughs of the zones at both of its ends."""
 
-import re
-
 import duckdb
 
 from dagster_essentials.datasets.yellow import COLUMNS
-from dagster_essentials.errors import DatabaseUnusableError
-from dagster_essentials.warehouse.comments import write_comments
+from dagster_essentials.warehouse.views import create_view
 
 COMMENT = "The rows of trips, each once, with the names and boroughs of the zones at both ends"
 ZONE_COLUMNS = {
@@ -19,8 +16,7 @@ ZONE_COLUMNS = {
 
 # One row an id, whatever `zones` holds: the table that the course's code makes has 56 twice and 103 three times, with
 # the same names. That costs nothing, unless DuckDB materializes `names`: then queries take twice as long.
-_VIEW = """VIEW trip_details AS
-WITH names AS NOT MATERIALIZED (
+_QUERY = """WITH names AS NOT MATERIALIZED (
     SELECT DISTINCT ON (zone_id) zone_id, zone, borough FROM zones ORDER BY zone_id, zone, borough
 )
 SELECT trips.*,
@@ -35,8 +31,7 @@ LEFT JOIN names AS dropoff ON dropoff.zone_id = trips.dropoff_zone_id
 def create_trip_details(connection: duckdb.DuckDBPyConnection) -> None:
     """Create the view once there are both tables, or replace that of an earlier release.
 
-    To be called in the transaction that creates or changes one of the tables. If the view is right already, which takes 2 ms
-    to see, nothing is written: a load that leaves its month alone does not change the database.
+    To be called in the transaction that creates or changes one of the tables.
 
     Raises:
         DatabaseUnusableError: there is another table or view under the name.
@@ -52,30 +47,5 @@ def create_trip_details(connection: duckdb.DuckDBPyConnection) -> None:
         or not {"zone_id", "zone", "borough"} <= found["zones"]
     ):
         return
-    if _words(_find_view(connection)) != _words(f"CREATE {_VIEW}"):
-        connection.execute(f"CREATE OR REPLACE {_VIEW}")
     columns = {column.name: column.description for column in COLUMNS} | ZONE_COLUMNS
-    write_comments(connection, "trip_details", COMMENT, columns, kind="view")
-
-
-def _find_view(connection: duckdb.DuckDBPyConnection) -> str:
-    """The statement that created the view, or an empty text; what has no comment was made by something else."""
-    existing = connection.execute(
-        "SELECT sql, comment FROM duckdb_views() WHERE view_name = 'trip_details' "
-        "UNION ALL SELECT sql, NULL FROM duckdb_tables() WHERE table_name = 'trip_details'"
-    ).fetchall()
-    if not existing:
-        return ""
-    sql, comment = existing[0]
-    if comment is None:
-        (path,) = connection.execute("SELECT path FROM duckdb_databases() WHERE path IS NOT NULL").fetchall()[0]
-        raise DatabaseUnusableError(
-            f"trip_details in {path} was made by something else, and is the name of the view of trips with their zones. "
-            "Nothing was changed. Rename or drop it, and materialize again."
-        )
-    return str(sql)
-
-
-def _words(sql: str) -> list[str]:
-    """What DuckDB leaves of a statement that it keeps: it adds quotes and parentheses, as its version likes."""
-    return re.findall(r"\w+", sql)
+    create_view(connection, "trip_details", _QUERY, COMMENT, columns)

@@ -30,6 +30,7 @@ from dagster_essentials.ingestion.sidecar import DownloadedFile, identify_conten
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 from dagster_essentials.ingestion.zones import Zone, fingerprint, read_zones
 from dagster_essentials.warehouse.aggregates import aggregate_month
+from dagster_essentials.warehouse.all_trips import create_all_trips
 from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.month_versions import (
     MonthVersion,
@@ -46,6 +47,8 @@ from dagster_essentials.warehouse.zones_function import zones_function
 
 COMMENTS = {
     "trips": "Yellow taxi trips of all months that are loaded: one row per trip, as published, no trip dropped",
+    "fleet_trips": "Trips of green taxis and for-hire vehicles of all months that are loaded: one row per trip, as published, "
+    "no trip dropped; columns that a fleet does not have are null",
 }
 """Of the tables, in the database."""
 
@@ -259,4 +262,5 @@ def _prepare_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> N
             connection.execute(f"ALTER TABLE {table} ADD COLUMN {column.name} {column.type}")
     write_comments(connection, table, COMMENTS[table], {column.name: column.description for column in dataset.columns})
     create_trip_details(connection)
+    create_all_trips(connection)
     prepare_versions(connection)

@@ -1,0 +1,61 @@
+"""The view `all_trips`: the trips of `trips` and `fleet_trips` by the columns that are common to the fleets."""
+
+import duckdb
+
+from dagster_essentials.datasets.dataset import Dataset
+from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.warehouse.views import create_view
+
+COMMENT = "The trips of all fleets, each row of trips and fleet_trips once, by their common columns"
+COLUMNS = {
+    "fleet": "yellow, green, fhv (for-hire vehicles) or fhvhv (high-volume: Uber, Lyft and others, since 2019-02)",
+    "partition_date": "Month of the file, YYYY-MM",
+    "pickup_datetime": "Start of the trip, New York local time",
+    "dropoff_datetime": "End of the trip, New York local time; of fhv before mid-2017 no real time",
+    "pickup_zone_id": "Zone of the pickup; 264 unknown, 265 outside the city; of fhv mostly null since 2020-10",
+    "dropoff_zone_id": "Zone of the drop-off; 264 unknown, 265 outside the city",
+    "trip_distance": "Miles; null for fhv",
+    "trip_seconds": "Seconds; null if the drop-off lies before the pickup, as for most trips of fhv before mid-2017",
+    "total_amount": "US dollars that were paid in all; for fhvhv the sum of fare, tolls, taxes, fees and tips; null for fhv",
+}
+_COPIED = "pickup_datetime, dropoff_datetime, pickup_zone_id, dropoff_zone_id"
+# With CASE and CAST, as DuckDB keeps it, so that it is recognized.
+_SECONDS = (
+    "CASE WHEN dropoff_datetime >= pickup_datetime THEN date_diff('second', pickup_datetime, dropoff_datetime) "
+    "ELSE CAST(NULL AS BIGINT) END"
+)
+
+
+def _select(dataset: Dataset, seconds: str = _SECONDS) -> str:
+    fleet = f"'{dataset.name}'"
+    where = "" if dataset is YELLOW else f" WHERE fleet = {fleet}"
+    return (
+        f"SELECT {fleet} AS fleet, partition_date, {_COPIED}, {dataset.trip_distance} AS trip_distance, "
+        f"{seconds} AS trip_seconds, {dataset.total_amount} AS total_amount FROM {dataset.table}{where}"
+    )
+
+
+def create_all_trips(connection: duckdb.DuckDBPyConnection) -> None:
+    """Create the view of the tables that there are, or replace that of an earlier release or of one of the tables.
+
+    To be called in the transaction that creates or changes one of the tables.
+
+    Raises:
+        DatabaseUnusableError: there is another table or view under the name.
+    """
+    parts = [
+        # What the company measured is more precise than the times, which differ from it by minutes in 1.6 % of trips.
+        _select(dataset, "CAST(trip_time AS BIGINT)" if dataset.name == "fhvhv" else _SECONDS)
+        for dataset in (YELLOW, *FLEETS.values())
+        if _has_columns(connection, dataset)
+    ]
+    create_view(connection, "all_trips", "\nUNION ALL ".join(parts), COMMENT, COLUMNS)
+
+
+def _has_columns(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> bool:
+    """Whether there is the dataset's table. Under its name, something else may have made another one."""
+    found = connection.execute(
+        "SELECT column_name FROM duckdb_columns() WHERE table_name = $table", {"table": dataset.table}
+    ).fetchall()
+    return {column.name for column in dataset.columns[: dataset.core_columns]} <= {name for (name,) in found}
