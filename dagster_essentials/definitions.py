@@ -9,18 +9,25 @@ with warnings.catch_warnings():
     # release is pinned, and test_dagster_facts.py shows what has changed when it is raised.
     for category in (dg.BetaWarning, dg.PreviewWarning, DeprecationWarning):
         warnings.simplefilter("ignore", category)
-    from dagster_essentials.assets import metrics, requests, trips
-    from dagster_essentials.jobs import adhoc_request_job, trip_update_job, weekly_update_job
+    from dagster_essentials.assets import fleets, metrics, requests, trips
+    from dagster_essentials.fleet_schedules import fleet_corrections_schedule, fleet_update_schedule
+    from dagster_essentials.jobs import adhoc_request_job, fleet_update_job, trip_update_job, weekly_update_job
     from dagster_essentials.reconcile import reconcile_job
     from dagster_essentials.resources import database_resource
     from dagster_essentials.schedules import trip_corrections_schedule, trip_update_schedule, weekly_update_schedule
     from dagster_essentials.sensors import adhoc_request_sensor, late_month_alert_sensor, run_failure_alert_sensor
 
     defs = dg.Definitions(
-        assets=dg.with_source_code_references(dg.load_assets_from_modules([trips, metrics, requests])),
+        assets=dg.with_source_code_references(dg.load_assets_from_modules([trips, metrics, requests, fleets])),
         resources={"database": database_resource},
-        jobs=[trip_update_job, weekly_update_job, adhoc_request_job, reconcile_job],
-        schedules=[trip_update_schedule, trip_corrections_schedule, weekly_update_schedule],
+        jobs=[trip_update_job, weekly_update_job, adhoc_request_job, fleet_update_job, reconcile_job],
+        schedules=[
+            trip_update_schedule,
+            trip_corrections_schedule,
+            weekly_update_schedule,
+            fleet_update_schedule,
+            fleet_corrections_schedule,
+        ],
         sensors=[adhoc_request_sensor, run_failure_alert_sensor, late_month_alert_sensor],
         # Six trivial steps take 0.3 s in one process and 11 s in one process each.
         executor=dg.in_process_executor,

@@ -8,7 +8,7 @@ from dagster_essentials.alerts import Alert, list_briefly
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.jobs import weekly_update_job
 from dagster_essentials.partition_run import failed_partitions
-from dagster_essentials.partitions import monthly_partition, weekly_partition
+from dagster_essentials.partitions import fleet_month_partition, month_label, monthly_partition, weekly_partition
 
 RETRY_SECONDS = 15.0
 """When Dagster tries a run again, it does so within five seconds after the failure."""
@@ -41,11 +41,11 @@ def failed_run_alert(context: dg.RunFailureSensorContext, ui_url: str) -> Alert:
     by_key = {key: reason for reasons in failed.values() for key, reason in reasons.items()}
     weekly = trips_by_week.key in failed or _is_weekly(run)
     keys = sorted(by_key) or _partition_keys(run)
-    months = [] if weekly else [key[:7] for key in keys]
+    months = [] if weekly else [month_label(key) for key in keys]
     weeks = keys if weekly else []
     labels = months + [f"week of {week}" for week in weeks]
     details = "\n".join(steps.values()) or _run_text(context)
-    reasons = {key if weekly else key[:7]: by_key[key] for key in sorted(by_key)}
+    reasons = {key if weekly else month_label(key): by_key[key] for key in sorted(by_key)}
     reasons |= {step: text for step, text in steps.items() if step not in explained}
     name = run.job_name
     if name.startswith("__"):  # Dagster's name for what is materialized without a job.
@@ -73,6 +73,9 @@ def _partition_keys(run: dg.DagsterRun) -> list[str]:
     last = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_end")
     if first is None or last is None:
         return []
+    if "|" in first:
+        # In two dimensions, a range is each month from the first to the last, of each fleet from the first to the last.
+        return list(fleet_month_partition.get_partition_keys_in_range(dg.PartitionKeyRange(first, last)))
     definition = weekly_partition if _is_weekly(run) else monthly_partition
     # If the settings have changed since, there may be no such partition any more.
     return [key for key in definition.get_partition_keys() if first <= key <= last] or sorted({first, last})

@@ -22,7 +22,7 @@ from dagster._core.definitions.data_version import (
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 from dagster_essentials.errors import DatabaseError, PipelineError
-from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.partitions import month_label, weekly_partition
 
 AssetEvents = Iterator[dg.MaterializeResult[Any] | dg.Output[Any]]
 """The return type of an asset function whose partitions are recorded here."""
@@ -37,7 +37,7 @@ class PartitionRun:
     def __init__(self, context: dg.AssetExecutionContext):
         self._context = context
         self._keys = list(context.partition_keys)
-        self._unit = "month" if context.assets_def.partitions_def == monthly_partition else "week"
+        self._unit = "week" if context.assets_def.partitions_def == weekly_partition else "month"
         self._began = time.monotonic()
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
@@ -130,8 +130,8 @@ class PartitionRun:
         yield from suppress_final_materialization(self._context)
 
     def _label(self, key: str) -> str:
-        """What a partition is called in logs and errors: ``2023-03`` or ``week of 2023-03-05``."""
-        return key[:7] if self._unit == "month" else f"week of {key}"
+        """What a partition is called in logs and errors: ``2023-03``, ``green 2023-03`` or ``week of 2023-03-05``."""
+        return month_label(key) if self._unit == "month" else f"week of {key}"
 
     def _end(self, key: str, text: str, reason: str | None = None, log: bool = True) -> None:
         """Note that `key` has ended, and the `reason` if it failed: here, in the log and on the partition's page."""

@@ -1,10 +1,12 @@
-"""Which months and weeks there are. A month becomes a partition when the TLC is expected to have published it."""
+"""Which months, weeks and fleets there are. A month is a partition once the TLC is expected to have published it."""
 
 from datetime import date, timedelta
 
 import dagster as dg
 
 from dagster_essentials.assets import constants
+from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.settings import SETTINGS
 
 
@@ -28,3 +30,21 @@ weekly_partition = dg.WeeklyPartitionsDefinition(
     # As late as possible while covering every month that is a partition: a month is at least four weeks long.
     end_offset=1 - 4 * SETTINGS.publication_lag_months,
 )
+
+fleet_partition = dg.StaticPartitionsDefinition(list(FLEETS))
+
+# Keys as green|2023-01-01. It is a product: it also has the months before those of a fleet, and the newest one of fhv, which is
+# published a month after the others.
+fleet_month_partition = dg.MultiPartitionsDefinition({"fleet": fleet_partition, "month": monthly_partition})
+
+
+def fleet_and_month(key: str) -> tuple[str, str]:
+    """The fleet and the month (``YYYY-MM``) of a key of `fleet_month_partition`, or of `monthly_partition`: yellow taxis."""
+    fleet, _, month = key.rpartition("|")
+    return fleet or YELLOW.name, month[:7]
+
+
+def month_label(key: str) -> str:
+    """What a month is called in logs, errors and alerts: ``2023-03``, or with its fleet, ``green 2023-03``."""
+    fleet, month = fleet_and_month(key)
+    return month if fleet == YELLOW.name else f"{fleet} {month}"

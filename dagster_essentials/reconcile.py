@@ -1,80 +1,114 @@
 """The job that makes Dagster's record of the months follow the database, after one of the two was lost or restored."""
 
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
-from dagster_essentials.assets import constants
 from dagster_essentials.assets.checks import evaluate_month
 from dagster_essentials.assets.failures import fail_with_message
+from dagster_essentials.assets.fleets import fleet_trips, fleet_trips_file
 from dagster_essentials.assets.month_metadata import file_metadata, month_metadata
-from dagster_essentials.assets.trips import ZONES_OF_POSITIONS, taxi_trips, taxi_trips_file
+from dagster_essentials.assets.month_runs import ZONES_OF_POSITIONS, month_file
+from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.ingestion.trip_files import find_downloaded
 from dagster_essentials.partition_run import record_materialization
-from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.partitions import fleet_and_month, fleet_month_partition, month_label, monthly_partition
 from dagster_essentials.recorded_months import recorded_version
 from dagster_essentials.warehouse.aggregates import loaded_months
-from dagster_essentials.warehouse.month_versions import versions_by_month
+from dagster_essentials.warehouse.month_versions import MonthVersion, versions_by_month
 from dagster_essentials.warehouse.trips_table import LoadedMonth
+
+
+@dataclass(frozen=True)
+class _Months:
+    """The months of one table: the assets of their files and rows, and their partitions."""
+
+    files: dg.AssetsDefinition
+    rows: dg.AssetsDefinition
+    partitions: dg.PartitionsDefinition[str]
+    job: str
+
+
+_TABLES = (
+    _Months(taxi_trips_file, taxi_trips, monthly_partition, "trip_update_job"),
+    _Months(fleet_trips_file, fleet_trips, fleet_month_partition, "fleet_update_job"),
+)
 
 
 @dg.op
 def reconcile_files(context: dg.OpExecutionContext) -> None:
     """Record the months whose files are in the data folder."""
-    for key in monthly_partition.get_partition_keys():
-        path = Path(constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format(key[:7]))
-        month = find_downloaded(path)
-        if month and month.file.sha256 != recorded_version(context.instance, taxi_trips_file.key, key):
-            record_materialization(context, taxi_trips_file, key, month.file.sha256, file_metadata(month, path))
-            context.log.info(f"{key[:7]}: recorded the file {path}")
+    for table in _TABLES:
+        for key in table.partitions.get_partition_keys():
+            path = month_file(key).path
+            month = find_downloaded(path)
+            if month and month.file.sha256 != recorded_version(context.instance, table.files.key, key):
+                record_materialization(context, table.files, key, month.file.sha256, file_metadata(month, path))
+                context.log.info(f"{month_label(key)}: recorded the file {path}")
 
 
 @dg.op(ins={"files": dg.In(dg.Nothing)})
 def reconcile_trips(context: dg.OpExecutionContext, database: DuckDBResource) -> None:
-    """Record the months that are in `trips`, in the version that it has; fail if Dagster has recorded others."""
+    """Record the months that are in the tables, in the versions that these have; fail if Dagster has recorded others."""
+    missing = []
     with fail_with_message(), database.get_connection() as connection:
-        loaded = set(loaded_months(connection))
-        versions = versions_by_month(connection, YELLOW.name)
-        recorded = context.instance.get_materialized_partitions(taxi_trips.key)
-        missing = []
-        for key in monthly_partition.get_partition_keys():
-            month = key[:7]
-            if month not in loaded:
-                missing += [key] if key in recorded else []
-            elif month in versions:
-                _record(context, key, LoadedMonth(versions[month], is_unchanged=True, bytes=0))
-            elif key not in recorded:
-                context.log.warning(
-                    f"{month}: loaded by an earlier release, in a version that is not known. Load it again."
+        loaded = {(YELLOW.name, month) for month in loaded_months(connection)}
+        versions = versions_by_month(connection)
+        for table in _TABLES:
+            if keys := _reconcile_table(context, table, loaded, versions):
+                missing.append(
+                    f"Recorded in Dagster, but not in the table: {', '.join(map(month_label, keys))}. Load them again: "
+                    f"dagster job backfill -j {table.job} --partitions '{','.join(keys)}'"
                 )
     if missing:
-        raise dg.Failure(
-            f"Recorded in Dagster, but not in the table trips: {', '.join(key[:7] for key in missing)}. Load them again: "
-            f"dagster job backfill -j trip_update_job --partitions {','.join(missing)}",
-            allow_retries=False,
-        )
+        raise dg.Failure("\n".join(missing), allow_retries=False)
 
 
-def _record(context: dg.OpExecutionContext, key: str, month: LoadedMonth) -> None:
+def _reconcile_table(
+    context: dg.OpExecutionContext,
+    table: _Months,
+    loaded: Collection[tuple[str, str]],
+    versions: Mapping[tuple[str, str], Sequence[MonthVersion]],
+) -> list[str]:
+    """Record the months of `table`; return the partitions that Dagster has, and the database has not."""
+    recorded = context.instance.get_materialized_partitions(table.rows.key)
+    missing = []
+    for key in table.partitions.get_partition_keys():
+        fleet, month = fleet_and_month(key)
+        # Without a version, months of yellow trips may have been loaded by an earlier release.
+        if (fleet, month) not in loaded and (fleet == YELLOW.name or (fleet, month) not in versions):
+            missing += [key] if key in recorded else []
+        elif (fleet, month) in versions:
+            _record(context, table, key, LoadedMonth(versions[fleet, month], is_unchanged=True, bytes=0))
+        elif key not in recorded:
+            context.log.warning(
+                f"{month}: loaded by an earlier release, in a version that is not known. Load it again."
+            )
+    return missing
+
+
+def _record(context: dg.OpExecutionContext, table: _Months, key: str, month: LoadedMonth) -> None:
     if month.version.sha256 is None or month.version.data_version == recorded_version(
-        context.instance, taxi_trips.key, key
+        context.instance, table.rows.key, key
     ):
         return
-    checks = evaluate_month(month)
+    checks = evaluate_month(month, month_file(key).dataset)
+    zones = ZONES_OF_POSITIONS if table.rows is taxi_trips else []
     record_materialization(
         context,
-        taxi_trips,
+        table.rows,
         key,
         month.version.data_version,
         month_metadata(month, checks),
-        inputs={taxi_trips_file.key: month.version.sha256, **dict.fromkeys(ZONES_OF_POSITIONS)},
+        inputs={table.files.key: month.version.sha256, **dict.fromkeys(zones)},
         checks=checks,
     )
-    context.log.info(f"{key[:7]}: recorded version {month.version.version}, of {month.version.loaded_at} UTC")
+    context.log.info(f"{month_label(key)}: recorded version {month.version.version}, of {month.version.loaded_at} UTC")
 
 
-@dg.job(description="Makes Dagster's record of the months follow the files and the table trips, and loads nothing.")
+@dg.job(description="Makes Dagster's record of the months follow the files and the tables, and loads nothing.")
 def reconcile_job() -> None:
     reconcile_trips(files=reconcile_files())

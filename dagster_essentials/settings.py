@@ -65,9 +65,9 @@ class Settings:
         """Whether months before 2011, which have coordinates instead of zones, are partitions."""
         return self.start_date < "2011-01-01"
 
-    def month_url(self, month: str) -> str:
-        """Where the source has the file of `month` (``YYYY-MM``)."""
-        name = f"yellow_tripdata_{month}.parquet"
+    def month_url(self, month: str, dataset: str = "yellow") -> str:
+        """Where the source has the file of `month` (``YYYY-MM``) of `dataset`: yellow, green, fhv or fhvhv."""
+        name = f"{dataset}_tripdata_{month}.parquet"
         parts = urlsplit(self.trips_url)
         if parts.scheme not in ("http", "https"):
             return f"{self.trips_url}/{name}"

@@ -13,7 +13,8 @@ from dagster._core.loader import LoadingContextForTest
 
 from dagster_essentials import defs
 from dagster_essentials.assets.metrics import trips_by_week
-from dagster_essentials.assets.trips import LoadConfig, taxi_trips, taxi_trips_file
+from dagster_essentials.assets.month_runs import LoadConfig
+from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.ingestion import column_mapping
 from dagster_essentials.resources import LockedDuckDBResource

@@ -1,14 +1,13 @@
-"""The asset checks of `taxi_trips`, one result a month each. The rules are in `datasets/yellow.py`."""
+"""The asset checks of the tables of trips, one result a month each. The rules are in `datasets/`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from dagster_essentials.datasets.dataset import QualityRule
-from dagster_essentials.datasets.yellow import QUALITY_RULES
+from dagster_essentials.datasets.dataset import Dataset, QualityRule
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import PipelineError, RowCountMismatchError
-from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.month_versions import MonthVersion
 from dagster_essentials.warehouse.trips_table import LoadedMonth
@@ -23,33 +22,46 @@ MAX_SHRINKAGE = 0.01
 
 _DESCRIPTIONS = {
     ROWS_MATCH_FILE: "The table has as many rows as the file's footer counts. Otherwise the month fails and is unchanged.",
-    **{rule.name: rule.description for rule in QUALITY_RULES},
     COLUMNS_KNOWN: "Columns of the file that are not in the table. They are ignored; a new one means that the TLC "
     "has changed its schema.",
     SIMILAR_TO_PREVIOUS_VERSION: "The TLC corrects months in place. A corrected month is loaded; this warns if it has over "
     f"{MAX_SHRINKAGE:.0%} fewer trips or other columns than the version that was loaded before.",
+    VALUES_MAPPED: "Texts of the months before 2011 that stand for no vendor, payment, rate or flag. In the table they are "
+    "null, and a payment is 5 (unknown); a new one means that the TLC has changed these files.",
 }
 
 
-if SETTINGS.has_legacy_months:
-    _DESCRIPTIONS[VALUES_MAPPED] = (
-        "Texts of the months before 2011 that stand for no vendor, payment, rate or flag. In the table they are null, and a "
-        "payment is 5 (unknown); a new one means that the TLC has changed these files."
-    )
-
-
-def trip_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
-    """The checks of `trips`, each with a result for every month."""
+def check_specs(
+    asset: str, partitions_def: dg.PartitionsDefinition[str], *datasets: Dataset
+) -> list[dg.AssetCheckSpec]:
+    """The checks of the table of `datasets`, each with a result for every month. A rule of one dataset has none in the others."""
+    names = [ROWS_MATCH_FILE, *_rule_descriptions(datasets), COLUMNS_KNOWN, SIMILAR_TO_PREVIOUS_VERSION]
+    names += [VALUES_MAPPED] if YELLOW in datasets and SETTINGS.has_legacy_months else []
+    descriptions = _DESCRIPTIONS | _rule_descriptions(datasets)
     return [
         dg.AssetCheckSpec(
-            name, asset=asset, description=text, partitions_def=monthly_partition, blocking=name == ROWS_MATCH_FILE
+            name,
+            asset=asset,
+            description=descriptions[name],
+            partitions_def=partitions_def,
+            blocking=name == ROWS_MATCH_FILE,
         )
-        for name, text in _DESCRIPTIONS.items()
+        for name in names
     ]
 
 
-def evaluate_month(month: LoadedMonth) -> list[dg.AssetCheckResult]:
-    """The results of all checks of a loaded month."""
+def _rule_descriptions(datasets: Sequence[Dataset]) -> dict[str, str]:
+    """The rules of all `datasets` by name, with a description that says to which of several one applies."""
+    texts: dict[str, list[str]] = {}
+    for dataset in datasets:
+        for rule in dataset.rules:
+            about = f"{dataset.name}: " if len(datasets) > 1 else ""
+            texts.setdefault(rule.name, []).append(about + rule.description)
+    return {name: " ".join(descriptions) for name, descriptions in texts.items()}
+
+
+def evaluate_month(month: LoadedMonth, dataset: Dataset) -> list[dg.AssetCheckResult]:
+    """The results of all checks of a loaded month of `dataset`."""
     version = month.version
     unknown = ", ".join(name or '""' for name in version.columns_unknown) or "none"
     return [
@@ -57,7 +69,7 @@ def evaluate_month(month: LoadedMonth) -> list[dg.AssetCheckResult]:
         _evaluate_row_count(version.num_trips, version.num_trips),
         *(
             _evaluate_rule(rule, version.violations[rule.name], version.num_trips)
-            for rule in QUALITY_RULES
+            for rule in dataset.rules
             # A rule that is newer than the version has counted nothing in it; the next load does.
             if rule.name in version.violations
         ),
@@ -68,7 +80,7 @@ def evaluate_month(month: LoadedMonth) -> list[dg.AssetCheckResult]:
             {"unknown_columns": unknown},
         ),
         _compare_versions(*month.versions[-2:]),
-        *([_evaluate_texts(version.texts_unmapped)] if VALUES_MAPPED in _DESCRIPTIONS else []),
+        *([_evaluate_texts(version.texts_unmapped)] if dataset is YELLOW and SETTINGS.has_legacy_months else []),
     ]
 
 

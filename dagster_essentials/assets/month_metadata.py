@@ -47,5 +47,5 @@ def month_metadata(month: LoadedMonth, checks: list[dg.AssetCheckResult]) -> dic
     # The same file, loaded by another mapping, is no correction.
     files = list({each.sha256: each for each in month.versions if each.sha256 is not None}.values())
     if len(files) > 1:
-        metadata["versions"] = png_metadata(plot_versions(files))
+        metadata["versions"] = png_metadata(plot_versions(files, version.label))
     return metadata

@@ -1,4 +1,4 @@
-"""The plots: weeks as a line, Manhattan as a map, a request and the versions of a month as bars. Each is a PNG, as bytes.
+"""The plots: weeks as a line, Manhattan as a map, and bars of a request, of versions and of fleets. Each is a PNG, as bytes.
 
 The data is passed in; nothing here reads files or the database. matplotlib is imported by the functions
 that plot, so that only their runs pay for it (0.6 s).
@@ -9,7 +9,7 @@ that plot, so that only their runs pay for it (0.6 s).
 # read polygons that are lists of numbers in GeoJSON already, and would still plot them with matplotlib.
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,8 @@ def plot_weeks(trips: Mapping[date, int]) -> bytes:
     return _png(figure)
 
 
-def plot_versions(versions: "Sequence[MonthVersion]") -> bytes:
-    """Bars of the trips of a month's `versions`, oldest first, each with the day on which it was loaded."""
+def plot_versions(versions: "Sequence[MonthVersion]", title: str) -> bytes:
+    """Bars of the trips of the `versions` of the month `title`, oldest first, each with the day on which it was loaded."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import StrMethodFormatter
 
@@ -62,9 +62,56 @@ def plot_versions(versions: "Sequence[MonthVersion]") -> bytes:
     ]
     bars = axes.bar(labels, [version.num_trips for version in versions], color="#b8860b")
     axes.bar_label(bars, [f"{version.num_trips:,}" for version in versions])
-    axes.set_title(f"Trips of {versions[-1].month}, by version of its file")
+    axes.set_title(f"Trips of {title}, by version of its file")
     axes.margins(y=0.15)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return _png(figure)
+
+
+FLEETS = {
+    # fhv and fhvhv lie on each other, in shades of one colour: in 2019-02 most of the one became the other.
+    "fhv": ("for-hire vehicles (fhv)", "#7fb2dd"),
+    "fhvhv": ("high-volume for-hire vehicles (fhvhv)", "#23588c"),
+    "green": ("green taxis", "#4d9a51"),
+    "yellow": ("yellow taxis", "#e0b000"),
+}
+"""The fleets from the bottom up: label and colour."""
+
+
+def plot_fleets(trips: Mapping[tuple[str, str], int], incomplete: Collection[str]) -> bytes:
+    """A bar for each month, made of the fleets: `trips` by (``YYYY-MM``, fleet). `incomplete` months lack a fleet."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    first, last = min(month for month, _ in trips), max(month for month, _ in trips)
+    numbers = range(int(first[:4]) * 12 + int(first[5:]) - 1, int(last[:4]) * 12 + int(last[5:]))
+    months = [f"{number // 12}-{number % 12 + 1:02}" for number in numbers]
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots()
+    bottoms = [0] * len(months)
+    handles = []
+    for fleet, (label, color) in FLEETS.items():
+        heights = [trips.get((month, fleet), 0) for month in months]
+        if any(heights):
+            axes.bar(range(len(months)), heights, bottom=bottoms, color=color, width=0.9)
+            handles.append(Patch(color=color, label=label))
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+    for number, month in enumerate(months):
+        if month in incomplete or not bottoms[number]:
+            axes.axvspan(
+                number - 0.5, number + 0.5, facecolor="#eeeeee", hatch="//", edgecolor="#cccccc", linewidth=0, zorder=0
+            )
+    if incomplete or not all(bottoms):
+        handles.append(Patch(facecolor="#eeeeee", hatch="//", edgecolor="#cccccc", label="not all fleets are loaded"))
+    axes.set_title(f"Trips by month and fleet, {first}" + (f" to {last}" if last != first else ""))
+    axes.set_xlim(-0.6, len(months) - 0.4)
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.xaxis.set_major_formatter(lambda value, _: months[int(value)] if 0 <= value < len(months) else "")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.grid(axis="y", alpha=0.3)
+    # In the order in which the bars are stacked; below, because bars may be anywhere inside.
+    figure.legend(handles=handles[::-1], loc="outside lower center", ncols=len(handles))
     return _png(figure)
 
 

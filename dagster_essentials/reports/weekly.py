@@ -3,7 +3,6 @@
 Weeks go from Sunday to Saturday. A trip belongs to the week in which it began, whichever month's file it is in.
 """
 
-import errno
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -13,6 +12,7 @@ import duckdb
 
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.reports.csv_export import copy_to_csv
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.aggregates import loaded_months
 from dagster_essentials.warehouse.comments import write_comments
@@ -150,24 +150,13 @@ def upsert_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str], cs
             write_comments(connection, "trips_by_week", COMMENT, {name: text for name, _, text in COLUMNS})
             connection.execute("DELETE FROM trips_by_week WHERE period IN (SELECT period FROM aggregated)")
             connection.execute(f"INSERT INTO trips_by_week ({_NAMES}) SELECT {_NAMES} FROM aggregated")
-            _write_csv(connection, temporary)
+            copy_to_csv(
+                connection,
+                "SELECT * REPLACE (printf('%.2f', total_amount) AS total_amount, printf('%.2f', trip_distance) AS "
+                f"trip_distance) FROM (SELECT {_NAMES} FROM trips_by_week) ORDER BY period",
+                temporary,
+            )
     return summaries
-
-
-def _write_csv(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    target = str(path).replace("'", "''")
-    try:
-        connection.execute(
-            f"COPY (SELECT * REPLACE (printf('%.2f', total_amount) AS total_amount, "
-            f"printf('%.2f', trip_distance) AS trip_distance) FROM (SELECT {_NAMES} FROM trips_by_week) ORDER BY period) "
-            # Otherwise DuckDB would write another temporary file, and rename it over the locked one.
-            f"TO '{target}' (FORMAT csv, HEADER, USE_TMP_FILE false)"
-        )
-    except duckdb.IOException as error:
-        if str(path) not in str(error):
-            raise
-        # An error of the file, for `atomic_write` to report, and not of the database.
-        raise OSError(errno.EIO, str(error).rpartition(": ")[2]) from None
 
 
 def trips_of_all_weeks(connection: duckdb.DuckDBPyConnection) -> dict[date, int]:

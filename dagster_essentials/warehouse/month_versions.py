@@ -12,6 +12,7 @@ from hashlib import sha256
 import duckdb
 
 from dagster_essentials.datasets.dataset import Dataset
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.ingestion.column_mapping import ColumnMapping
 from dagster_essentials.ingestion.zones import Zone, fingerprint
 from dagster_essentials.warehouse.catalog import has_table
@@ -64,6 +65,11 @@ class MonthVersion:
     violations: Mapping[str, int]
     texts_unmapped: Mapping[str, int]
     fleet: str
+
+    @property
+    def label(self) -> str:
+        """What the month is called: ``2023-01``, or with its fleet, ``green 2023-01``."""
+        return self.month if self.fleet == YELLOW.name else f"{self.fleet} {self.month}"
 
     @property
     def data_version(self) -> str:
@@ -124,11 +130,11 @@ def versions_of(connection: duckdb.DuckDBPyConnection, fleet: str, month: str) -
     return _read(connection, "fleet = $fleet AND month = $month", {"fleet": fleet, "month": month})
 
 
-def versions_by_month(connection: duckdb.DuckDBPyConnection, fleet: str) -> dict[str, list[MonthVersion]]:
-    """The versions of each month (``YYYY-MM``) of `fleet`, as `versions_of` returns them."""
-    versions: dict[str, list[MonthVersion]] = {}
-    for version in _read(connection, "fleet = $fleet", {"fleet": fleet}):
-        versions.setdefault(version.month, []).append(version)
+def versions_by_month(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], list[MonthVersion]]:
+    """The versions of each month, by fleet and month (``YYYY-MM``), as `versions_of` returns them."""
+    versions: dict[tuple[str, str], list[MonthVersion]] = {}
+    for version in _read(connection, "true", {}):
+        versions.setdefault((version.fleet, version.month), []).append(version)
     return versions
 
 

@@ -1,0 +1,104 @@
+"""The trips of each fleet by month: the table `trips_by_fleet`, its CSV, and the stacked plot of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.errors import ReportError
+from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.reports.csv_export import copy_to_csv
+from dagster_essentials.reports.plots import plot_fleets
+from dagster_essentials.warehouse.aggregates import loaded_months
+from dagster_essentials.warehouse.comments import write_comments
+from dagster_essentials.warehouse.month_versions import prepare_versions
+from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+
+COLUMNS = (
+    ("partition_date", "varchar", "Month of the files, YYYY-MM"),
+    ("fleet", "varchar", "yellow, green, fhv or fhvhv; Uber and Lyft are in fhv until 2019-01, and in fhvhv since"),
+    ("num_trips", "bigint", "Trips"),
+    ("total_amount", "double", "Sum of what passengers paid, US dollars, two decimals; null for fhv"),
+    ("trip_distance", "double", "Sum of the distances, miles, two decimals; null for fhv"),
+)
+"""Of the table and the CSV: name, type, description."""
+COMMENT = "Trips, dollars and miles by month and fleet; before 2019-02, most of what is fhvhv since then is in fhv"
+"""Of the table, in the database."""
+_NAMES = ", ".join(name for name, *_ in COLUMNS)
+
+_YELLOW = """
+SELECT partition_date, 'yellow' AS fleet, sum(num_trips)::BIGINT, round(fsum(total_amount), 2), round(fsum(trip_distance), 2)
+FROM trips_by_day GROUP BY partition_date
+UNION ALL """
+# Not counted in fleet_trips: in 1.6 billion rows of fhvhv that would take seconds, and the load has compared the number.
+_FLEETS = """
+SELECT month, fleet, num_trips, total_amount, trip_distance FROM month_versions WHERE fleet <> 'yellow'
+QUALIFY version = max(version) OVER (PARTITION BY fleet, month)
+"""
+
+
+@dataclass(frozen=True)
+class FleetMonth:
+    """The trips of a fleet in the file of a month (``YYYY-MM``)."""
+
+    partition_date: str
+    fleet: str
+    num_trips: int
+
+
+def replace_trips_by_fleet(
+    connection: duckdb.DuckDBPyConnection, csv: Path, png: Path
+) -> tuple[list[FleetMonth], bytes]:
+    """Replace the table `trips_by_fleet`, write it to `csv`, and its plot to `png`; return the months, in order, and the plot.
+
+    Raises:
+        ReportError: nothing is loaded.
+        QueryError, WriteError: it cannot be done; the table is unchanged.
+    """
+    with explain_duckdb_errors(
+        "the trips could not be counted by fleet, and the table trips_by_fleet is unchanged",
+        "If it or trips was made by something else, rename or drop it, and materialize again.",
+    ):
+        query = (_YELLOW if loaded_months(connection) else "") + _FLEETS
+        with atomic_write(csv) as csv_part, atomic_write(png) as png_part, transaction(connection):
+            prepare_versions(connection)
+            definitions = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
+            connection.execute(f"CREATE TABLE IF NOT EXISTS trips_by_fleet ({definitions})")
+            write_comments(connection, "trips_by_fleet", COMMENT, {name: text for name, _, text in COLUMNS})
+            connection.execute("DELETE FROM trips_by_fleet")
+            connection.execute(f"INSERT INTO trips_by_fleet ({_NAMES}) {query}")
+            rows = connection.execute(
+                "SELECT partition_date, fleet, num_trips FROM trips_by_fleet ORDER BY partition_date, fleet"
+            ).fetchall()
+            if not rows:
+                raise ReportError("No month is loaded. Materialize fleet_trips or taxi_trips first.")
+            months = [FleetMonth(*row) for row in rows]
+            copy_to_csv(
+                connection,
+                "SELECT * REPLACE (printf('%.2f', total_amount) AS total_amount, "
+                f"printf('%.2f', trip_distance) AS trip_distance) FROM (SELECT {_NAMES} FROM trips_by_fleet) "
+                "ORDER BY partition_date, fleet",
+                csv_part,
+            )
+            trips = {(month.partition_date, month.fleet): month.num_trips for month in months}
+            plot = plot_fleets(trips, incomplete_months(months))
+            png_part.write_bytes(plot)
+    return months, plot
+
+
+def incomplete_months(months: Sequence[FleetMonth]) -> list[str]:
+    """The months among `months`, in order, in which a fleet that has been published since or before then is not loaded."""
+    loaded: dict[str, set[str]] = {}
+    for month in months:
+        loaded.setdefault(month.partition_date, set()).add(month.fleet)
+    return [
+        month
+        for month, fleets in sorted(loaded.items())
+        if any(dataset.first_month <= month and name not in fleets for name, dataset in _DATASETS.items())
+    ]
+
+
+_DATASETS = {YELLOW.name: YELLOW, **FLEETS}
