@@ -65,6 +65,7 @@ DUCKDB = (
     "test_comments",
     "test_database_in_use",
     "test_existing_databases",
+    "test_fleets_sample",
     "test_hostile_files",
     "test_legacy_months",
     "test_locked_connection",

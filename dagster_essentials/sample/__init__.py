@@ -3,20 +3,18 @@
     python -m dagster_essentials.sample FOLDER --start 2023-01 --end 2023-03 --rows 10000
 
 writes ``FOLDER/trip-data/yellow_tripdata_YYYY-MM.parquet`` for each month from start to end, both included, and
-``FOLDER/taxi_zones.csv``. Each month has the columns and types of the published file of that month, and the quality
-problems of real months at their measured rates. The same arguments give the same rows on every machine and
+``FOLDER/taxi_zones.csv``. ``--fleets green,fhv,fhvhv`` adds the months of these fleets, with as many trips each; those
+before a fleet's first month are left out. Each month has the columns and types of the published file of that month, and
+the quality problems of real months at their measured rates. The same arguments give the same rows on every machine and
 DuckDB version. This module does not depend on how the trips are loaded.
 """
 
 import argparse
-import calendar
 import csv
 import datetime
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-
-import duckdb
 
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.sample.coordinates import (
@@ -24,11 +22,32 @@ from dagster_essentials.sample.coordinates import (
     CELLS_IN_A_COLUMN,
     SOUTH,
     WEST,
-    drawn_zone,
     trips_with_coordinates,
 )
+from dagster_essentials.sample.fleets import FIRST_FLEET_MONTHS, write_fleet_month
+from dagster_essentials.sample.rows import (
+    LAST_MONTH,
+    drawn_zone,
+    draws,
+    last_summer_hour,
+    month_number,
+    month_seconds,
+    months_between,
+    write_rows,
+)
 
-FIRST_MONTH, LAST_MONTH = "2009-01", "2026-12"
+__all__ = [
+    "FIRST_FLEET_MONTHS",
+    "FIRST_MODERN_MONTH",
+    "FIRST_MONTH",
+    "LAST_MONTH",
+    "months_between",
+    "write_fleet_month",
+    "write_month",
+    "write_zones",
+]
+
+FIRST_MONTH = "2009-01"
 FIRST_MODERN_MONTH = "2011-01"
 """Before it, the files have coordinates instead of zones, and other names: see `coordinates.py`."""
 
@@ -63,58 +82,29 @@ DRAWS = (
 )
 
 
-def months_between(start: str, end: str) -> Iterator[str]:
-    """The months from `start` to `end`, both included, all as ``YYYY-MM``."""
-    first, last = (int(month[:4]) * 12 + int(month[5:7]) - 1 for month in (start, end))
-    for index in range(first, last + 1):
-        yield f"{index // 12:04}-{index % 12 + 1:02}"
-
-
 def write_month(folder: Path, month: str, rows: int) -> Path:
     """Write the month `month` (``YYYY-MM``, 2009-01 to 2026-12) with `rows` trips into `folder`; return its path."""
     if not FIRST_MONTH <= month <= LAST_MONTH:
         raise ValueError(f"Sample months go from {FIRST_MONTH} to {LAST_MONTH}; {month} is not one of them.")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"yellow_tripdata_{month}.parquet"
-    with atomic_write(path) as temporary, duckdb.connect() as connection:
-        connection.execute("SET enable_progress_bar = false")
-        for macro in MACROS:
-            connection.execute(macro)
-        target = str(temporary).replace("'", "''")
-        # Without USE_TMP_FILE false, DuckDB would write another temporary file and rename it over the locked one.
-        connection.execute(
-            f"COPY ({_trips_query(month, rows)}) TO '{target}' "
-            "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 1048576, USE_TMP_FILE false)"
-        )
-    return path
-
-
-# A 32-bit integer hash in BIGINT arithmetic: DuckDB's own hash() and random() give other values in other versions.
-MACROS = [
-    "CREATE MACRO scramble(x) AS (xor(x >> 16, x) * 73244475) & 4294967295",
-    "CREATE MACRO draw(i, salt) AS scramble(scramble((i * 2654435761 + salt::BIGINT * 40503) & 4294967295)) / 4294967296.0",
-    "CREATE MACRO cents(amount) AS round(amount, 2)",
-]
+    return write_rows(folder / f"yellow_tripdata_{month}.parquet", _trips_query(month, rows))
 
 
 def _trips_query(month: str, rows: int) -> str:
-    trips = _modern_trips(month) if month >= FIRST_MODERN_MONTH else trips_with_coordinates(month, _salt(month) * 100)
+    trips = (
+        _modern_trips(month)
+        if month >= FIRST_MODERN_MONTH
+        else trips_with_coordinates(month, month_number(month) * 100)
+    )
     return f"{_rides(month, rows)}\n{trips}"
-
-
-def _salt(month: str) -> int:
-    return int(month[:4]) * 12 + int(month[5:7])
 
 
 def _rides(month: str, rows: int) -> str:
     """The trips as the table expression `ridden`, before they get the columns of their month."""
     year, number = int(month[:4]), int(month[5:7])
     start = datetime.datetime(year, number, 1)
-    seconds = calendar.monthrange(year, number)[1] * 86_400
-    # The clocks go back on the first Sunday of November: trips that began from one to two may end before they began.
-    sunday = datetime.datetime(year, 11, 1 + (6 - datetime.date(year, 11, 1).weekday()) % 7, 1)
-    salt = _salt(month)
-    draws = ",\n".join(f"draw(j, {salt * 100 + k}) AS {name}" for k, name in enumerate(DRAWS))
+    seconds = month_seconds(month)
+    summer_ends = last_summer_hour(year)
+    salt = month_number(month)
     airport_fee = _airport_fee(month)
 
     def share(shares: Mapping[int, int]) -> float:
@@ -127,7 +117,7 @@ def _rides(month: str, rows: int) -> str:
     return f"""
 WITH drawn AS (
     -- j is i, except for the duplicates, which repeat the previous trip in every column.
-    SELECT if(i % {DUPLICATE_EVERY} = {DUPLICATE_EVERY // 2}, i - 1, i) AS j, {draws}
+    SELECT if(i % {DUPLICATE_EVERY} = {DUPLICATE_EVERY // 2}, i - 1, i) AS j, {draws(DRAWS, salt * 100)}
     FROM (SELECT range AS i FROM range({rows}))
 ), moved AS (
     SELECT *,
@@ -155,7 +145,7 @@ WITH drawn AS (
     SELECT *,
         CASE
             WHEN vendor_id = 7 THEN 0
-            WHEN pickup >= TIMESTAMP '{sunday}' AND pickup < TIMESTAMP '{sunday}' + INTERVAL 1 HOUR
+            WHEN pickup >= TIMESTAMP '{summer_ends}' AND pickup < TIMESTAMP '{summer_ends}' + INTERVAL 1 HOUR
                 AND glitch * 100000 < {BACKWARDS_IN_LAST_SUMMER_HOUR} THEN -1800
             ELSE 60 + floor(duration * 600 + least(miles, 60.0) * 210)
         END AS trip_seconds,
@@ -250,18 +240,38 @@ def _month(text: str) -> str:
     return text
 
 
+def _fleets(text: str) -> list[str]:
+    fleets = text.split(",")
+    unknown = [fleet for fleet in fleets if fleet not in FIRST_FLEET_MONTHS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not a fleet; they are {','.join(FIRST_FLEET_MONTHS)}")
+    return fleets
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dagster_essentials.sample", description="Write sample months.")
     parser.add_argument("folder", type=Path, help="where to write trip-data/ and taxi_zones.csv")
     parser.add_argument("--start", type=_month, default="2023-01", help="first month, YYYY-MM (2023-01)")
     parser.add_argument("--end", type=_month, default="2023-03", help="last month, included, YYYY-MM (2023-03)")
     parser.add_argument("--rows", type=int, default=10_000, help="trips in each month (10000)")
+    parser.add_argument("--fleets", type=_fleets, default=[], help="also these: green,fhv,fhvhv (none)")
     arguments = parser.parse_args()
     if arguments.end < arguments.start:
         parser.error(f"--end {arguments.end} lies before --start {arguments.start}")
     if arguments.rows < 1:
         parser.error(f"--rows {arguments.rows}: a month has at least one trip")
-    for month in months_between(arguments.start, arguments.end):
-        path = write_month(arguments.folder / "trip-data", month, arguments.rows)
-        print(f"{path}: {arguments.rows:,} trips, {path.stat().st_size / 1e6:.1f} MB")
+    months, folder = list(months_between(arguments.start, arguments.end)), arguments.folder / "trip-data"
+    for month in months:
+        _report(write_month(folder, month, arguments.rows), arguments.rows)
+    for fleet in arguments.fleets:
+        absent = [month for month in months if month < FIRST_FLEET_MONTHS[fleet]]
+        if absent:
+            span = " to ".join(sorted({absent[0], absent[-1]}))
+            print(f"{fleet}: {span} left out, because the first month of this fleet is {FIRST_FLEET_MONTHS[fleet]}")
+        for month in months[len(absent) :]:
+            _report(write_fleet_month(folder, fleet, month, arguments.rows), arguments.rows)
     print(f"{write_zones(arguments.folder / 'taxi_zones.csv')}: 263 zones")
+
+
+def _report(path: Path, rows: int) -> None:
+    print(f"{path}: {rows:,} trips, {path.stat().st_size / 1e6:.1f} MB")

@@ -4,6 +4,8 @@ Spellings, types and shares are those of the published files and of samples of t
 they become.
 """
 
+from dagster_essentials.sample.rows import drawn_zone
+
 WEST, SOUTH, CELL, CELLS_IN_A_COLUMN = -74.2, 40.5, 0.03, 16
 """The grid of the sample's zones: its corner and the side of a square, in degrees."""
 ZONES = 263
@@ -93,11 +95,6 @@ NAMES_OF_2010 = (
     *("fare_amount", "surcharge", "mta_tax", "tip_amount", "tolls_amount", "total_amount"),
 )
 """The columns of 2009, in their order, as 2010 calls them."""
-
-
-def drawn_zone(draw: str) -> str:
-    """Zones 1 to 265, low numbers more often: in the real months, a few zones have most trips."""
-    return f"(1 + floor(265 * {draw} * {draw}))"
 
 
 def _point(end: str, without_position: float) -> str:

@@ -1,0 +1,77 @@
+"""What the sample months of all fleets share: random numbers that every DuckDB version repeats, and the file.
+
+Which columns and values a month has is decided by the module of its fleet.
+"""
+
+import calendar
+import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+
+from dagster_essentials.ingestion.atomic_write import atomic_write
+
+Value = TypeVar("Value")
+
+LAST_MONTH = "2026-12"
+"""The last month of all fleets, ``YYYY-MM``."""
+
+# A 32-bit integer hash in BIGINT arithmetic: DuckDB's own hash() and random() give other values in other versions.
+MACROS = [
+    "CREATE MACRO scramble(x) AS (xor(x >> 16, x) * 73244475) & 4294967295",
+    "CREATE MACRO draw(i, salt) AS scramble(scramble((i * 2654435761 + salt::BIGINT * 40503) & 4294967295)) / 4294967296.0",
+    "CREATE MACRO cents(amount) AS round(amount, 2)",
+]
+
+
+def months_between(start: str, end: str) -> Iterator[str]:
+    """The months from `start` to `end`, both included, all as ``YYYY-MM``."""
+    for index in range(month_number(start), month_number(end) + 1):
+        yield f"{(index - 1) // 12:04}-{(index - 1) % 12 + 1:02}"
+
+
+def month_number(month: str) -> int:
+    """A number of its own for each month, the next one for the next month."""
+    return int(month[:4]) * 12 + int(month[5:7])
+
+
+def month_seconds(month: str) -> int:
+    return calendar.monthrange(int(month[:4]), int(month[5:7]))[1] * 86_400
+
+
+def last_summer_hour(year: int) -> datetime.datetime:
+    """The hour that occurs twice, because the clocks go back: trips that began in it may end before they began."""
+    return datetime.datetime(year, 11, 1 + (6 - datetime.date(year, 11, 1).weekday()) % 7, 1)
+
+
+def value_in(values: Mapping[str, Value], month: str) -> Value:
+    """The one of `values` that holds in `month`: each holds from its month to that of the next one."""
+    return values[max(since for since in values if since <= month)]
+
+
+def draws(names: Sequence[str], salt: int) -> str:
+    """The columns `names`, one random number between 0 and 1 each, for the trips numbered by `j`."""
+    return ",\n".join(f"draw(j, {salt + number}) AS {name}" for number, name in enumerate(names))
+
+
+def drawn_zone(draw: str, zones: int = 265) -> str:
+    """Zones 1 to `zones`, low numbers more often: in the real months, a few zones have most trips."""
+    return f"(1 + floor({zones} * {draw} * {draw}))"
+
+
+def write_rows(path: Path, query: str) -> Path:
+    """Write the result of `query`, which may use the macros, to the Parquet file `path`; return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary, duckdb.connect() as connection:
+        connection.execute("SET enable_progress_bar = false")
+        for macro in MACROS:
+            connection.execute(macro)
+        target = str(temporary).replace("'", "''")
+        # Without USE_TMP_FILE false, DuckDB would write another temporary file and rename it over the locked one.
+        connection.execute(
+            f"COPY ({query}) TO '{target}' "
+            "(FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 1048576, USE_TMP_FILE false)"
+        )
+    return path
