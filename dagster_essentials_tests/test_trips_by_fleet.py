@@ -113,7 +113,7 @@ def test_what_somebody_has_changed_in_the_tables_is_counted(
 @pytest.mark.parametrize("before", ["", "CREATE TABLE fleet_trips (fleet VARCHAR)"])
 def test_without_any_month_it_says_so(connection: duckdb.DuckDBPyConnection, tmp_path: Path, before: str) -> None:
     connection.execute(before)
-    with pytest.raises(ReportError, match="No month is loaded. Materialize fleet_trips or taxi_trips first"):
+    with pytest.raises(ReportError, match=r"No month is loaded\. Materialize fleet_trips or taxi_trips first"):
         report(connection, tmp_path)
     assert connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips_by_fleet'").fetchall() == []
     assert {path.name for path in tmp_path.iterdir()} <= {"data.duckdb", "data.duckdb.wal"}
