@@ -8,6 +8,8 @@ from typing import Any
 import dagster as dg
 
 PATH = Path(__file__).with_name("definitions.json")
+ALL_FLEETS = "green,fhv,fhvhv"
+"""The setting with which there is everything."""
 
 
 def describe(defs: dg.Definitions) -> dict[str, Any]:
@@ -76,15 +78,21 @@ def describe(defs: dg.Definitions) -> dict[str, Any]:
 
 
 def _partitions(partitions: dg.PartitionsDefinition[Any] | None) -> str | None:
+    if isinstance(partitions, dg.MultiPartitionsDefinition):
+        dimensions = {each.name: _partitions(each.partitions_def) for each in partitions.partitions_defs}
+        return "; ".join(f"{name}: {keys}" for name, keys in dimensions.items())
+    if isinstance(partitions, dg.StaticPartitionsDefinition):
+        return ", ".join(partitions.get_partition_keys())
     if not isinstance(partitions, dg.TimeWindowPartitionsDefinition):
         return None
     return f"{partitions.cron_schedule} from {partitions.start.date()}, offset {partitions.end_offset}"
 
 
 if __name__ == "__main__":
-    # Start date and lag are part of the partitions: always those of the defaults.
+    # Start date and lag are part of the partitions: always those of the defaults. But with all fleets.
     for name in [name for name in os.environ if name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))]:
         del os.environ[name]
+    os.environ["TAXI_FLEETS"] = ALL_FLEETS
     from dagster_essentials import defs
 
     PATH.write_text(json.dumps(describe(defs), indent=2) + "\n")
