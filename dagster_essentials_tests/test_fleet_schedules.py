@@ -17,7 +17,7 @@ from dagster_essentials.datasets.fleets import FHV, FHVHV, GREEN
 from dagster_essentials.datasets.fleets import FLEETS as DATASETS
 from dagster_essentials.fleet_schedules import fleet_corrections_schedule, fleet_update_schedule
 from dagster_essentials.schedules import SINCE_TAG, trip_update_schedule
-from dagster_essentials_tests.support.faults.samples import fleet_sample
+from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.project import ROOT, Project, materialize
 from dagster_essentials_tests.support.run_results import FLEETS, publish
 from dagster_essentials_tests.support.source_server import SourceServer, status
