@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 import pytest
 
 from dagster_essentials import defs
@@ -16,7 +15,8 @@ from dagster_essentials.datasets.fleets import FLEETS as DATASETS
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials_tests.support.dagster_dev import BIN
 from dagster_essentials_tests.support.faults.answers import ERROR_PAGE
-from dagster_essentials_tests.support.faults.samples import fleet_sample, query_file, read_arrow, write_arrow
+from dagster_essentials_tests.support.faults.samples import query_file
+from dagster_essentials_tests.support.fleet_files import as_published, fleet_sample
 from dagster_essentials_tests.support.loaded_trips import decode_picture
 from dagster_essentials_tests.support.project import ROOT, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import (
@@ -245,10 +245,7 @@ def test_a_range_over_the_first_month_of_fhvhv_loads_what_there_is(
 ) -> None:
     for month in ("2019-01", "2019-02"):
         publish(source_server, month, fleet_sample("fhv", month), "fhv")
-    first = read_arrow(fleet_sample("fhvhv", "2019-02"))
-    # As published, which DuckDB cannot write.
-    first = first.set_column(first.schema.get_field_index("wav_match_flag"), "wav_match_flag", pa.nulls(len(first)))
-    publish(source_server, "2019-02", write_arrow(first), "fhvhv")
+    publish(source_server, "2019-02", as_published(fleet_sample("fhvhv", "2019-02"), "2019-02"), "fhvhv")
     text = failure_text(materialize(project, instance, FLEETS, "fhv|2019-01", "fhvhv|2019-02"))
     assert "1 of 4 months failed; the other 3 are done:" in text
     assert "fhvhv 2019-01: there is no such month" in text
