@@ -247,6 +247,18 @@ def test_a_backfill_of_a_rectangle_is_a_run_for_each_key_of_the_dimension_with_f
     assert sorted((short[first], short[last]) for first, last in ranges) == sorted(runs)
 
 
+def test_a_range_with_the_tags_of_one_partition_in_two_dimensions_is_that_partition_alone() -> None:
+    """Why `partition_run.py` takes the range from the tags. In a backfill of a job from the UI, each run has both."""
+    one = {"dagster/partition/fleet": "green", "dagster/partition/month": KEYS[0]}
+    range_ = {
+        "dagster/asset_partition_range_start": f"green|{KEYS[1]}",
+        "dagster/asset_partition_range_end": f"fhv|{KEYS[2]}",
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize([in_two_dimensions], instance=instance, tags={**range_, **one}).success
+        assert instance.get_materialized_partitions(in_two_dimensions.key) == {f"green|{KEYS[0]}"}
+
+
 def test_a_backfill_of_a_job_takes_a_slice_of_the_flat_list_of_partitions_a_fleet_after_the_other() -> None:
     """What `dagster job backfill` makes of --from, --to and --partitions: a run for each of these."""
     keys = FLEETS_AND_MONTHS.get_partition_keys()

@@ -82,6 +82,21 @@ def test_a_range_is_the_product_of_a_range_of_fleets_and_a_range_of_months(
     assert re.fullmatch(rf"9 of 9 months loaded: {sum(ROWS.values()):,} trips, .*", summary)
 
 
+def test_a_range_with_the_tags_of_one_of_its_partitions_is_the_whole_range(
+    published: Project, instance: dg.DagsterInstance
+) -> None:
+    """A run of a backfill of the job, as the UI launches it."""
+    one = {"dagster/partition/fleet": "green", "dagster/partition/month": "2023-01-01"}
+    result = materialize(published, instance, FLEETS, "green|2023-02", "fhv|2023-03", tags=one)
+    assert result.success, failure_text(result)
+    keys = ["fhv|2023-02-01", "fhv|2023-03-01", "green|2023-02-01", "green|2023-03-01"]
+    for asset in FLEETS:
+        assert materialized_partitions(instance, asset) == keys
+    assert fleet_rows(published) == {
+        (fleet, month): rows for (fleet, month), rows in ROWS.items() if f"{fleet}|{month}-01" in keys
+    }
+
+
 def test_a_range_of_one_fleet_leaves_the_others_alone(published: Project, instance: dg.DagsterInstance) -> None:
     assert materialize(published, instance, FLEETS, "fhv|2023-02", "fhv|2023-03").success
     assert fleet_rows(published) == {key: ROWS[key] for key in [("fhv", "2023-02"), ("fhv", "2023-03")]}
@@ -104,7 +119,7 @@ def test_a_range_backwards_in_one_dimension_says_that_it_has_no_partition(
 ) -> None:
     text = failure_text(materialize(published, instance, FLEETS, first, last))
     assert f"The range from {first}-01 to {last}-01 has no partition." in text
-    assert "earlier partition to a later one" in text
+    assert "from an earlier one to a later one" in text
     assert source_server.requests == []
 
 
