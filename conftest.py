@@ -38,6 +38,7 @@ SLOW = (
     "test_lesson",
     "test_chaos",
     "test_docs",
+    "test_fleet_oracle",
     "test_oracle",
     "test_services",
 )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
 
-from chaos import clock, disk, kills, mixed, overlap, sources, versions
+from chaos import clock, disk, fleets, kills, mixed, overlap, sources, versions
 from chaos.sandbox import Report, Sandbox, sandbox
 
 
@@ -46,6 +46,7 @@ FULL = (
     # The longest first.
     Scenario("kills in dagster dev", lambda box: kills.kill_dagster_dev(box, 16), times=2),
     Scenario("kills of CLI runs", lambda box: kills.kill_cli_runs(box, 55), times=3),
+    Scenario("kills of fleet runs", lambda box: fleets.kill_fleet_runs(box, 20)),
     Scenario("mixed faults", lambda box: mixed.mixed_faults(box, 14)),
     Scenario("24 concurrent runs, with limits", overlap.backfills_with_limits),
     Scenario("24 concurrent runs, without", overlap.backfills_without_limits),

@@ -18,6 +18,8 @@ STATEMENTS = {
     "SELECT count(*), last(": "validate",
     "DELETE FROM trips WHERE": "delete",
     "INSERT INTO trips (": "insert",
+    "DELETE FROM fleet_trips WHERE": "delete",
+    "INSERT INTO fleet_trips (": "insert",
     "INSERT INTO trips_by_day ": "aggregate",
     "INSERT INTO month_versions ": "record the version",
     "COMMIT": "commit",
@@ -49,7 +51,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         if arguments[0].endswith((".partial", ".duckdb.lock")):
             _patch_duckdb_and_dagster()
     elif event == "os.rename":
-        if os.fspath(arguments[0]).endswith(".partial") and "taxi_trips_" in os.fspath(arguments[1]):
+        if os.fspath(arguments[0]).endswith(".partial") and "_trips_20" in os.fspath(arguments[1]):
             _report("rename")
     elif event == "socket.connect" and isinstance(arguments[1], tuple):
         _report("download")
@@ -81,7 +83,7 @@ def _patch_duckdb_and_dagster() -> None:
     def reporting_event(self: Any, entry: Any, *arguments: Any, **options: Any) -> Any:
         event = entry.dagster_event
         if event is not None and event.event_type_value in ("ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION"):
-            _report("record the file" if entry.step_key == "taxi_trips_file" else "record the month")
+            _report("record the file" if str(entry.step_key).endswith("_trips_file") else "record the month")
         return handle_new_event(self, entry, *arguments, **options)
 
     connection.execute, connection.close = reporting_execute, reporting_close
