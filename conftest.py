@@ -37,6 +37,7 @@ SLOW = (
     "test_dagster_dev",
     "test_changing_source",
     "test_lesson",
+    "test_two_dimensions",
     "test_chaos",
     "test_docs",
     "test_oracle",
