@@ -20,7 +20,6 @@ os.environ["TAXI_DATA_DIR"] = tempfile.mkdtemp(prefix="no-data-")
 atexit.register(shutil.rmtree, os.environ["TAXI_DATA_DIR"], ignore_errors=True)
 os.environ["DUCKDB_DATABASE"] = f"{os.environ['TAXI_DATA_DIR']}/no.duckdb"
 os.environ["TAXI_START_DATE"] = "2011-01-01"
-os.environ["TAXI_FLEETS"] = "green,fhv,fhvhv"
 
 from dagster_essentials.assets import constants  # noqa: E402
 from dagster_essentials.ingestion.zones import read_zones  # noqa: E402

@@ -18,8 +18,8 @@ with warnings.catch_warnings():
     from dagster_essentials.sensors import adhoc_request_sensor, late_month_alert_sensor, run_failure_alert_sensor
     from dagster_essentials.settings import SETTINGS
 
-    # Beside assets that are partitioned by fleet and month, "Materialize all" in the UI has no choice of months any more: it
-    # backfills all partitions of all assets. So there are none until the settings name a fleet.
+    # TAXI_FLEETS=none has the assets of the lesson only. Beside assets that are partitioned by fleet and month, "Materialize
+    # all" in the UI has no choice of months any more: it backfills all partitions of all assets.
     of_fleets = bool(SETTINGS.fleets)
 
     defs = dg.Definitions(

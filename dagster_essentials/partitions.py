@@ -30,7 +30,7 @@ weekly_partition = dg.WeeklyPartitionsDefinition(
     end_offset=1 - 4 * SETTINGS.publication_lag_months,
 )
 
-# If the settings have no fleet, there are no such assets, and what their partitions would be does not matter.
+# With TAXI_FLEETS=none, there are no such assets, and what their partitions would be does not matter.
 fleet_partition = dg.StaticPartitionsDefinition(list(SETTINGS.fleets or FLEET_NAMES))
 
 # Keys as green|2023-01-01. It is a product: it also has the months before those of a fleet, and the newest one of fhv, which is

@@ -120,7 +120,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         publication_lag_months=_whole_number(
             "TAXI_PUBLICATION_LAG_MONTHS", value("TAXI_PUBLICATION_LAG_MONTHS", "2"), at_least=0
         ),
-        fleets=_fleets("TAXI_FLEETS", value("TAXI_FLEETS", "")),
+        fleets=_fleets("TAXI_FLEETS", value("TAXI_FLEETS", ",".join(FLEET_NAMES))),
         database_memory_limit=memory_limit,
         database_threads=_whole_number("DUCKDB_THREADS", threads, at_least=1) if threads else None,
         # A month of three million trips holds the lock for about two seconds: ten minutes are enough for hundreds of
@@ -154,10 +154,11 @@ def _whole_number(name: str, text: str, at_least: int) -> int:
 
 
 def _fleets(name: str, text: str) -> tuple[str, ...]:
-    chosen = set(filter(None, map(str.strip, text.split(","))))
+    chosen = set(filter(None, map(str.strip, text.split(",")))) if text != "none" else set()
     if unknown := sorted(chosen - {*FLEET_NAMES}):
         raise SettingError(
-            f"{name}={text} has {unknown[0]!r}, which is not one of the fleets beside the yellow taxis: {','.join(FLEET_NAMES)}."
+            f"{name}={text} has {unknown[0]!r}, which is not one of the fleets beside the yellow taxis: {','.join(FLEET_NAMES)}. "
+            "Write those to have, or none."
         )
     return tuple(fleet for fleet in FLEET_NAMES if fleet in chosen)
 

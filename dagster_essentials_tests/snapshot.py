@@ -8,8 +8,6 @@ from typing import Any
 import dagster as dg
 
 PATH = Path(__file__).with_name("definitions.json")
-ALL_FLEETS = "green,fhv,fhvhv"
-"""The setting with which there is everything."""
 
 
 def describe(defs: dg.Definitions) -> dict[str, Any]:
@@ -89,10 +87,9 @@ def _partitions(partitions: dg.PartitionsDefinition[Any] | None) -> str | None:
 
 
 if __name__ == "__main__":
-    # Start date and lag are part of the partitions: always those of the defaults. But with all fleets.
+    # Start date and lag are part of the partitions: always those of the defaults.
     for name in [name for name in os.environ if name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))]:
         del os.environ[name]
-    os.environ["TAXI_FLEETS"] = ALL_FLEETS
     from dagster_essentials import defs
 
     PATH.write_text(json.dumps(describe(defs), indent=2) + "\n")

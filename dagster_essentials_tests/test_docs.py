@@ -102,7 +102,9 @@ def test_the_commands_of_the_page_on_two_dimensions_load_its_months(tmp_path: Pa
     assert "│ 2023-03        │ fhvhv   │     20000 │" in result.stdout
     assert message in result.stdout
     with duckdb.connect(str(root / "data/staging/data.duckdb"), read_only=True) as connection:
-        rows = connection.execute("SELECT count(*), count(DISTINCT (fleet, partition_date)) FROM fleet_trips").fetchall()
+        rows = connection.execute(
+            "SELECT count(*), count(DISTINCT (fleet, partition_date)) FROM fleet_trips"
+        ).fetchall()
         counted = connection.execute("SELECT count(*), sum(num_trips) FROM trips_by_fleet").fetchall()
     assert rows == [(180_000, 9)]
     assert counted == [(9, 180_000)]

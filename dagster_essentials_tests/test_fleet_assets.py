@@ -397,14 +397,14 @@ print(*[job.name for job in repository.get_all_jobs()], *[schedule.name for sche
 """
 
 
-def test_until_the_settings_name_a_fleet_there_is_nothing_of_the_fleets(project: Project) -> None:
+def test_the_settings_say_which_fleets_there_are(project: Project) -> None:
     def definitions(fleets: str) -> str:
         command = [sys.executable, "-W", "ignore", "-c", LIST_DEFINITIONS]
         return subprocess.run(
             command, env={**project.env(), "TAXI_FLEETS": fleets}, cwd=ROOT, check=True, capture_output=True, text=True
         ).stdout
 
-    assert "fleet" not in definitions("")
+    assert "fleet" not in definitions("none")
     named = {"fleet_trips_file", "fleet_trips", "trips_by_fleet", "fleet_update_job"}
     named |= {"fleet_update_job_schedule", "fleet_corrections_schedule"}
     assert {name for name in definitions("green").split() if "fleet" in name} == named

@@ -22,7 +22,7 @@ DEFAULTS = Settings(
     start_date="2023-01-01",
     end_date=None,
     publication_lag_months=2,
-    fleets=(),
+    fleets=("green", "fhv", "fhvhv"),
     database_memory_limit="512MB",
     database_threads=None,
     database_wait_seconds=600,
@@ -47,6 +47,7 @@ OVERRIDES = [
     ("TAXI_PUBLICATION_LAG_MONTHS", "0", "publication_lag_months", 0),
     ("TAXI_PUBLICATION_LAG_MONTHS", " 3 ", "publication_lag_months", 3),
     ("TAXI_FLEETS", "fhvhv, green,", "fleets", ("green", "fhvhv")),
+    ("TAXI_FLEETS", "none", "fleets", ()),
     ("DUCKDB_MEMORY_LIMIT", "1.5GiB", "database_memory_limit", "1.5GiB"),
     ("DUCKDB_THREADS", "1", "database_threads", 1),
     ("DUCKDB_WAIT_SECONDS", "0", "database_wait_seconds", 0),
@@ -147,6 +148,7 @@ def test_a_fleet_that_is_not_one_of_the_others_is_refused(value: str, unknown: s
 
 def test_the_fleets_of_the_settings_are_the_datasets_in_their_order() -> None:
     assert read_settings({"TAXI_FLEETS": ",".join(FLEET_NAMES[::-1])}).fleets == FLEET_NAMES
+    assert read_settings({}).fleets == FLEET_NAMES
     assert list(FLEET_NAMES) == list(fleets.FLEETS)
 
 
