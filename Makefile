@@ -6,7 +6,7 @@ BIN := "$(CURDIR)/.venv/bin"
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup run dev-sample dev check test test-all test-duckdb-2 chaos screenshots bench
+.PHONY: setup run dev-sample dev check test test-all test-duckdb-2 test-cluster chaos screenshots bench
 
 setup: .venv/.ready
 
@@ -69,15 +69,19 @@ check: .venv/.ready
 
 # Before each commit.
 test: .venv/.ready
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not cluster'
 
 # Also the tests with `dagster dev`, in a browser and with fault injection.
 test-all: .venv/.ready
-	$(PYTEST)
+	$(PYTEST) -m 'not cluster'
 
 # With the next major version of DuckDB instead of the pinned one.
 test-duckdb-2: .venv/duckdb-2
 	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(PYTEST) -m duckdb
+
+# With a DuckLake, PostgreSQL and an S3 server on this machine, as docs/scale-out.md says.
+test-cluster: .venv/cluster
+	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m pytest -m cluster
 
 # Fault injection into real runs, with a check of the data after each fault. `make chaos SEED=7` repeats the faults of a seed.
 chaos: .venv/.ready .venv/duckdb-2
@@ -86,6 +90,12 @@ chaos: .venv/.ready .venv/duckdb-2
 .venv/duckdb-2: .venv/.ready
 	rm -rf $@
 	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==2.0.0'
+	touch $@
+
+# Beside the environment, as DuckDB's extensions need a DuckDB of their own version.
+.venv/cluster: .venv/.ready constraints-cluster.txt
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ --requirement constraints-cluster.txt
 	touch $@
 
 # The pictures of docs/lesson-8.md: screenshots that the browser tests take, and plots of the sample months.

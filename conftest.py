@@ -73,6 +73,9 @@ DUCKDB = (
     "test_trip_details",
 )
 
+# What needs PostgreSQL and DuckDB's extensions: `make test-cluster` runs these files.
+CLUSTER = ("test_cluster", "test_lake")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: position for position, name in enumerate(LONGEST_FIRST)}
@@ -82,6 +85,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if item.path.stem in DUCKDB:
             item.add_marker(pytest.mark.duckdb)
+        if item.path.stem in CLUSTER:
+            item.add_marker(pytest.mark.cluster)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -5,7 +5,7 @@ Nothing else in the package reads the environment, and nothing here touches file
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -18,6 +18,10 @@ TLC_TRIP_DATA = "https://d37ci6vzurychx.cloudfront.net/trip-data"
 COURSE_ZONES = (
     "https://community-engineering-artifacts.s3.us-west-2.amazonaws.com/dagster-university/data/taxi_zones.csv"
 )
+
+
+LAKE_NAME = "lake"
+"""The name under which a DuckLake is attached."""
 
 
 class SettingError(ValueError):
@@ -33,6 +37,27 @@ class SmtpServer:
     tls: bool
     user: str | None
     password: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """Where ``s3://`` addresses lead, and with which keys: Amazon's S3 if there is no `endpoint`."""
+
+    endpoint: str | None
+    region: str
+    key_id: str
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Lake:
+    """A DuckLake: its catalogue in PostgreSQL, as libpq's connection string or URL, and where its data files are."""
+
+    # It may have a password.
+    catalog: str = field(repr=False)
+    data_path: str
+    store: ObjectStore | None
 
 
 @dataclass(frozen=True)
@@ -54,6 +79,13 @@ class Settings:
     alert_recipients: tuple[str, ...]
     smtp: SmtpServer | None
     ui_url: str
+    lake: Lake | None = None
+    """What is used instead of the file `database`, if it is set."""
+
+    @property
+    def database_name(self) -> str:
+        """What the database is called in DuckDB."""
+        return LAKE_NAME if self.lake else self.database.stem
 
     @property
     def has_alerts(self) -> bool:
@@ -105,9 +137,12 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     if bool(recipients) != (smtp is not None):
         missing, other = ("TAXI_SMTP_URL", "TAXI_ALERT_EMAIL")[:: 1 if recipients else -1]
         raise SettingError(f"{other} is set and {missing} is not: an alert by e-mail needs both. Set {missing}, too.")
+    database = value("DUCKDB_DATABASE", "data/staging/data.duckdb")
+    is_lake = database.startswith("ducklake:")
+    data_dir = _path("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data"))
     return Settings(
-        database=_database("DUCKDB_DATABASE", value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
-        data_dir=_path("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data")),
+        database=_database("DUCKDB_DATABASE", "data/staging/data.duckdb" if is_lake else database),
+        data_dir=data_dir,
         trips_url=_location("TAXI_TRIPS_URL", value("TAXI_TRIPS_URL", TLC_TRIP_DATA)).rstrip("/"),
         zones_url=_location("TAXI_ZONES_URL", value("TAXI_ZONES_URL", COURSE_ZONES)),
         start_date=start.isoformat(),
@@ -124,6 +159,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         alert_recipients=recipients,
         smtp=smtp,
         ui_url=_ui_address("TAXI_UI_URL", value("TAXI_UI_URL", "http://127.0.0.1:3000")),
+        lake=_lake(database, value("DUCKLAKE_DATA_PATH", ""), data_dir, value) if is_lake else None,
     )
 
 
@@ -162,6 +198,53 @@ def _database(name: str, text: str) -> Path:
             f"{name}={path} contains a ?, which DuckDB does not treat as part of a file name. Choose another path."
         )
     return path
+
+
+def _lake(text: str, data_path: str, data_dir: Path, value: Callable[[str, str], str]) -> Lake:
+    # The text is not shown: it may contain a password.
+    name, catalog = "DUCKDB_DATABASE", text.partition("ducklake:postgres:")[2]
+    if re.match(r"postgres(ql)?://", catalog):
+        _url(name, catalog, ("postgresql", "postgres"), "ducklake:postgres:postgresql://")
+    elif not re.match(r"\w+\s*=", catalog):
+        raise SettingError(
+            f"{name} is a DuckLake without a catalogue in PostgreSQL: write ducklake:postgres:postgresql://user@host/name, or "
+            "ducklake:postgres: and a connection string such as host=... dbname=..."
+        )
+    if not data_path:
+        raise SettingError(
+            f"{name} is a DuckLake, and DUCKLAKE_DATA_PATH is not set: set it to where its data files go, a folder or s3://..."
+        )
+    if not data_path.startswith("s3://"):
+        if "://" in data_path:
+            raise SettingError(
+                f"DUCKLAKE_DATA_PATH={data_path.partition('://')[0]}://... is neither s3:// nor a folder."
+            )
+        folder = _path("DUCKLAKE_DATA_PATH", data_path)
+        if folder in (data_dir, *data_dir.parents):
+            raise SettingError(
+                f"TAXI_DATA_DIR={data_dir} is in DUCKLAKE_DATA_PATH={folder}, where the lake's maintenance deletes every file "
+                "that is not the lake's. Choose a folder that is the lake's alone."
+            )
+        return Lake(catalog, f"{folder}/", None)
+    if not re.fullmatch(r"s3://[^/?#@]+(/[^?#@*\[]*)?", data_path):
+        raise SettingError("DUCKLAKE_DATA_PATH is not an address such as s3://bucket/folder.")
+    return Lake(catalog, data_path.rstrip("/") + "/", _object_store("DUCKLAKE_DATA_PATH", value))
+
+
+def _object_store(name: str, value: Callable[[str, str], str]) -> ObjectStore:
+    key_id, secret_key = value("AWS_ACCESS_KEY_ID", ""), value("AWS_SECRET_ACCESS_KEY", "")
+    if not key_id or not secret_key:
+        raise SettingError(f"{name} is on S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, too.")
+    endpoint = value("AWS_ENDPOINT_URL_S3", "") or value("AWS_ENDPOINT_URL", "")
+    if endpoint and _url("AWS_ENDPOINT_URL", endpoint, ("http", "https"), "http:// or https://").path.strip("/"):
+        raise SettingError("AWS_ENDPOINT_URL has a path after its host and port.")
+    return ObjectStore(
+        endpoint.rstrip("/") or None,
+        value("AWS_REGION", "") or value("AWS_DEFAULT_REGION", "us-east-1"),
+        key_id,
+        secret_key,
+        value("AWS_SESSION_TOKEN", "") or None,
+    )
 
 
 def _location(name: str, text: str) -> str:

@@ -19,6 +19,7 @@ from dagster_essentials.datasets.fleets import FLEET_COLUMNS, FLEETS
 from dagster_essentials.partition_run import AssetEvents
 from dagster_essentials.partitions import fleet_month_partition
 from dagster_essentials.reports import fleets
+from dagster_essentials.warehouse.exclusive import exclusive
 from dagster_essentials.warehouse.month_versions import code_version
 
 
@@ -72,7 +73,7 @@ def fleet_trips(context: dg.AssetExecutionContext, config: LoadConfig, database:
 )
 def trips_by_fleet(database: DuckDBResource) -> dg.MaterializeResult[Any]:
     """Count the trips of all loaded months by fleet, replace the table and its CSV, and plot it."""
-    with fail_with_message(), database.get_connection() as connection:
+    with fail_with_message(), database.get_connection() as connection, exclusive(connection, "trips_by_fleet"):
         months, png = fleets.replace_trips_by_fleet(
             connection, Path(constants.TRIPS_BY_FLEET_FILE_PATH), Path(constants.TRIPS_BY_FLEET_PLOT_FILE_PATH)
         )

@@ -1,6 +1,6 @@
 """What is computed from the tables: trips by week, and by zone of Manhattan.
 
-Each file is written while the database is locked, so that of overlapping runs the last to write has also read last. The
+Each file is written while no other run writes it, so that of overlapping runs the last to write has also read last. The
 queries and files are in `reports/`; which weeks exist is decided in `partitions.py`.
 """
 
@@ -19,6 +19,7 @@ from dagster_essentials.partition_run import AssetEvents, PartitionRun
 from dagster_essentials.partitions import weekly_partition
 from dagster_essentials.reports import manhattan, weekly
 from dagster_essentials.reports.plots import plot_weeks
+from dagster_essentials.warehouse.exclusive import exclusive
 
 EVERY_DAY_HAS_TRIPS = "every_day_has_trips"
 SUM_MATCHES_TRIPS = "sum_matches_trips"
@@ -68,7 +69,7 @@ MANHATTAN_HAS_TRIPS = "manhattan_has_trips"
 def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -> AssetEvents:
     """Aggregate each week whose months are all loaded; the run fails if there are others, and names them."""
     run = PartitionRun(context)
-    with run.all_pending(), database.get_connection() as connection:
+    with run.all_pending(), database.get_connection() as connection, exclusive(connection, "trips_by_week"):
         loaded = weekly.find_loaded_months(connection)
         for key in run.pending():
             with run.partition(key):
@@ -144,7 +145,7 @@ def _evaluate_days(week: weekly.WeeklySummary) -> dg.AssetCheckResult:
 )
 def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Count the pickups of all loaded months by zone, and write them with the zones' outlines."""
-    with fail_with_message(), database.get_connection() as connection:
+    with fail_with_message(), database.get_connection() as connection, exclusive(connection):
         stats = manhattan.write_manhattan_stats(connection, Path(constants.MANHATTAN_STATS_FILE_PATH))
     return dg.MaterializeResult(
         metadata={
