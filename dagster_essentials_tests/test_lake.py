@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 
@@ -21,11 +22,15 @@ from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import DatabaseBusyError, DatabaseUnusableError, QueryError
 from dagster_essentials.ingestion.zones import read_zones
+from dagster_essentials.reports.weekly import upsert_weeks
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.settings import Lake
 from dagster_essentials.warehouse.aggregates import loaded_months
+from dagster_essentials.warehouse.copy_months import copy_months
 from dagster_essentials.warehouse.exclusive import exclusive
+from dagster_essentials.warehouse.lake_files import StagedFile, stage
 from dagster_essentials.warehouse.lake_maintenance import maintain_lake
+from dagster_essentials.warehouse.locked_connection import locked_connection
 from dagster_essentials.warehouse.month_versions import versions_by_month
 from dagster_essentials.warehouse.trips_table import replace_month
 from dagster_essentials.warehouse.zones_table import replace_zones
@@ -473,6 +478,88 @@ def test_no_secret_is_in_an_error_of_a_query(lake: Lake) -> None:
     assert PASSWORD not in repr(paths)
     assert PASSWORD not in repr(secrets)
     assert PASSWORD not in repr(lake)
+
+
+# Moving there and back
+
+
+def test_a_file_is_copied_into_the_lake_and_back(
+    servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path
+) -> None:
+    before, after = tmp_path / "before.duckdb", tmp_path / "after.duckdb"
+    months = ["2023-01", "2023-02", "2023-03"]
+    with locked_connection(before, {}, 60, print) as connection:
+        for month in months:
+            replace_month(connection, month, file(samples, month))
+        # Another version of a month, and a month of another fleet in the other table.
+        replace_month(connection, "2023-02", file(write_corrected(samples, tmp_path), "2023-02"))
+        if REAL_DATA.is_dir():
+            green = REAL_DATA / "trip-data/green_tripdata_2023-01.parquet"
+            replace_month(connection, "2023-01", green, dataset=FLEETS["green"])
+        replace_zones(connection, read_zones(samples / "taxi_zones.csv"))
+        loaded_months(connection)
+        assert len(upsert_weeks(connection, ["2023-01-08", "2023-01-15"], tmp_path / "weeks.csv")) == 2
+
+    assert "does not exist" in _copy(servers, lake, "--from-file", str(tmp_path / "nothing.duckdb"), fails=True)
+    with opened(lake) as connection:
+        # As after an interrupted copy: one month is there.
+        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        connection.execute(
+            "UPDATE month_versions SET loaded_at = $at", {"at": _contents(before)["month_versions"][0][2]}
+        )
+    output = _copy(servers, lake, "--from-file", str(before))
+    assert "yellow 2023-01: 20,000 trips, is there already" in output
+    assert "yellow 2023-02: 19,000 trips, copied" in output
+    assert PASSWORD not in output
+    assert "copied" not in _copy(servers, lake, "--from-file", str(before))
+    _copy(servers, lake, "--to-file", str(after))
+    assert _contents(after) == _contents(before)
+    with opened(lake) as connection:
+        assert len(connection.execute("FROM zones").fetchall()) == len(_contents(before)["zones"]) == 265
+
+
+def write_corrected(samples: Path, folder: Path) -> Path:
+    table = pq.read_table(file(samples, "2023-02"))
+    pq.write_table(table.slice(1000), file(folder, "2023-02"))
+    return folder
+
+
+def _copy(servers: LakeServers, lake: Lake, *arguments: str, fails: bool = False) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster_essentials.copy_database", *arguments],
+        env=servers.environ(lake),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert bool(done.returncode) == fails, done.stdout
+    return done.stdout
+
+
+def _contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of all tables."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        tables = [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+        return {name: connection.execute(f"FROM {name} ORDER BY ALL").fetchall() for name in tables}
+
+
+def test_a_copy_that_fails_leaves_the_month_as_it_was(
+    lake: Lake, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_rows(connection: duckdb.DuckDBPyConnection, *arguments: object) -> StagedFile:
+        table, folders, query, values = arguments
+        return stage(connection, table, folders, f"{query} LIMIT 7", values)  # type: ignore[arg-type]
+
+    with locked_connection(tmp_path / "data.duckdb", {}, 60, print) as source, opened(lake) as target:
+        replace_month(source, "2023-01", file(samples, "2023-01"))
+        monkeypatch.setattr("dagster_essentials.warehouse.copy_months.stage", lose_rows)
+        with pytest.raises(QueryError, match="has 20,000 rows, and 7 were copied"):
+            list(copy_months(source, target, [YELLOW]))
+        assert loaded_months(target) == []
+        monkeypatch.undo()
+        assert [month.rows for month in copy_months(source, target, [YELLOW])] == [20_000]
 
 
 # In Dagster
