@@ -10,8 +10,9 @@ from pathlib import Path
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import PipelineError
+from dagster_essentials.remote_settings import Lake
 from dagster_essentials.reports import fleets, weekly
-from dagster_essentials.settings import SETTINGS, Lake
+from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.copy_months import copy_months, copy_table, copy_zones
 from dagster_essentials.warehouse.lake import lake_connection
 from dagster_essentials.warehouse.locked_connection import locked_connection

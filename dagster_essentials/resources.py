@@ -9,7 +9,8 @@ import duckdb
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
-from dagster_essentials.settings import LAKE_NAME, SETTINGS
+from dagster_essentials.remote_settings import LAKE_NAME
+from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.locked_connection import locked_connection
 
 

@@ -5,27 +5,20 @@ Nothing else in the package reads the environment, and nothing here touches file
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-"""Relative paths in settings start here, so that every process finds the same files from any working directory."""
+from dagster_essentials.remote_settings import LAKE_NAME, Lake, RemoteFolder, read_data_dir, read_lake
+from dagster_essentials.setting_values import IN_A_PASSWORD, read_path, read_url
+from dagster_essentials.setting_values import SettingError as SettingError
 
 TLC_TRIP_DATA = "https://d37ci6vzurychx.cloudfront.net/trip-data"
 COURSE_ZONES = (
     "https://community-engineering-artifacts.s3.us-west-2.amazonaws.com/dagster-university/data/taxi_zones.csv"
 )
-
-
-LAKE_NAME = "lake"
-"""The name under which a DuckLake is attached."""
-
-
-class SettingError(ValueError):
-    """A setting that cannot be used. The message names the variable, its value and what is valid."""
 
 
 @dataclass(frozen=True)
@@ -37,27 +30,6 @@ class SmtpServer:
     tls: bool
     user: str | None
     password: str | None = field(repr=False)
-
-
-@dataclass(frozen=True)
-class ObjectStore:
-    """Where ``s3://`` addresses lead, and with which keys: Amazon's S3 if there is no `endpoint`."""
-
-    endpoint: str | None
-    region: str
-    key_id: str
-    secret_key: str = field(repr=False)
-    session_token: str | None = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Lake:
-    """A DuckLake: its catalogue in PostgreSQL, as libpq's connection string or URL, and where its data files are."""
-
-    # It may have a password.
-    catalog: str = field(repr=False)
-    data_path: str
-    store: ObjectStore | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +53,8 @@ class Settings:
     ui_url: str
     lake: Lake | None = None
     """What is used instead of the file `database`, if it is set."""
+    remote: RemoteFolder | None = None
+    """Where the files are of which `data_dir` then has copies."""
 
     @property
     def database_name(self) -> str:
@@ -139,7 +113,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingError(f"{other} is set and {missing} is not: an alert by e-mail needs both. Set {missing}, too.")
     database = value("DUCKDB_DATABASE", "data/staging/data.duckdb")
     is_lake = database.startswith("ducklake:")
-    data_dir = _path("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data"))
+    data_dir, remote = read_data_dir("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data"), value)
     return Settings(
         database=_database("DUCKDB_DATABASE", "data/staging/data.duckdb" if is_lake else database),
         data_dir=data_dir,
@@ -159,7 +133,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         alert_recipients=recipients,
         smtp=smtp,
         ui_url=_ui_address("TAXI_UI_URL", value("TAXI_UI_URL", "http://127.0.0.1:3000")),
-        lake=_lake(database, value("DUCKLAKE_DATA_PATH", ""), data_dir, value) if is_lake else None,
+        lake=read_lake(database, value("DUCKLAKE_DATA_PATH", ""), data_dir, remote, value) if is_lake else None,
+        remote=remote,
     )
 
 
@@ -183,68 +158,14 @@ def _whole_number(name: str, text: str, at_least: int) -> int:
     return int(text)
 
 
-def _path(name: str, text: str) -> Path:
-    try:
-        return PROJECT_ROOT / Path(text).expanduser()
-    except RuntimeError as error:
-        raise SettingError(f"{name}={text} is not a path: {error}") from None
-
-
 def _database(name: str, text: str) -> Path:
-    path = _path(name, text)
+    path = read_path(name, text)
     if "?" in str(path):
         # The WAL of `a?/b.duckdb` would be `a.wal?/b.duckdb`, and a load would fail at its commit.
         raise SettingError(
             f"{name}={path} contains a ?, which DuckDB does not treat as part of a file name. Choose another path."
         )
     return path
-
-
-def _lake(text: str, data_path: str, data_dir: Path, value: Callable[[str, str], str]) -> Lake:
-    # The text is not shown: it may contain a password.
-    name, catalog = "DUCKDB_DATABASE", text.partition("ducklake:postgres:")[2]
-    if re.match(r"postgres(ql)?://", catalog):
-        _url(name, catalog, ("postgresql", "postgres"), "ducklake:postgres:postgresql://")
-    elif not re.match(r"\w+\s*=", catalog):
-        raise SettingError(
-            f"{name} is a DuckLake without a catalogue in PostgreSQL: write ducklake:postgres:postgresql://user@host/name, or "
-            "ducklake:postgres: and a connection string such as host=... dbname=..."
-        )
-    if not data_path:
-        raise SettingError(
-            f"{name} is a DuckLake, and DUCKLAKE_DATA_PATH is not set: set it to where its data files go, a folder or s3://..."
-        )
-    if not data_path.startswith("s3://"):
-        if "://" in data_path:
-            raise SettingError(
-                f"DUCKLAKE_DATA_PATH={data_path.partition('://')[0]}://... is neither s3:// nor a folder."
-            )
-        folder = _path("DUCKLAKE_DATA_PATH", data_path)
-        if folder in (data_dir, *data_dir.parents):
-            raise SettingError(
-                f"TAXI_DATA_DIR={data_dir} is in DUCKLAKE_DATA_PATH={folder}, where the lake's maintenance deletes every file "
-                "that is not the lake's. Choose a folder that is the lake's alone."
-            )
-        return Lake(catalog, f"{folder}/", None)
-    if not re.fullmatch(r"s3://[^/?#@]+(/[^?#@*\[]*)?", data_path):
-        raise SettingError("DUCKLAKE_DATA_PATH is not an address such as s3://bucket/folder.")
-    return Lake(catalog, data_path.rstrip("/") + "/", _object_store("DUCKLAKE_DATA_PATH", value))
-
-
-def _object_store(name: str, value: Callable[[str, str], str]) -> ObjectStore:
-    key_id, secret_key = value("AWS_ACCESS_KEY_ID", ""), value("AWS_SECRET_ACCESS_KEY", "")
-    if not key_id or not secret_key:
-        raise SettingError(f"{name} is on S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, too.")
-    endpoint = value("AWS_ENDPOINT_URL_S3", "") or value("AWS_ENDPOINT_URL", "")
-    if endpoint and _url("AWS_ENDPOINT_URL", endpoint, ("http", "https"), "http:// or https://").path.strip("/"):
-        raise SettingError("AWS_ENDPOINT_URL has a path after its host and port.")
-    return ObjectStore(
-        endpoint.rstrip("/") or None,
-        value("AWS_REGION", "") or value("AWS_DEFAULT_REGION", "us-east-1"),
-        key_id,
-        secret_key,
-        value("AWS_SESSION_TOKEN", "") or None,
-    )
 
 
 def _location(name: str, text: str) -> str:
@@ -254,27 +175,27 @@ def _location(name: str, text: str) -> str:
     if "://" not in text:
         if re.match("(https?|file):", text, re.IGNORECASE):
             raise SettingError(f"{shown} is not a URL: a slash is missing. Write http://, https:// or file://.")
-        return str(_path(name, text))
-    _url(shown, text, ("http", "https", "file"), "http://, https:// or file://, or be a local path")
+        return str(read_path(name, text))
+    read_url(shown, text, ("http", "https", "file"), "http://, https:// or file://, or be a local path")
     return text
 
 
 def _webhook(name: str, text: str) -> str:
-    _url(name, text, ("http", "https"), "http:// or https://")
+    read_url(name, text, ("http", "https"), "http:// or https://")
     return text
 
 
 def _ui_address(name: str, text: str) -> str:
-    parts = _url(name, text, ("http", "https"), "http:// or https://")
+    parts = read_url(name, text, ("http", "https"), "http:// or https://")
     if parts.username is not None or parts.query or parts.fragment:
         raise SettingError(f"{name} goes into messages: it must have no user name, no password, no ? and no #.")
     return text.rstrip("/")
 
 
 def _smtp_server(name: str, text: str) -> SmtpServer:
-    parts = _url(name, text, ("smtp", "smtps"), "smtp:// or smtps://, for example smtp://user:password@host:587")
+    parts = read_url(name, text, ("smtp", "smtps"), "smtp:// or smtps://, for example smtp://user:password@host:587")
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise SettingError(f"{name} has a path or options after its host and port. {_IN_A_PASSWORD}")
+        raise SettingError(f"{name} has a path or options after its host and port. {IN_A_PASSWORD}")
     if bool(parts.username) != bool(parts.password):
         raise SettingError(f"{name} has a user name without a password, or a password without a user name.")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
@@ -293,25 +214,6 @@ def _recipients(name: str, text: str) -> tuple[str, ...]:
     ):
         raise SettingError(f"{name} is not a list of e-mail addresses such as taxi@example.org,data@example.org.")
     return recipients
-
-
-def _url(shown: str, text: str, schemes: tuple[str, ...], start: str) -> SplitResult:
-    """The parts of the URL `text`, which has one of the `schemes`; it is called `shown` in errors."""
-    try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        raise SettingError(f"{shown} is not a URL: check its host and port. {_IN_A_PASSWORD}") from None
-    if parts.scheme not in schemes:
-        raise SettingError(f"{shown} has to start with {start}.")
-    if not (parts.path.startswith("/") if parts.scheme == "file" else parts.hostname):
-        raise SettingError(f"{shown} has no {'absolute path' if parts.scheme == 'file' else 'host'}.")
-    if parts.scheme != "file" and "@" in parts.path + parts.query + parts.fragment:
-        raise SettingError(f"{shown} has an @ after its host. {_IN_A_PASSWORD}")
-    return parts
-
-
-_IN_A_PASSWORD = "In a password, write / as %2F, ? as %3F, # as %23 and @ as %40; anywhere else too, @ as %40."
 
 
 SETTINGS = read_settings()

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,15 +15,15 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.servers import PASSWORD, free_port, postgres, s3
+from cluster.servers import PASSWORD, free_port
 from dagster_essentials.datasets.dataset import Dataset
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import DatabaseBusyError, DatabaseUnusableError, QueryError
 from dagster_essentials.ingestion.zones import read_zones
+from dagster_essentials.remote_settings import Lake
 from dagster_essentials.reports.weekly import upsert_weeks
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials.settings import Lake
 from dagster_essentials.warehouse.aggregates import loaded_months
 from dagster_essentials.warehouse.copy_months import copy_months
 from dagster_essentials.warehouse.exclusive import exclusive
@@ -57,19 +56,9 @@ for month in {months}:
 """
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[LakeServers]:
-    with tempfile.TemporaryDirectory(prefix="servers-") as name:
-        # PostgreSQL's user has to reach the folder. Those of pytest are for its own user only.
-        folder = Path(name)
-        folder.chmod(0o755)
-        with postgres(folder / "postgres") as database, s3(folder / "s3", "taxi") as environ:
-            yield LakeServers(database, environ)
-
-
 @pytest.fixture
-def lake(servers: LakeServers) -> Lake:
-    return servers.new_lake()
+def lake(lake_servers: LakeServers) -> Lake:
+    return lake_servers.new_lake()
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +101,11 @@ def assert_consistent(lake: Lake, folder: Path, months: Sequence[str]) -> None:
 
 
 def load_at_once(
-    servers: LakeServers, lake: Lake, folder: Path, months: Sequence[Sequence[str]], force: bool = False
+    lake_servers: LakeServers, lake: Lake, folder: Path, months: Sequence[Sequence[str]], force: bool = False
 ) -> list[str]:
     """Let a process for each of `months` load these, all starting at the same time; returns what they print."""
     processes = [
-        servers.start(lake, LOAD.format(months=list(each), folder=str(folder), force=force)) for each in months
+        lake_servers.start(lake, LOAD.format(months=list(each), folder=str(folder), force=force)) for each in months
     ]
     for process in processes:
         assert process.stdout is not None
@@ -138,8 +127,8 @@ def load_at_once(
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=NO_REAL_DATA)
 @pytest.mark.parametrize("place", ["bucket", "folder"])
-def test_every_value_of_real_months_is_in_the_lake(servers: LakeServers, tmp_path: Path, place: str) -> None:
-    lake = servers.new_lake(tmp_path / "lake" if place == "folder" else None)
+def test_every_value_of_real_months_is_in_the_lake(lake_servers: LakeServers, tmp_path: Path, place: str) -> None:
+    lake = lake_servers.new_lake(tmp_path / "lake" if place == "folder" else None)
     columns = {
         "vendor_id": "VendorID",
         "pickup_zone_id": "PULocationID",
@@ -195,7 +184,9 @@ def _plain(trips: Iterator[tuple[object, ...]]) -> Iterator[tuple[object, ...]]:
         yield tuple(values)
 
 
-def test_the_tables_are_described_and_joined_with_the_zones(servers: LakeServers, lake: Lake, samples: Path) -> None:
+def test_the_tables_are_described_and_joined_with_the_zones(
+    lake_servers: LakeServers, lake: Lake, samples: Path
+) -> None:
     with opened(lake) as connection:
         replace_month(connection, "2023-01", file(samples, "2023-01"))
         replace_zones(connection, read_zones(samples / "taxi_zones.csv"))
@@ -263,21 +254,23 @@ def _files(connection: object, lake: Lake) -> list[str]:
 # Who writes what at the same time
 
 
-def test_the_same_month_loaded_by_four_at_once_is_there_once(servers: LakeServers, lake: Lake, samples: Path) -> None:
-    outputs = load_at_once(servers, lake, samples, [["2023-01"]] * 4)
+def test_the_same_month_loaded_by_four_at_once_is_there_once(
+    lake_servers: LakeServers, lake: Lake, samples: Path
+) -> None:
+    outputs = load_at_once(lake_servers, lake, samples, [["2023-01"]] * 4)
     assert sum("2023-01 loaded" in output for output in outputs) == 1
     assert sum("2023-01 unchanged" in output for output in outputs) == 3
     assert_consistent(lake, samples, ["2023-01"])
     # And replaced by all of them.
-    load_at_once(servers, lake, samples, [["2023-01"]] * 4, force=True)
+    load_at_once(lake_servers, lake, samples, [["2023-01"]] * 4, force=True)
     assert_consistent(lake, samples, ["2023-01"])
 
 
-def test_different_months_are_loaded_and_replaced_at_once(servers: LakeServers, lake: Lake, samples: Path) -> None:
+def test_different_months_are_loaded_and_replaced_at_once(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
     shares = [[f"2023-{month:02}" for month in range(first, 13, 4)] for first in (1, 2, 3, 4)]
     months = sorted(month for share in shares for month in share)
     for force in (False, True):
-        load_at_once(servers, lake, samples, shares, force)
+        load_at_once(lake_servers, lake, samples, shares, force)
         assert_consistent(lake, samples, months)
 
 
@@ -290,7 +283,7 @@ def test_a_month_is_loaded_while_another_one_is_being_loaded(lake: Lake, samples
 
 
 def test_who_has_a_month_is_named_after_the_wait(
-    servers: LakeServers, lake: Lake, samples: Path, capsys: pytest.CaptureFixture[str]
+    lake_servers: LakeServers, lake: Lake, samples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with opened(lake) as connection:
         replace_month(connection, "2023-01", file(samples, "2023-01"))
@@ -321,9 +314,9 @@ def test_a_transaction_that_conflicts_with_an_update_by_hand_is_repeated(
     assert_consistent(lake, samples, ["2023-01", "2023-02"])
 
 
-def test_a_reader_sees_whole_months_only_and_never_waits(servers: LakeServers, lake: Lake, samples: Path) -> None:
+def test_a_reader_sees_whole_months_only_and_never_waits(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
     months = ["2023-01", "2023-02", "2023-03"]
-    load_at_once(servers, lake, samples, [months])
+    load_at_once(lake_servers, lake, samples, [months])
     seen: list[tuple[object, ...]] = []
     is_over = threading.Event()
 
@@ -339,7 +332,7 @@ def test_a_reader_sees_whole_months_only_and_never_waits(servers: LakeServers, l
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        load_at_once(servers, lake, samples, [months] * 2, force=True)
+        load_at_once(lake_servers, lake, samples, [months] * 2, force=True)
     finally:
         is_over.set()
         reader.join(SECONDS)
@@ -365,11 +358,11 @@ module.{name} = hang
     ids=["staged", "before the commit"],
 )
 def test_a_killed_writer_leaves_the_month_as_it_was_and_frees_it(
-    servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path, module: str, name: str
+    lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path, module: str, name: str
 ) -> None:
-    load_at_once(servers, lake, samples, [["2023-01"]])
+    load_at_once(lake_servers, lake, samples, [["2023-01"]])
     code = HANG.format(module=module, name=name) + LOAD.format(months=["2023-01"], folder=str(samples), force=True)
-    process = servers.start(lake, code)
+    process = lake_servers.start(lake, code)
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("go\n")
@@ -384,12 +377,12 @@ def test_a_killed_writer_leaves_the_month_as_it_was_and_frees_it(
 
 
 def test_a_writer_that_lost_its_connection_commits_nothing(
-    servers: LakeServers, lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch
+    lake_servers: LakeServers, lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = lake.catalog.rpartition("/")[2]
 
     def lose_connection(connection: object, dataset: Dataset, month: str) -> object:
-        servers.query(
+        lake_servers.query(
             "postgres",
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' "
             "AND application_name LIKE 'taxi trips%'",
@@ -484,7 +477,7 @@ def test_no_secret_is_in_an_error_of_a_query(lake: Lake) -> None:
 
 
 def test_a_file_is_copied_into_the_lake_and_back(
-    servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path
+    lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path
 ) -> None:
     before, after = tmp_path / "before.duckdb", tmp_path / "after.duckdb"
     months = ["2023-01", "2023-02", "2023-03"]
@@ -500,19 +493,19 @@ def test_a_file_is_copied_into_the_lake_and_back(
         loaded_months(connection)
         assert len(upsert_weeks(connection, ["2023-01-08", "2023-01-15"], tmp_path / "weeks.csv")) == 2
 
-    assert "does not exist" in _copy(servers, lake, "--from-file", str(tmp_path / "nothing.duckdb"), fails=True)
+    assert "does not exist" in _copy(lake_servers, lake, "--from-file", str(tmp_path / "nothing.duckdb"), fails=True)
     with opened(lake) as connection:
         # As after an interrupted copy: one month is there.
         replace_month(connection, "2023-01", file(samples, "2023-01"))
         connection.execute(
             "UPDATE month_versions SET loaded_at = $at", {"at": _contents(before)["month_versions"][0][2]}
         )
-    output = _copy(servers, lake, "--from-file", str(before))
+    output = _copy(lake_servers, lake, "--from-file", str(before))
     assert "yellow 2023-01: 20,000 trips, is there already" in output
     assert "yellow 2023-02: 19,000 trips, copied" in output
     assert PASSWORD not in output
-    assert "copied" not in _copy(servers, lake, "--from-file", str(before))
-    _copy(servers, lake, "--to-file", str(after))
+    assert "copied" not in _copy(lake_servers, lake, "--from-file", str(before))
+    _copy(lake_servers, lake, "--to-file", str(after))
     assert _contents(after) == _contents(before)
     with opened(lake) as connection:
         assert len(connection.execute("FROM zones").fetchall()) == len(_contents(before)["zones"]) == 265
@@ -524,10 +517,10 @@ def write_corrected(samples: Path, folder: Path) -> Path:
     return folder
 
 
-def _copy(servers: LakeServers, lake: Lake, *arguments: str, fails: bool = False) -> str:
+def _copy(lake_servers: LakeServers, lake: Lake, *arguments: str, fails: bool = False) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "dagster_essentials.copy_database", *arguments],
-        env=servers.environ(lake),
+        env=lake_servers.environ(lake),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -565,9 +558,11 @@ def test_a_copy_that_fails_leaves_the_month_as_it_was(
 # In Dagster
 
 
-def test_assets_are_materialized_into_the_lake(servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path) -> None:
+def test_assets_are_materialized_into_the_lake(
+    lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path
+) -> None:
     environ = {
-        **servers.environ(lake),
+        **lake_servers.environ(lake),
         "DAGSTER_HOME": str(tmp_path),
         "TAXI_DATA_DIR": str(tmp_path / "data"),
         "TAXI_TRIPS_URL": str(samples),

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
 import pytest
 
-from dagster_essentials.settings import Lake, ObjectStore, SettingError, Settings, SmtpServer, read_settings
+from dagster_essentials.remote_settings import Lake, ObjectStore, RemoteFolder
+from dagster_essentials.settings import SettingError, Settings, SmtpServer, read_settings
 from dagster_essentials_tests.support.project import ROOT
 
 DEFAULTS = Settings(
@@ -376,6 +378,7 @@ def test_the_object_store_is_that_of_the_usual_variables() -> None:
         ({"AWS_SECRET_ACCESS_KEY": ""}, ("DUCKLAKE_DATA_PATH", "AWS_SECRET_ACCESS_KEY")),
         ({"AWS_ENDPOINT_URL": "s3.example.org/wrong-word"}, ("AWS_ENDPOINT_URL", "https://")),
         ({"AWS_ENDPOINT_URL": "https://s3.example.org/bucket"}, ("AWS_ENDPOINT_URL", "path")),
+        ({"TAXI_DATA_DIR": "s3://bucket/lake/raw"}, ("TAXI_DATA_DIR", "maintenance")),
         ({"TAXI_DATA_DIR": "/data/lake/raw", "DUCKLAKE_DATA_PATH": "/data/lake"}, ("TAXI_DATA_DIR", "maintenance")),
     ],
 )
@@ -385,3 +388,19 @@ def test_a_lake_that_cannot_be_is_refused(environ: dict[str, str], texts: tuple[
     message = str(raised.value)
     assert all(text in message for text in texts), message
     assert "wrong-word" not in message
+
+
+def test_the_data_folder_may_be_on_s3() -> None:
+    settings = read_settings({"TAXI_DATA_DIR": "s3://bucket/taxi/", **KEYS})
+    assert settings.remote == RemoteFolder("s3://bucket/taxi", ObjectStore(None, "us-east-1", "id", "wrong-word", None))
+    assert settings.data_dir.parent == Path(tempfile.gettempdir())
+    assert settings.data_dir != read_settings({"TAXI_DATA_DIR": "s3://bucket/other", **KEYS}).data_dir
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3://id:wrong-word@bucket", "s3://bucket/a?wrong-word"])
+def test_an_address_of_the_data_folder_that_cannot_be_is_refused(address: str) -> None:
+    with pytest.raises(SettingError, match="TAXI_DATA_DIR") as raised:
+        read_settings({"TAXI_DATA_DIR": address, **KEYS})
+    assert "wrong-word" not in str(raised.value)
+    with pytest.raises(SettingError, match="AWS_ACCESS_KEY_ID"):
+        read_settings({"TAXI_DATA_DIR": "s3://bucket/taxi"})

@@ -16,6 +16,7 @@ from dagster_essentials.assets.month_runs import LoadConfig, download_partitions
 from dagster_essentials.assets.table_metadata import png_metadata, table_name, table_schema
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.datasets.fleets import FLEET_COLUMNS, FLEETS
+from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.partition_run import AssetEvents
 from dagster_essentials.partitions import fleet_month_partition
 from dagster_essentials.reports import fleets
@@ -82,7 +83,7 @@ def trips_by_fleet(database: DuckDBResource) -> dg.MaterializeResult[Any]:
             "dagster/row_count": len(months),
             "num_trips": sum(month.num_trips for month in months),
             "plot": png_metadata(png),
-            "path": dg.MetadataValue.path(constants.TRIPS_BY_FLEET_FILE_PATH),
+            "path": dg.MetadataValue.path(location(constants.TRIPS_BY_FLEET_FILE_PATH)),
             "incomplete_months": ", ".join(fleets.incomplete_months(months)) or "none",
         }
     )

@@ -15,6 +15,7 @@ from dagster_essentials.assets import constants
 from dagster_essentials.assets.failures import fail_with_message
 from dagster_essentials.assets.table_metadata import column_lineage, png_metadata, table_name, table_schema
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
+from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.partition_run import AssetEvents, PartitionRun
 from dagster_essentials.partitions import weekly_partition
 from dagster_essentials.reports import manhattan, weekly
@@ -87,7 +88,7 @@ def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -
                     metadata={
                         **week.figures,
                         "months": ", ".join(month[:7] for month in weekly.months_of_week(week.period.isoformat())),
-                        "path": dg.MetadataValue.path(constants.TRIPS_BY_WEEK_FILE_PATH),
+                        "path": dg.MetadataValue.path(location(constants.TRIPS_BY_WEEK_FILE_PATH)),
                         **({"weeks": plot} if is_last else {}),
                     },
                     checks=[_evaluate_days(week)],
@@ -152,7 +153,7 @@ def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: 
             "zones": stats.zones,
             "num_trips": stats.num_trips,
             "months": manhattan.describe_months(stats.months),
-            "path": dg.MetadataValue.path(constants.MANHATTAN_STATS_FILE_PATH),
+            "path": dg.MetadataValue.path(location(constants.MANHATTAN_STATS_FILE_PATH)),
         },
         check_results=[
             dg.AssetCheckResult(
@@ -203,6 +204,6 @@ def manhattan_map() -> dg.MaterializeResult[Any]:
             "map": png_metadata(plotted.png),
             "months": plotted.months,
             "num_trips": plotted.num_trips,
-            "path": dg.MetadataValue.path(constants.MANHATTAN_MAP_FILE_PATH),
+            "path": dg.MetadataValue.path(location(constants.MANHATTAN_MAP_FILE_PATH)),
         }
     )

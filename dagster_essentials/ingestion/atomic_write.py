@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dagster_essentials.errors import WriteError
+from dagster_essentials.ingestion.object_files import upload
 
 _SUFFIX = ".partial"
 
@@ -28,6 +29,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary, lock_holder = _locked_temporary(path)
         try:
             yield temporary
+            upload(temporary, path)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

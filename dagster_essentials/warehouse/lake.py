@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from dagster_essentials.errors import DatabaseUnusableError
-from dagster_essentials.settings import LAKE_NAME, Lake, ObjectStore
+from dagster_essentials.remote_settings import LAKE_NAME, Lake, ObjectStore
 from dagster_essentials.warehouse.exclusive import shared_connection
 
 EXTENSIONS = ("ducklake", "postgres_scanner", "httpfs")

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import duckdb
 
-from dagster_essentials.settings import LAKE_NAME
+from dagster_essentials.remote_settings import LAKE_NAME
 
 
 @dataclass(frozen=True)

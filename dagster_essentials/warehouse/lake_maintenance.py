@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 
 import duckdb
 
-from dagster_essentials.settings import LAKE_NAME
+from dagster_essentials.remote_settings import LAKE_NAME
 from dagster_essentials.warehouse.exclusive import exclusive
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 import duckdb
 
 from cluster.servers import PASSWORD, Postgres
-from dagster_essentials.settings import Lake, ObjectStore
+from dagster_essentials.remote_settings import Lake, ObjectStore
 from dagster_essentials.warehouse.lake import lake_connection
 
 SECRETS = (PASSWORD,)
@@ -45,9 +45,12 @@ class LakeServers:
         self.query("postgres", f'CREATE DATABASE "{name}"')
         if folder is not None:
             return Lake(self.postgres.url(name), f"{folder}/", None)
+        self.create_bucket(name)
+        return Lake(self.postgres.url(name), f"s3://{name}/lake/", self.store)
+
+    def create_bucket(self, name: str) -> None:
         with urlopen(Request(f"{self.s3['AWS_ENDPOINT_URL']}/{name}", method="PUT"), timeout=10):
             pass
-        return Lake(self.postgres.url(name), f"s3://{name}/lake/", self.store)
 
     def query(self, database: str, sql: str) -> list[Any]:
         """Execute a statement in PostgreSQL's `database`."""
