@@ -6,7 +6,7 @@ BIN := "$(CURDIR)/.venv/bin"
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup run dev-sample dev check test test-all test-duckdb-2 test-cluster chaos screenshots bench
+.PHONY: setup run dev-sample dev check test test-all test-duckdb-2 test-cluster cluster chaos screenshots bench
 
 setup: .venv/.ready
 
@@ -59,13 +59,13 @@ dev: .venv/.ready
 # Three workers keep two cores busy while a test waits for another process.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
 
-# Linters, types, and the layers in pyproject.toml. Two modules may use private names of Dagster, which any release may change.
+# Linters, types, and the layers in pyproject.toml. Three modules may use private names of Dagster, which any release may change.
 check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
-	! grep -rn --include='*.py' --exclude=partition_run.py --exclude=launcher.py 'dagster[a-z_]*[.]_' dagster_essentials
+	! grep -rn --include='*.py' --exclude=partition_run.py --exclude=launcher.py --exclude=celery_launcher.py 'dagster[a-z_]*[.]_' dagster_essentials
 
 # Before each commit.
 test: .venv/.ready
@@ -81,7 +81,7 @@ test-duckdb-2: .venv/duckdb-2
 
 # With a DuckLake, PostgreSQL and an S3 server on this machine, as docs/scale-out.md says.
 test-cluster: .venv/cluster
-	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m pytest -m cluster
+	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster
 
 # Fault injection into real runs, with a check of the data after each fault. `make chaos SEED=7` repeats the faults of a seed.
 chaos: .venv/.ready .venv/duckdb-2
@@ -91,6 +91,10 @@ chaos: .venv/.ready .venv/duckdb-2
 	rm -rf $@
 	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==2.0.0'
 	touch $@
+
+# PostgreSQL, an S3 server, a broker and Dagster with three workers on this machine, with sample months, until Ctrl-C.
+cluster: .venv/cluster
+	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m cluster
 
 # Beside the environment, as DuckDB's extensions need a DuckDB of their own version.
 .venv/cluster: .venv/.ready constraints-cluster.txt

@@ -5,14 +5,16 @@ The data is not kept, and the passwords protect nothing: these are for tests and
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 PASSWORD = "secret-of-the-local-cluster"
@@ -87,7 +89,7 @@ def redis(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True)
     port = free_port()
     options = ["--port", port, "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly", "no"]
-    with _process([program, *map(str, options)], folder / "log", lambda: _accepts(port)):
+    with running([program, *map(str, options)], folder / "log", lambda: accepts(port)):
         yield f"redis://127.0.0.1:{port}/0"
 
 
@@ -102,7 +104,7 @@ def s3(folder: Path, bucket: str) -> Iterator[dict[str, str]]:
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _process(command, folder / "log", lambda: _accepts(port)):
+    with running(command, folder / "log", lambda: accepts(port)):
         with urlopen(Request(f"{endpoint}/{bucket}", method="PUT"), timeout=10):
             pass
         yield {
@@ -131,29 +133,41 @@ def _run(command: Sequence[object], folder: Path) -> None:
 
 
 @contextmanager
-def _process(command: list[str], log: Path, is_ready: Callable[[], bool]) -> Iterator[None]:
+def running(
+    command: Sequence[str], log: Path, is_ready: Callable[[], bool], **options: Any
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a process, with its output in `log`, from when it `is_ready` to the end of the block.
+
+    Raises:
+        ServerError: it did not start.
+    """
     with ExitStack() as stack:
         output = stack.enter_context(log.open("wb"))
-        process = subprocess.Popen(command, stdout=output, stderr=output)
+        # In a group of its own: Ctrl-C is for this process, which ends the others in their order.
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **options)
         stack.callback(_end, process)
         deadline = time.monotonic() + START_SECONDS
         while not is_ready():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise ServerError(f"{command[0]} did not start:\n{log.read_text()[-2000:]}")
+                raise ServerError(f"{' '.join(command)} did not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.05)
-        yield
+        yield process
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     try:
-        process.wait(10)
+        process.wait(15)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    # What it started and left.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
+    """Whether something listens on `port` of this machine."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True

@@ -205,6 +205,21 @@ def test_the_tables_are_described_and_joined_with_the_zones(
     assert joined == [(20_000, 20_000)]
 
 
+def test_a_user_who_may_only_read_can_read_and_not_write(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
+    with opened(lake) as connection:
+        replace_month(connection, "2023-01", file(samples, "2023-01"))
+    name = lake.catalog.rpartition("/")[2]
+    role = f"reader_{name.replace('-', '_')}"
+    lake_servers.query(name, f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    lake_servers.query(name, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    reader = replace(lake, catalog=lake.catalog.replace("//lake:", f"//{role}:"))
+    with opened(reader) as connection:
+        assert connection.execute("SELECT count(*), count(DISTINCT fleet) FROM all_trips").fetchall() == [(20_000, 1)]
+        with pytest.raises(duckdb.Error, match="permission denied"):
+            connection.execute("DELETE FROM trips")
+    assert rows(lake) == {"2023-01": 20_000}
+
+
 def test_an_unchanged_month_is_left_alone(lake: Lake, samples: Path) -> None:
     with opened(lake) as connection:
         assert not replace_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged

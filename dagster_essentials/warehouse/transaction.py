@@ -60,4 +60,8 @@ def explain_duckdb_errors(what: str, advice: str) -> Iterator[None]:
         text = str(error).partition("\n")[0].rstrip(".!")
         if re.search("could not write|no space left", text, re.IGNORECASE):
             advice = "Free some disk space for the database (DUCKDB_DATABASE), and materialize again."
+        elif re.search(
+            "failed to execute query|server closed the connection|terminating connection", text, re.IGNORECASE
+        ):
+            advice = "The connection to the lake's catalogue in PostgreSQL was lost: materialize again."
         raise QueryError(f"{what}: {text}. {advice}") from None
