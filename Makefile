@@ -19,16 +19,16 @@ setup: .venv/.ready
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-# Load three generated months from file to tables and plots, without network. They have a data folder, a database and a
+# Load three generated months, and one of each other fleet, from file to tables and plots, without network. They have a data folder, a database and a
 # Dagster instance of their own, so that generated trips reach neither the real table nor its history.
 SAMPLE := $(CURDIR)/data/sample
 REQUEST := "borough": "Manhattan", "start_date": "2023-01-10", "end_date": "2023-01-25"
 # In that folder, because what .env sets in the project's would override the settings below.
 LAUNCH := cd '$(SAMPLE)' && $(BIN)/dg launch -m dagster_essentials
 # What `make run` prints at its end.
-run: export LOADED_MONTHS := SELECT partition_date AS month, count(*) AS trips, \
+run: export LOADED_MONTHS := SELECT partition_date AS month, fleet, count(*) AS trips, \
 	count(*) FILTER (strftime(pickup_datetime, '%Y-%m') <> partition_date) AS pickups_outside_the_month, \
-	round(sum(total_amount), 2) AS dollars FROM trips GROUP BY ALL ORDER BY ALL
+	round(sum(total_amount), 2) AS dollars FROM all_trips GROUP BY ALL ORDER BY ALL
 run dev-sample: export DAGSTER_HOME := $(SAMPLE)/.dagster
 run dev-sample: export DUCKDB_DATABASE := $(SAMPLE)/staging/data.duckdb
 run dev-sample: export TAXI_DATA_DIR := $(SAMPLE)
@@ -39,9 +39,11 @@ run dev-sample: export TAXI_END_DATE := 2023-04-01
 run: .venv/.ready
 	rm -rf '$(SAMPLE)'
 	$(BIN)/python -m dagster_essentials.sample '$(SAMPLE)/source' --start 2023-01 --end 2023-03 --rows 100000
+	$(BIN)/python -m dagster_essentials.sample '$(SAMPLE)/source' --start 2023-03 --end 2023-03 --rows 100000 --fleets green,fhv,fhvhv
 	mkdir -p '$(SAMPLE)/.dagster' && cp .dagster/dagster.yaml '$(SAMPLE)/.dagster'
 	$(LAUNCH) --job trip_update_job --partition-range 2023-01-01...2023-03-01
 	$(LAUNCH) --job weekly_update_job --partition-range 2023-01-01...2023-03-26
+	$(LAUNCH) --job fleet_update_job --partition-range 'green|2023-03-01...fhvhv|2023-03-01'
 	mkdir -p '$(SAMPLE)/requests' && echo '{$(REQUEST)}' > '$(SAMPLE)/requests/january-manhattan.json'
 	$(LAUNCH) --job adhoc_request_job --config-json \
 		'{"ops": {"adhoc_request": {"config": {"filename": "january-manhattan.json", $(REQUEST)}}}}'

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
@@ -29,12 +30,13 @@ class _Months:
     files: dg.AssetsDefinition
     rows: dg.AssetsDefinition
     partitions: dg.PartitionsDefinition[str]
+    table: str
     job: str
 
 
 _TABLES = (
-    _Months(taxi_trips_file, taxi_trips, monthly_partition, "trip_update_job"),
-    _Months(fleet_trips_file, fleet_trips, fleet_month_partition, "fleet_update_job"),
+    _Months(taxi_trips_file, taxi_trips, monthly_partition, "trips", "trip_update_job"),
+    _Months(fleet_trips_file, fleet_trips, fleet_month_partition, "fleet_trips", "fleet_update_job"),
 )
 
 
@@ -60,8 +62,8 @@ def reconcile_trips(context: dg.OpExecutionContext, database: DuckDBResource) ->
         for table in _TABLES:
             if keys := _reconcile_table(context, table, loaded, versions):
                 missing.append(
-                    f"Recorded in Dagster, but not in the table: {', '.join(map(month_label, keys))}. Load them again: "
-                    f"dagster job backfill -j {table.job} --partitions '{','.join(keys)}'"
+                    f"Recorded in Dagster, but not in the table {table.table}: {', '.join(map(month_label, keys))}. "
+                    f"Load them again: dagster job backfill -j {table.job} --partitions {quote(','.join(keys))}"
                 )
     if missing:
         raise dg.Failure("\n".join(missing), allow_retries=False)

@@ -8,8 +8,9 @@ from typing import Any
 import duckdb
 import pytest
 
+from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.ingestion.zones import read_zones
-from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials.sample import write_fleet_month, write_month, write_zones
 from dagster_essentials.warehouse.locked_connection import locked_connection
 from dagster_essentials.warehouse.trips_table import replace_month
 from dagster_essentials.warehouse.zones_table import replace_zones
@@ -31,6 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             replace_month(connection, month, path)
             (folder / "data/raw").mkdir(exist_ok=True)
             path.rename(folder / f"data/raw/taxi_trips_{month}.parquet")
+        for fleet, dataset in FLEETS.items():
+            replace_month(connection, "2023-03", write_fleet_month(folder, fleet, "2023-03", 100_000), dataset=dataset)
         replace_zones(connection, read_zones(write_zones(folder / "zones.csv")))
     return folder
 
@@ -62,8 +65,8 @@ def test_the_result_of_each_query_is_the_one_that_is_shown(
 
 def test_every_question_has_a_query_and_a_result() -> None:
     questions = re.findall(r"^### (.*\?)$", PAGE, re.MULTILINE)
-    assert len(questions) == 10
-    assert len(QUERIES) == PAGE.count("```sql") == 12
+    assert len(questions) == 11
+    assert len(QUERIES) == PAGE.count("```sql") == 13
     assert [query for query, shown in QUERIES if shown.count("\n") < 3] == []
 
 

@@ -143,9 +143,9 @@ def test_data_and_database_can_be_in_folders_of_any_name(
     monkeypatch.setattr(constants, "TAXI_TRIPS_TEMPLATE_FILE_PATH", f"{escaped}/raw/taxi_trips_{{}}.parquet")
     monkeypatch.setattr(constants, "TAXI_ZONES_FILE_PATH", f"{data_dir}/raw/taxi_zones.csv")
     zones = str(source_folder / "taxi_zones.csv")
-    monkeypatch.setattr(
-        "dagster_essentials.assets.trips.SETTINGS", replace(SETTINGS, trips_url=str(source_folder), zones_url=zones)
-    )
+    settings = replace(SETTINGS, trips_url=str(source_folder), zones_url=zones)
+    for module in ("trips", "month_runs"):
+        monkeypatch.setattr(f"dagster_essentials.assets.{module}.SETTINGS", settings)
     # DuckDB does not support a question mark in the path of a database; the settings refuse it.
     database_folder = project.folder / "database" / folder.replace("?", "!")
     moved = _Moved(project.folder, project.trips_url, project.zones_url, database_folder=database_folder)

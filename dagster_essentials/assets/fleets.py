@@ -31,6 +31,16 @@ from dagster_essentials.warehouse.month_versions import code_version
     kinds={"parquet"},
     description="A month of trips of green taxis (green), for-hire vehicles (fhv) or high-volume for-hire vehicles (fhvhv: "
     "Uber, Lyft and others), as the TLC publishes it. Until 2019-01, the trips of Uber and Lyft are in fhv.",
+    metadata={
+        "dagster/column_schema": table_schema(
+            *{
+                column.source: (column.source, column.type.lower(), column.description)
+                for dataset in FLEETS.values()
+                for column in dataset.columns
+                if column.source
+            }.values()
+        )
+    },
 )
 def fleet_trips_file(context: dg.AssetExecutionContext) -> AssetEvents:
     """Download the file of each month of each fleet, unless it exists already and is unchanged at the source."""
