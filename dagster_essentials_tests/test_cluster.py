@@ -14,12 +14,14 @@ from urllib.request import urlopen
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from cluster.local import LocalCluster, local_cluster
 from cluster.servers import PASSWORD
 from dagster_essentials.sample import months_between, write_month, write_zones
 from dagster_essentials.warehouse.month_versions import versions_by_month
 from dagster_essentials_tests.support.lake_servers import opened
+from dagster_essentials_tests.support.project import ROOT
 
 MONTHS = list(months_between("2023-01", "2024-12"))
 ROWS = 5_000
@@ -34,7 +36,7 @@ def cluster() -> Iterator[LocalCluster]:
         for number, month in enumerate(MONTHS):
             write_month(source, month, ROWS + number)
         zones = write_zones(source / "taxi_zones.csv")
-        with local_cluster(Path(name), str(source), str(zones)) as cluster:
+        with local_cluster(Path(name), str(source), str(zones), has_ui=False) as cluster:
             yield cluster
 
 
@@ -146,9 +148,17 @@ def test_the_files_of_a_worker_are_in_no_other_place_than_s3(cluster: LocalClust
     assert list(cluster.folder.glob("worker-*/**/*.parquet")) == []
 
 
-def test_the_ui_answers(cluster: LocalCluster) -> None:
-    with urlopen(f"{cluster.ui_url}/server_info", timeout=30) as answer:
-        assert answer.status == 200
+def test_the_containers_have_the_settings_of_the_local_cluster(cluster: LocalCluster) -> None:
+    """No test starts containers."""
+    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    names = {name for name in cluster.environ if name.startswith(("TAXI_", "DUCK", "AWS_")) or "POSTGRES" in name}
+    parts = {name for name, service in compose["services"].items() if service.get("image") == "nyc-taxi"}
+    assert parts == {"code", "daemon", "webserver", "worker"}
+    for part in parts:
+        # The months are the TLC's there.
+        assert names - set(compose["services"][part]["environment"]) == {"TAXI_TRIPS_URL", "TAXI_ZONES_URL"}
+    limits = yaml.safe_load((ROOT / "deploy/dagster.yaml").read_text())["concurrency"]["runs"]
+    assert compose["services"]["worker"]["deploy"]["replicas"] == limits["max_concurrent_runs"]
 
 
 def test_the_command_ends_everything_it_started() -> None:
@@ -160,7 +170,9 @@ def test_the_command_ends_everything_it_started() -> None:
     )
     assert process.stdout is not None
     lines = iter(process.stdout.readline, "")
-    assert any(line.startswith("UI: http://127.0.0.1:") for line in lines)
+    address = next(line.removeprefix("UI: ").strip() for line in lines if line.startswith("UI: "))
+    with urlopen(f"{address}/server_info", timeout=30) as answer:
+        assert answer.status == 200
     assert any(line == "2023-01: 1,000 trips\n" for line in lines)
     group = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     started = [int(pid) for pid in group.stdout.split()]

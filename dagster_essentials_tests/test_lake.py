@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.warehouse.aggregates import loaded_months
 from dagster_essentials.warehouse.copy_months import copy_months
 from dagster_essentials.warehouse.exclusive import exclusive
+from dagster_essentials.warehouse.lake import lake_connection
 from dagster_essentials.warehouse.lake_files import StagedFile, stage
 from dagster_essentials.warehouse.lake_maintenance import maintain_lake
 from dagster_essentials.warehouse.locked_connection import locked_connection
@@ -272,13 +273,16 @@ def _files(connection: object, lake: Lake) -> list[str]:
 def test_the_same_month_loaded_by_four_at_once_is_there_once(
     lake_servers: LakeServers, lake: Lake, samples: Path
 ) -> None:
+    # There are tables already: DuckLake would report a conflict if all of them created one.
+    with opened(lake) as connection:
+        replace_month(connection, "2023-02", file(samples, "2023-02"))
     outputs = load_at_once(lake_servers, lake, samples, [["2023-01"]] * 4)
     assert sum("2023-01 loaded" in output for output in outputs) == 1
     assert sum("2023-01 unchanged" in output for output in outputs) == 3
-    assert_consistent(lake, samples, ["2023-01"])
+    assert_consistent(lake, samples, ["2023-01", "2023-02"])
     # And replaced by all of them.
     load_at_once(lake_servers, lake, samples, [["2023-01"]] * 4, force=True)
-    assert_consistent(lake, samples, ["2023-01"])
+    assert_consistent(lake, samples, ["2023-01", "2023-02"])
 
 
 def test_different_months_are_loaded_and_replaced_at_once(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
@@ -287,6 +291,43 @@ def test_different_months_are_loaded_and_replaced_at_once(lake_servers: LakeServ
     for force in (False, True):
         load_at_once(lake_servers, lake, samples, shares, force)
         assert_consistent(lake, samples, months)
+
+
+@pytest.mark.parametrize(
+    ("month", "what"), [("2023-01", "2023-01 of the yellow trips"), ("2023-02", "commits")], ids=["same", "another"]
+)
+def test_a_load_waits_for_what_another_one_is_about_to_commit(
+    lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch, month: str, what: str
+) -> None:
+    with opened(lake) as connection:
+        # There are tables already: DuckLake would report a conflict if both loads created them.
+        replace_month(connection, "2023-03", file(samples, "2023-03"))
+    messages: list[str] = []
+    is_waiting = threading.Event()
+    loaded: list[bool] = []
+
+    def log(message: str) -> None:
+        messages.append(message)
+        is_waiting.set()
+
+    def load() -> None:
+        with lake_connection(lake, {}, 60, log) as connection:
+            loaded.append(replace_month(connection, month, file(samples, month)).is_unchanged)
+
+    second = threading.Thread(target=load)
+    steps: Iterator[Callable[[], object]] = iter([second.start, lambda: is_waiting.wait(30)])
+
+    def confirm(connection: object) -> None:
+        for step in steps:
+            step()
+
+    monkeypatch.setattr("dagster_essentials.warehouse.transaction.confirm", confirm)
+    with opened(lake) as connection:
+        assert not replace_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
+    second.join(SECONDS)
+    assert f"waiting for {what}" in messages[0]
+    assert loaded == [month == "2023-01"]
+    assert_consistent(lake, samples, sorted({"2023-01", month, "2023-03"}))
 
 
 def test_a_month_is_loaded_while_another_one_is_being_loaded(lake: Lake, samples: Path) -> None:
