@@ -19,6 +19,7 @@ from dagster._core.definitions.data_version import (
     get_input_data_version_tag,
     get_input_event_pointer_tag,
 )
+from dagster._core.definitions.partitions.utils.multi import get_tags_from_multi_partition_key
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 from dagster_essentials.errors import DatabaseError, PipelineError
@@ -42,6 +43,13 @@ class PartitionRun:
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
         self._trips = self._bytes = 0
+        if not self._keys:
+            first, last = (context.run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
+            raise dg.Failure(
+                f"The range from {first} to {last} has no partition. In each dimension, it goes from an earlier partition to "
+                "a later one, in the order in which the asset's page lists them.",
+                allow_retries=False,
+            )
 
     def pending(self, upstream: dg.AssetsDefinition | None = None) -> Iterator[str]:
         """The partitions that have not ended. Those for which `upstream` failed in this run fail too."""
@@ -215,10 +223,21 @@ def record_materialization(
                 DATA_VERSION_TAG: data_version,
                 DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
                 **provenance,
+                **_dimension_tags(asset, partition),
             },
         )
     )
     _record_checks(context, asset, partition, checks)
+
+
+def _dimension_tags(asset: dg.AssetsDefinition, partition: str) -> Mapping[str, str]:
+    """The tags that Dagster gives to materializations in two dimensions, such as ``dagster/partition/fleet``.
+
+    An event log storage that keeps no status of each asset, as those of other packages, finds the partitions by them alone.
+    """
+    if not isinstance(asset.partitions_def, dg.MultiPartitionsDefinition):
+        return {}
+    return get_tags_from_multi_partition_key(asset.partitions_def.get_partition_key_from_str(partition))
 
 
 def _record_checks(

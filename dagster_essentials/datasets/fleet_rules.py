@@ -23,10 +23,10 @@ def _dropoff_after_pickup(limit: float, description: str) -> QualityRule:
     )
 
 
-def _zones_known(limit: float, description: str) -> QualityRule:
+def _zones_known(limit: float, description: str, zones: str = "264, 265") -> QualityRule:
     return QualityRule(
         "zones_known",
-        "count(*) FILTER (pickup_zone_id IN (264, 265) OR dropoff_zone_id IN (264, 265))",
+        f"count(*) FILTER (pickup_zone_id IN ({zones}) OR dropoff_zone_id IN ({zones}))",
         limit,
         f"Trips from or to zone 264 (unknown) or 265 (outside the city). {description}",
     )
@@ -34,7 +34,7 @@ def _zones_known(limit: float, description: str) -> QualityRule:
 
 GREEN_RULES: Sequence[QualityRule] = (
     _pickups_in_month(0.01, "2 to 26 in each of six months from 2022 to 2025; warns above 1 %."),
-    _dropoff_after_pickup(0.005, "0.2 % end before or when they begin; warns above 0.5 %."),
+    _dropoff_after_pickup(0.005, "0.2 % end when they begin or before; warns above 0.5 %."),
     _zones_known(0.05, "1.0 to 1.1 % in three months of 2023 and 2024; warns above 5 %."),
     QualityRule(
         "no_negative_amounts",
@@ -61,21 +61,22 @@ FHV_RULES: Sequence[QualityRule] = (
     _dropoff_after_pickup(
         0.01,
         "Practically all of 2015 and 2016, and 38 % of 2017: until mid-2017 drop-offs are no real times, so a trip has no "
-        "duration. Almost none since; warns above 1 %.",
+        "duration. Almost none since 2018; warns above 1 %.",
     ),
-    _zones_known(0.40, "17 %; warns above 40 %."),
+    _zones_known(0.40, "Zone 0 counts as unknown. 17 %; warns above 40 %.", "0, 264, 265"),
     QualityRule(
         "pickup_zone_present",
         "count(*) FILTER (pickup_zone_id IS NULL)",
         0.95,
-        "Trips without a pickup zone. 14 to 30 % in 2015 to 2018, under 1 % early in 2020, about 80 % since 2020-10; warns "
-        "above 95 %.",
+        "Trips without a pickup zone. 14 to 30 % in 2015 to 2018, under 1 % just before 2020-10, 80 to 85 % since; warns above "
+        "95 %.",
     ),
     QualityRule(
         "dropoff_zone_present",
         "count(*) FILTER (dropoff_zone_id IS NULL)",
         0.30,
-        "Trips without a drop-off zone. 98 % in 2015 and 2016, 44 % in 2017, 15 to 18 % since 2021; warns above 30 %.",
+        "Trips without a drop-off zone. 98 % in 2015 and 2016, 44 % in 2017, 8 % in 2018, 15 to 18 % since 2021; warns above "
+        "30 %.",
     ),
 )
 
@@ -83,9 +84,10 @@ FHVHV_RULES: Sequence[QualityRule] = (
     _pickups_in_month(0.01, "None in 1.6 billion; warns above 1 %."),
     _dropoff_after_pickup(
         0.002,
-        "0.004 %, most of them in the night in which the clocks go back, 8,000 to 12,000 a year; warns above 0.2 %.",
+        "0.004 % end when they begin or before, in the night in which the clocks go back: 8,000 to 12,000 a year; warns above "
+        "0.2 %.",
     ),
-    _zones_known(0.08, "3.9 % end there; warns above 8 %."),
+    _zones_known(0.08, "3.9 %, almost all of them to there; warns above 8 %."),
     QualityRule(
         "no_negative_amounts",
         "count(*) FILTER (base_passenger_fare < 0)",

@@ -1,7 +1,7 @@
 """The TLC's other fleets: the columns of `fleet_trips`, which of them each fleet has, and since when it is published.
 
-The TLC calls taxis that may be hailed outside of Manhattan green, the cars of other bases for-hire vehicles (fhv), and those
-of Uber, Lyft and others with over 10,000 trips a day high-volume for-hire vehicles (fhvhv).
+Green taxis have a meter, as yellow ones do. For-hire vehicles (fhv) are dispatched by a base. Those of Uber, Lyft, Via and Juno
+are high-volume for-hire vehicles (fhvhv) since 2019-02, and among fhv before.
 """
 
 from collections.abc import Mapping
@@ -89,12 +89,12 @@ FLEET_COLUMNS = [
 
 _OPTIONAL = frozenset(
     {
-        *("ehail_fee", "improvement_surcharge", "congestion_surcharge", "cbd_congestion_fee", "request_source"),
-        *("airport_fee", "sr_flag", "affiliated_base_number", "originating_base_num", "on_scene_datetime"),
-        *("access_a_ride_flag", "wav_match_flag"),
+        *("improvement_surcharge", "congestion_surcharge", "cbd_congestion_fee", "airport_fee", "request_source"),
+        *("ehail_fee", "sr_flag"),
     }
 )
-"""Columns that some months of a fleet lack, or have without values."""
+"""Fees and others that were added over the years, and two columns that have had no values since 2019. All others are in every
+file, if only as null-typed: by them, the file of another fleet is told apart."""
 
 _GREEN = {
     "pickup_datetime": "lpep_pickup_datetime",

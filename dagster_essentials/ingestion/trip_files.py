@@ -127,7 +127,7 @@ def download_month(month: MonthFile) -> DownloadedMonth:
         # The source would answer as it does for a month that is late.
         raise NotPublishedError(
             f"there is no such month: {dataset.title} are published since {dataset.first_month}. "
-            f"{dataset.before_first_month}"
+            f"{dataset.before_first_month or 'Materialize months from then on.'}"
         )
     try:
         file, transferred = download(

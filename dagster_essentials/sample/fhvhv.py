@@ -9,7 +9,8 @@ from dagster_essentials.sample.rows import drawn_zone, draws, last_summer_hour, 
 SALT = 30_000_000
 """Its trips have other random numbers than those of the other fleets."""
 
-# Published as null-typed: INT32 in the file, every value null.
+# Published as null-typed, every value null. Here the fee is INT32, as there, and the flag is a text: DuckDB cannot write that
+# a column has no type, and without it a load refuses numbers as texts.
 NULL_AIRPORT_FEE = ("2019-02", "2019-03", "2019-04", "2019-05", "2019-06", "2020-04", "2020-10")
 NULL_WAV_MATCH = ("2019-02", "2019-03")
 
@@ -40,7 +41,7 @@ def fhvhv_trips(month: str, rows: int) -> str:
     """The query for `rows` trips with the columns of `month`."""
     id_type = "INTEGER" if month >= "2023-02" else "BIGINT"
     airport_fee = "NULL::INTEGER" if month in NULL_AIRPORT_FEE else "airport_fee"
-    wav_match = "NULL::INTEGER" if month in NULL_WAV_MATCH else "if(flags > 0.97, 'Y', 'N')"
+    wav_match = "NULL::VARCHAR" if month in NULL_WAV_MATCH else "if(flags > 0.97, 'Y', 'N')"
     # Both were ' ' for Uber until 2024 and 'N' in the rows of 2025-01.
     access_a_ride = "if(hvfhs_license_num = 'HV0003', ' ', 'N')" if month < "2025-01" else "'N'"
     no_on_scene = "hvfhs_license_num = 'HV0005'" if month < ON_SCENE_OF_LYFT_SINCE else "false"

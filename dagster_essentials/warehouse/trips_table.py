@@ -313,10 +313,10 @@ def prepare_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> No
     present = {name for name, *_ in connection.execute(f"DESCRIBE {table}").fetchall()}
     if missing := [column.name for column in dataset.columns[: dataset.core_columns] if column.name not in present]:
         (path,) = connection.execute("SELECT path FROM duckdb_databases() WHERE path IS NOT NULL").fetchall()[0]
+        maker = " (the course's lessons before the eighth make one like it)" if dataset is YELLOW else ""
         raise DatabaseUnusableError(
-            f"the table {table} in {path} has no column {', '.join(missing)}, so it was made by something else (the course's "
-            "lessons before the eighth make one like it). Nothing was changed in it. Rename or drop it, and materialize "
-            "again."
+            f"the table {table} in {path} has no column {', '.join(missing)}, so it was made by something else{maker}. "
+            "Nothing was changed in it. Rename or drop it, and materialize again."
         )
     for column in dataset.columns:
         if column.name not in present:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,12 @@ def materialize(
     first: str | None = None,
     last: str | None = None,
     wait_seconds: float = 60,
+    config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    """Materialize `assets` for the months from `first` to `last` (``YYYY-MM``), in this process; errors do not raise."""
+    """Materialize `assets` for the months from `first` to `last`, in this process; errors do not raise.
+
+    A month is ``YYYY-MM``, or with its fleet, ``green|YYYY-MM``. `config` is that of the assets, by their names.
+    """
     months: dict[str, Any] = {}
     if first is not None and last is not None:
         months["tags"] = {
@@ -109,6 +114,7 @@ def materialize(
         resources={
             "database": LockedDuckDBResource(database=str(project.database), wait_seconds=wait_seconds),
         },
+        run_config={"ops": {name: {"config": values} for name, values in (config or {}).items()}},
         raise_on_error=False,
         **months,
     )

@@ -6,18 +6,19 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_essentials.assets import trips
+from dagster_essentials.assets import fleets, trips
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.project import Project, materialize
 from dagster_essentials_tests.support.source_server import Answer, SourceServer
 
 TRIPS = [trips.taxi_trips_file, trips.taxi_trips]
 ZONES = [trips.taxi_zones_file, trips.taxi_zones]
+FLEETS = [fleets.fleet_trips_file, fleets.fleet_trips]
 
 
-def publish(source_server: SourceServer, month: str, what: bytes | Answer) -> str:
+def publish(source_server: SourceServer, month: str, what: bytes | Answer, fleet: str = "yellow") -> str:
     """Let the source serve the file `what` for `month` (``YYYY-MM``), or always give that answer; returns the URL."""
-    path = source_server.put_month(month, what if isinstance(what, bytes) else b"")
+    path = source_server.put_month(month, what if isinstance(what, bytes) else b"", fleet)
     source_server.answers.pop(path, None)
     if not isinstance(what, bytes):
         source_server.answers[path] = [what]

@@ -91,9 +91,9 @@ class SourceServer(LocalServer):
     def zones_url(self) -> str:
         return f"{self.url}/taxi_zones.csv"
 
-    def put_month(self, month: str, content: bytes) -> str:
+    def put_month(self, month: str, content: bytes, fleet: str = "yellow") -> str:
         """Publish `content` as the file of `month` (``YYYY-MM``); returns its path."""
-        path = f"/trip-data/yellow_tripdata_{month}.parquet"
+        path = f"/trip-data/{fleet}_tripdata_{month}.parquet"
         self.files[path] = content
         return path
 

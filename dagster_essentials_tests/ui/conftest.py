@@ -144,7 +144,7 @@ def open_lineage(page: Page) -> None:
     """Open the asset graph with all groups expanded."""
     page.set_viewport_size(WIDE)
     go_to(page, "Lineage")
-    expect(page.get_by_label("unfold_more")).to_have_count(4)
+    expect(page.get_by_label("unfold_more")).to_have_count(5)
     page.locator("button", has=page.get_by_label("settings")).filter(has_not_text="Settings").click()
     page.get_by_text("Expand all groups").filter(visible=True).click()
     page.keyboard.press("Escape")

@@ -1,0 +1,424 @@
+"""The assets of the other fleets: partitions of a fleet and a month, in ranges and alone, loaded as the yellow months are."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from dagster_essentials import defs
+from dagster_essentials.assets.fleets import fleet_trips, fleet_trips_file, trips_by_fleet
+from dagster_essentials.datasets.fleets import FLEETS as DATASETS
+from dagster_essentials.resources import LockedDuckDBResource
+from dagster_essentials_tests.support.dagster_dev import BIN
+from dagster_essentials_tests.support.faults.answers import ERROR_PAGE
+from dagster_essentials_tests.support.faults.samples import fleet_sample, query_file, read_arrow, write_arrow
+from dagster_essentials_tests.support.loaded_trips import decode_picture
+from dagster_essentials_tests.support.project import Project, failure_text, materialize
+from dagster_essentials_tests.support.run_results import (
+    FLEETS,
+    check_evaluations,
+    materialized_partitions,
+    publish,
+    step_log,
+    warnings,
+)
+from dagster_essentials_tests.support.source_server import SourceServer
+
+NAMES = ("green", "fhv", "fhvhv")
+MONTHS = ("2023-01", "2023-02", "2023-03")
+ROWS = {(fleet, month): 300 + 10 * NAMES.index(fleet) + MONTHS.index(month) for fleet in NAMES for month in MONTHS}
+"""The trips of each month: no two have the same number."""
+KEYS = sorted(f"{fleet}|{month}-01" for fleet, month in ROWS)
+
+
+@pytest.fixture
+def published(project: Project, source_server: SourceServer) -> Project:
+    """A source with three months of each fleet."""
+    for (fleet, month), rows in ROWS.items():
+        publish(source_server, month, fleet_sample(fleet, month, rows), fleet)
+    return project
+
+
+def fleet_rows(project: Project) -> dict[tuple[str, str], int]:
+    """The number of rows of each fleet and month in `fleet_trips`."""
+    query = "SELECT fleet, partition_date, count(*) FROM fleet_trips GROUP BY ALL"
+    return {(fleet, month): rows for fleet, month, rows in project.query(query)}
+
+
+def fleet_file(project: Project, fleet: str, month: str) -> Path:
+    return project.folder / "raw" / f"{fleet}_trips_{month}.parquet"
+
+
+def latest(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, key: str) -> dg.AssetMaterialization:
+    """The latest materialization of the partition `key`."""
+    partition = dg.AssetRecordsFilter(asset.key, asset_partitions=[key])
+    (record,) = instance.fetch_materializations(partition, limit=1).records
+    assert record.asset_materialization is not None
+    return record.asset_materialization
+
+
+def metadata(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, key: str) -> dict[str, Any]:
+    return {name: value.value for name, value in latest(instance, asset, key).metadata.items()}
+
+
+def test_a_range_is_the_product_of_a_range_of_fleets_and_a_range_of_months(
+    published: Project, instance: dg.DagsterInstance
+) -> None:
+    result = materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-03")
+
+    assert result.success, failure_text(result)
+    assert fleet_rows(published) == ROWS
+    for asset in FLEETS:
+        assert materialized_partitions(instance, asset) == KEYS
+    for (fleet, month), rows in ROWS.items():
+        assert fleet_file(published, fleet, month).read_bytes() == fleet_sample(fleet, month, rows)
+    *loads, summary = step_log(instance, result.run_id, "fleet_trips")
+    assert {text.split(" (")[0] for text in loads} == {f"{fleet} {month}" for fleet, month in ROWS}
+    assert re.fullmatch(rf"9 of 9 months loaded: {sum(ROWS.values()):,} trips, .*", summary)
+
+
+def test_a_range_of_one_fleet_leaves_the_others_alone(published: Project, instance: dg.DagsterInstance) -> None:
+    assert materialize(published, instance, FLEETS, "fhv|2023-02", "fhv|2023-03").success
+    assert fleet_rows(published) == {key: ROWS[key] for key in [("fhv", "2023-02"), ("fhv", "2023-03")]}
+    assert materialized_partitions(instance, fleet_trips) == ["fhv|2023-02-01", "fhv|2023-03-01"]
+
+
+def test_a_run_of_one_partition_loads_it_alone(published: Project, instance: dg.DagsterInstance) -> None:
+    result = materialize(published, instance, FLEETS, "fhvhv|2023-02")
+    assert result.success
+    assert fleet_rows(published) == {("fhvhv", "2023-02"): 321}
+    (line,) = step_log(instance, result.run_id, "fleet_trips_file")
+    assert re.fullmatch(r"fhvhv 2023-02: 321 trips, \d\.\d MB, downloaded in \d+\.\d s", line)
+
+
+@pytest.mark.parametrize(
+    ("first", "last"), [("fhv|2023-01", "green|2023-03"), ("green|2023-03", "fhvhv|2023-01")], ids=["fleets", "months"]
+)
+def test_a_range_backwards_in_one_dimension_says_that_it_has_no_partition(
+    first: str, last: str, published: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    text = failure_text(materialize(published, instance, FLEETS, first, last))
+    assert f"The range from {first}-01 to {last}-01 has no partition." in text
+    assert "earlier partition to a later one" in text
+    assert source_server.requests == []
+
+
+def test_what_is_recorded_of_a_month_is_that_of_the_fleet(published: Project, instance: dg.DagsterInstance) -> None:
+    assert materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-03").success
+    versions = set()
+    for (fleet, month), rows in ROWS.items():
+        key = f"{fleet}|{month}-01"
+        file, table = latest(instance, fleet_trips_file, key), latest(instance, fleet_trips, key)
+        (sha256,) = [row[0] for row in query_version(published, fleet, month)]
+        assert (file.tags or {})["dagster/data_version"] == sha256
+        assert (table.tags or {})["dagster/data_version"].startswith(f"{sha256}-")
+        versions.add((table.tags or {})["dagster/data_version"])
+        of_file, of_table = metadata(instance, fleet_trips_file, key), metadata(instance, fleet_trips, key)
+        assert of_file["path"] == str(fleet_file(published, fleet, month))
+        assert of_file["dagster/uri"] == f"{published.trips_url}/{fleet}_tripdata_{month}.parquet"
+        assert of_file["dagster/partition_row_count"] == of_table["dagster/partition_row_count"] == rows
+        assert (of_table["version"], of_table["unchanged"]) == (1, False)
+        assert of_table["checks_not_passed"] == "none"
+        # Only what this fleet could have counts as missing.
+        of_fleet = {column.name for column in DATASETS[fleet].columns if column.source is not None}
+        assert set(of_table["columns_without_values"].split(", ")) <= of_fleet | {"none"}
+    assert len(versions) == len(ROWS)
+
+
+def query_version(project: Project, fleet: str, month: str) -> list[tuple[Any, ...]]:
+    return project.query("SELECT sha256 FROM month_versions WHERE (fleet, month) = (?, ?)", fleet, month)
+
+
+def test_materializations_have_the_tags_of_both_dimensions_as_dagster_s_own(
+    published: Project, instance: dg.DagsterInstance
+) -> None:
+    assert materialize(published, instance, FLEETS, "green|2023-01", "fhv|2023-01").success
+    for asset in FLEETS:
+        # The keys of the tags of all events, and not of one of them: a filter on a fleet finds its events by these.
+        for fleet in ("green", "fhv"):
+            tags = {"dagster/partition/fleet": fleet, "dagster/partition/month": "2023-01-01"}
+            assert tags.items() <= (latest(instance, asset, f"{fleet}|2023-01-01").tags or {}).items()
+        assert instance.get_materialized_partitions(asset.key) == {"green|2023-01-01", "fhv|2023-01-01"}
+
+
+def test_checks_have_results_for_the_rules_of_the_month_s_fleet_only(
+    published: Project, instance: dg.DagsterInstance
+) -> None:
+    result = materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01")
+    evaluations = check_evaluations(instance, result.run_id)
+    for fleet in NAMES:
+        names = {name for key, name in evaluations if key == f"{fleet}|2023-01-01"}
+        rules = {rule.name for rule in DATASETS[fleet].rules}
+        assert names == rules | {"rows_match_file", "columns_known", "similar_to_previous_version"}
+    assert {name for _, name in evaluations} == {spec.name for spec in fleet_trips.check_specs}
+    assert {key for key, name in evaluations if name == "pickup_zone_present"} == {"fhv|2023-01-01"}
+    # All results are of the rows of their own fleet and month.
+    for (key, name), evaluation in evaluations.items():
+        fleet = key.partition("|")[0]
+        if name == "rows_match_file":
+            assert evaluation.metadata["rows_in_table"].value == ROWS[fleet, "2023-01"]
+
+
+def test_a_check_counts_what_an_independent_reading_of_the_fleet_s_file_counts(
+    published: Project, instance: dg.DagsterInstance
+) -> None:
+    result = materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01")
+    evaluations = check_evaluations(instance, result.run_id)
+    counts = {
+        ("green", "no_negative_amounts"): "total_amount < 0",
+        ("fhv", "pickup_zone_present"): "PUlocationID IS NULL",
+        ("fhvhv", "zones_known"): "PULocationID IN (264, 265) OR DOLocationID IN (264, 265)",
+    }
+    for (fleet, name), where in counts.items():
+        content = fleet_sample(fleet, "2023-01", ROWS[fleet, "2023-01"])
+        ((expected,),) = query_file(content, f"SELECT count(*) FROM month WHERE {where}")
+        assert evaluations[f"{fleet}|2023-01-01", name].metadata["trips"].value == expected
+    assert evaluations["fhv|2023-01-01", "pickup_zone_present"].metadata["trips"].value != 0
+
+
+@pytest.mark.parametrize("bad", ["not published", "an error page"])
+def test_in_a_range_the_good_months_are_recorded_and_the_run_fails_naming_the_bad_one(
+    bad: str, published: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    url = publish(source_server, "2023-02", ERROR_PAGE, "green")
+    if bad == "not published":
+        del source_server.files["/trip-data/green_tripdata_2023-02.parquet"]
+
+    result = materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-03")
+
+    assert not result.success
+    text = failure_text(result)
+    assert "1 of 9 months failed; the other 8 are done:" in text
+    assert f"green 2023-02 ({url}): not " in text
+    if bad == "not published":
+        assert (
+            "The TLC publishes a month of green taxi trips about 2 months after its end: materialize it again" in text
+        )
+    assert not any(f"{fleet} {month}" in text for fleet, month in ROWS if (fleet, month) != ("green", "2023-02"))
+    good = {key: rows for key, rows in ROWS.items() if key != ("green", "2023-02")}
+    assert fleet_rows(published) == good
+    for asset in FLEETS:
+        assert materialized_partitions(instance, asset) == [key for key in KEYS if key != "green|2023-02-01"]
+        (record,) = instance.fetch_observations(asset.key, limit=10).records
+        observation = record.asset_observation
+        assert observation is not None
+        assert observation.partition == "green|2023-02-01"
+        assert str(observation.metadata["failed"].value).startswith(f"green 2023-02 ({url}): not ")
+    assert not fleet_file(published, "green", "2023-02").exists()
+    assert {key for key, _ in check_evaluations(instance, result.run_id)} == set(KEYS) - {"green|2023-02-01"}
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        (
+            "fhvhv|2019-01",
+            "fhvhv 2019-01: there is no such month: high-volume for-hire vehicle trips (fhvhv) are published since 2019-02. "
+            "Until 2019-01 the trips of Uber, Lyft, Via and Juno are in fhv.",
+        ),
+        (
+            "fhv|2014-12",
+            "fhv 2014-12: there is no such month: for-hire vehicle trips (fhv) are published since 2015-01.",
+        ),
+        ("green|2013-08", "green 2013-08: there is no such month: green taxi trips are published since 2014-01."),
+    ],
+)
+def test_a_month_before_the_first_of_its_fleet_is_a_message_and_no_request(
+    key: str, says: str, project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    text = failure_text(materialize(project, instance, FLEETS, key))
+    assert says in text
+    assert not text.rstrip("\n").endswith(" ")
+    assert source_server.requests == []
+    assert not project.database.exists()
+    assert not (project.folder / "raw").exists()
+    assert instance.get_materialized_partitions(fleet_trips_file.key) == set()
+
+
+def test_a_range_over_the_first_month_of_fhvhv_loads_what_there_is(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    for month in ("2019-01", "2019-02"):
+        publish(source_server, month, fleet_sample("fhv", month), "fhv")
+    first = read_arrow(fleet_sample("fhvhv", "2019-02"))
+    # As published, which DuckDB cannot write.
+    first = first.set_column(first.schema.get_field_index("wav_match_flag"), "wav_match_flag", pa.nulls(len(first)))
+    publish(source_server, "2019-02", write_arrow(first), "fhvhv")
+    text = failure_text(materialize(project, instance, FLEETS, "fhv|2019-01", "fhvhv|2019-02"))
+    assert "1 of 4 months failed; the other 3 are done:" in text
+    assert "fhvhv 2019-01: there is no such month" in text
+    assert sorted(fleet_rows(project)) == [("fhv", "2019-01"), ("fhv", "2019-02"), ("fhvhv", "2019-02")]
+
+
+def test_the_newest_month_of_fhv_that_is_not_published_says_when_it_is(
+    published: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    del source_server.files["/trip-data/fhv_tripdata_2023-03.parquet"]
+    text = failure_text(materialize(published, instance, FLEETS, "green|2023-03", "fhvhv|2023-03"))
+    assert "1 of 3 months failed; the other 2 are done:" in text
+    assert "fhv 2023-03 (http" in text
+    assert "not published (the source answered 403)" in text
+    assert "The TLC publishes a month of for-hire vehicle trips (fhv) about 3 months after its end" in text
+    assert sorted(fleet_rows(published)) == [("fhvhv", "2023-03"), ("green", "2023-03")]
+    assert sorted(path.name for path in (published.folder / "raw").glob("fhv_*")) == []
+
+
+def test_months_that_are_loaded_and_unchanged_are_left_alone_and_recorded_as_such(
+    published: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    assert materialize(published, instance, FLEETS, "green|2023-01", "fhv|2023-02").success
+    before = published.query("SELECT fleet, month, loaded_at FROM month_versions ORDER BY ALL")
+    source_server.requests.clear()
+    publish(source_server, "2023-02", fleet_sample("fhv", "2023-02", 333), "fhv")
+
+    result = materialize(published, instance, FLEETS, "green|2023-01", "fhv|2023-02")
+
+    assert result.success
+    after = published.query("SELECT fleet, month, loaded_at FROM month_versions WHERE version = 1 ORDER BY ALL")
+    assert after == before
+    sent = {path: size for _, path, size in source_server.requests if size}
+    assert list(sent) == ["/trip-data/fhv_tripdata_2023-02.parquet"]
+    unchanged = {
+        "green|2023-01-01": True,
+        "green|2023-02-01": True,
+        "fhv|2023-01-01": True,
+        "fhv|2023-02-01": False,
+    }
+    assert {key: metadata(instance, fleet_trips, key)["unchanged"] for key in unchanged} == unchanged
+    assert fleet_rows(published)["fhv", "2023-02"] == 333
+    assert "3 of them unchanged" in step_log(instance, result.run_id, "fleet_trips")[-1]
+
+
+def test_a_correction_is_a_version_of_its_fleet_with_a_picture(
+    published: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    assert materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01").success
+    publish(source_server, "2023-01", fleet_sample("green", "2023-01", 200), "green")
+
+    result = materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01")
+
+    assert result.success
+    assert warnings(instance, result.run_id) == {("green|2023-01-01", "similar_to_previous_version")}
+    corrected = metadata(instance, fleet_trips, "green|2023-01-01")
+    assert (corrected["version"], corrected["dagster/partition_row_count"]) == (2, 200)
+    assert corrected["checks_not_passed"] == "similar_to_previous_version"
+    assert decode_picture(corrected["versions"]).startswith(b"\x89PNG")
+    for key in ("fhv|2023-01-01", "fhvhv|2023-01-01"):
+        assert "versions" not in metadata(instance, fleet_trips, key)
+    versions = published.query("SELECT fleet, version, num_trips FROM month_versions ORDER BY ALL")
+    assert versions == [("fhv", 1, 310), ("fhvhv", 1, 320), ("green", 1, 300), ("green", 2, 200)]
+
+
+def test_a_load_is_forced_by_the_config_of_the_run(published: Project, instance: dg.DagsterInstance) -> None:
+    assert materialize(published, instance, FLEETS, "green|2023-01", "fhv|2023-01").success
+    when = "SELECT fleet, loaded_at FROM month_versions ORDER BY ALL"
+    before = dict(published.query(when))
+    result = materialize(
+        published, instance, FLEETS, "green|2023-01", "green|2023-01", config={"fleet_trips": {"force": True}}
+    )
+    assert result.success
+    after = dict(published.query(when))
+    assert after["green"] > before["green"]
+    assert after["fhv"] == before["fhv"]
+    assert metadata(instance, fleet_trips, "green|2023-01-01")["version"] == 1
+
+
+def fleet_job() -> dg.JobDefinition:
+    """The job with the database of the test, which `database` in its config says."""
+    return dg.Definitions(
+        assets=[fleet_trips_file, fleet_trips],
+        jobs=[dg.define_asset_job("fleet_job")],
+        resources={"database": LockedDuckDBResource.configure_at_launch()},
+        executor=dg.in_process_executor,
+    ).resolve_job_def("fleet_job")
+
+
+def test_a_month_that_failed_is_retried_by_a_run_from_the_failure(
+    published: Project, history: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    def run(first: str, last: str, **options: Any) -> dg.JobExecutionResult:
+        return dg.execute_job(
+            dg.reconstructable(fleet_job),
+            instance=history,
+            tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+            run_config={"resources": {"database": {"config": {"database": str(published.database)}}}},
+            **options,
+        )
+
+    publish(source_server, "2023-02", ERROR_PAGE, "green")
+    alone = run("green|2023-02-01", "green|2023-02-01")
+    in_a_range = run("green|2023-01-01", "fhv|2023-02-01")
+    assert (alone.success, in_a_range.success) == (False, False)
+    publish(source_server, "2023-02", fleet_sample("green", "2023-02"), "green")
+
+    # The step of the files went on, for the sake of the other months: from the failure, only fleet_trips is executed.
+    options = dg.ReexecutionOptions.from_failure(in_a_range.run_id, history)
+    retry = run("green|2023-01-01", "fhv|2023-02-01", reexecution_options=options)
+    assert not retry.success
+    log = "\n".join(step_log(history, retry.run_id, "fleet_trips"))
+    assert "green 2023-02 (1 of 4) failed: fleet_trips_file failed for this partition" in log
+    # The retry of a run of the month alone downloads it.
+    options = dg.ReexecutionOptions.from_failure(alone.run_id, history)
+    assert run("green|2023-02-01", "green|2023-02-01", reexecution_options=options).success
+    assert fleet_rows(published)["green", "2023-02"] == 300
+
+
+# The jobs, and the command line.
+
+
+def test_each_job_has_the_assets_of_its_own_partitions() -> None:
+    fleets = {fleet_trips_file.key, fleet_trips.key, trips_by_fleet.key}
+    assert defs.resolve_job_def("fleet_update_job").asset_layer.selected_asset_keys == fleets
+    assert not fleets & set(defs.resolve_job_def("trip_update_job").asset_layer.selected_asset_keys)
+
+
+def launch(project: Project, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `dg launch` in a folder that is no project, so that its instance is that of `project`."""
+    return subprocess.run(
+        [BIN / "dg", "launch", "-m", "dagster_essentials", *options],
+        cwd=project.folder,
+        env=project.env(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_rectangle_from_the_command_line_is_one_run_of_the_whole_job(published: Project) -> None:
+    published.environ.update(TAXI_START_DATE="2023-01-01", TAXI_END_DATE="2023-04-01")
+    result = launch(published, "--job", "fleet_update_job", "--partition-range", "green|2023-01-01...fhvhv|2023-03-01")
+    assert result.returncode == 0, result.stdout[-3000:]
+    assert fleet_rows(published) == ROWS
+    table = published.query("SELECT fleet, partition_date, num_trips FROM trips_by_fleet")
+    assert {(fleet, month): trips for fleet, month, trips in table} == ROWS
+    assert (published.folder / "outputs" / "trips_by_fleet.csv").exists()
+    assert (published.folder / "outputs" / "trips_by_fleet.png").exists()
+    with dg.DagsterInstance.from_config(str(published.home)) as instance:
+        assert instance.get_runs_count() == 1
+        assert materialized_partitions(instance, fleet_trips) == KEYS
+        assert materialized_partitions(instance, trips_by_fleet) == [None]
+
+
+def test_what_the_run_says_of_a_missing_file_is_enough_to_load_it_from_the_command_line(
+    published: Project, source_server: SourceServer
+) -> None:
+    published.environ.update(TAXI_START_DATE="2019-01-01", TAXI_END_DATE="2023-04-01")
+    content = source_server.files.pop("/trip-data/green_tripdata_2023-02.parquet")
+    chosen = ("--assets", "fleet_trips_file,fleet_trips", "--partition")
+    result = launch(published, *chosen, "green|2023-02-01")
+    assert result.returncode != 0
+    assert "green 2023-02 (http" in result.stdout
+    assert "Traceback" not in result.stdout
+    source_server.files["/trip-data/green_tripdata_2023-02.parquet"] = content
+    assert launch(published, *chosen, "green|2023-02-01").returncode == 0
+    assert fleet_rows(published) == {("green", "2023-02"): 301}
+    result = launch(published, *chosen, "fhvhv|2019-01-01")
+    assert result.returncode != 0
+    assert "fhvhv 2019-01: there is no such month" in result.stdout
+    assert fleet_rows(published) == {("green", "2023-02"): 301}
