@@ -16,7 +16,8 @@ from dagster_essentials.settings import read_settings
 ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 3
 BUCKET = "taxi"
-JOB_SECONDS = 120
+JOB_SECONDS = 600
+"""For a command to end: a time-out. To queue 24 runs takes 20 seconds, and minutes on a busy machine."""
 
 
 @dataclass
@@ -92,7 +93,7 @@ def local_cluster(folder: Path, trips_url: str, zones_url: str, has_ui: bool = T
         broker = stack.enter_context(redis(folder / "redis"))
         code_port = free_port()
         environ = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_"))},
+            **{name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCK", "AWS_"))},
             **stack.enter_context(s3(folder / "s3", BUCKET)),
             "PYTHONPATH": os.pathsep.join(
                 filter(None, [str(ROOT), str(ROOT / "deploy"), os.environ.get("PYTHONPATH")])

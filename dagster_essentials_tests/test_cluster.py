@@ -25,7 +25,7 @@ from dagster_essentials_tests.support.project import ROOT
 
 MONTHS = list(months_between("2023-01", "2024-12"))
 ROWS = 5_000
-SECONDS = 240
+SECONDS = 600
 """For all runs of a test to end: a time-out, not a wait."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dagster_essentials.errors import WriteError
-from dagster_essentials.ingestion.object_files import upload
+from dagster_essentials.ingestion.object_files import prepare_folder, upload
 
 _SUFFIX = ".partial"
 
@@ -24,6 +24,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         WriteError: the folder or the file cannot be written. An earlier file is unchanged.
     """
     try:
+        prepare_folder()
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_temporaries(path)
         temporary, lock_holder = _locked_temporary(path)

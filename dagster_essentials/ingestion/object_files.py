@@ -36,7 +36,7 @@ def fetch(*paths: Path) -> bool:
     """
     if SETTINGS.remote is None:
         return False
-    _prepare_folder()
+    prepare_folder()
     for path in paths:
         try:
             _fetch(path)
@@ -55,7 +55,7 @@ def fetch_folder(folder: Path) -> None:
         return
     from pyarrow.fs import FileSelector
 
-    _prepare_folder()
+    prepare_folder()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         found = _file_system().get_file_info(FileSelector(_key(folder), allow_not_found=True))
@@ -128,11 +128,18 @@ def _file_system() -> "S3FileSystem":
     )
 
 
-def _prepare_folder() -> None:
+def prepare_folder() -> None:
+    """Create the folder on this disk for what is on S3, for this user only.
+
+    Raises:
+        WriteError: it is another user's, who could change the files in it.
+    """
+    if SETTINGS.remote is None:
+        return
     folder = SETTINGS.data_dir
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
-        raise DownloadError(
+        raise WriteError(
             f"{folder}, where files from S3 go for a while, is another user's. Set TMPDIR to a folder of yours."
         )
 

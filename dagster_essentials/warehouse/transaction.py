@@ -43,6 +43,9 @@ def repeat_on_conflict(work: Callable[[], T]) -> T:
             return work()
         except duckdb.TransactionException as error:
             text = str(error).replace("\n", " ")
+            # After a lost connection it is unknown whether it was committed, and the same file must not be added twice.
+            if "conflict" not in text:
+                raise
             getLogger(__name__).warning("%s. Attempt %d of %d follows.", text, attempt + 1, ATTEMPTS)
     return work()
 
