@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORKERS = 3
 BUCKET = "taxi"
 JOB_SECONDS = 600
-"""For a command to end: a time-out. To queue 24 runs takes 20 seconds, and minutes on a busy machine."""
+"""For a command to end: a time-out. To queue 24 runs took more than two minutes on a busy machine."""
 
 
 @dataclass
