@@ -62,7 +62,8 @@ def _check_versions(
     versions: dict[str, list[tuple[int, str | None, str | None, int]]] = {}
     if "month_versions" in tables:
         for month, *version in connection.execute(
-            "SELECT month, version, sha256, mapping, num_trips FROM month_versions ORDER BY month, version"
+            "SELECT month, version, sha256, mapping, num_trips FROM month_versions WHERE fleet = 'yellow' "
+            "ORDER BY month, version"
         ).fetchall():
             versions.setdefault(month, []).append((version[0], version[1], version[2], version[3]))
     for month, found in versions.items():

@@ -84,12 +84,12 @@ COMMIT = '    connection.execute("COMMIT")\n    connection.execute("BEGIN")\n'
 
 
 def a_delete_committed_before_the_insert(project: Path) -> None:
-    insert = '    connection.execute(\n        f"INSERT INTO trips ('
+    insert = '    connection.execute(\n        f"INSERT INTO {dataset.table} ('
     replace(project / TRIPS_TABLE, insert, COMMIT + insert)
 
 
 def rows_committed_before_their_version(project: Path) -> None:
-    aggregate = "    totals = aggregate_month(connection, month)\n"
+    aggregate = "    totals = aggregate_month(connection, dataset, month)\n"
     replace(project / TRIPS_TABLE, aggregate, COMMIT + aggregate)
 
 

@@ -439,7 +439,8 @@ BESIDE: dict[str, tuple[str, list[str]]] = {
         [f"{month}: in the table, but not in month_versions" for month in MONTHS],
     ),
     "a row for a month without trips": (
-        "INSERT INTO month_versions (month, version, sha256, mapping, num_trips) VALUES ('2023-03', 1, 'a', 'b', 320)",
+        "INSERT INTO month_versions (fleet, month, version, sha256, mapping, num_trips) "
+        "VALUES ('yellow', '2023-03', 1, 'a', 'b', 320)",
         ["2023-03: in month_versions, but not in the table"],
     ),
     "the last row is missing": (

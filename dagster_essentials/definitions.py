@@ -19,17 +19,24 @@ with warnings.catch_warnings():
     from dagster_essentials.sensors import adhoc_request_sensor, late_month_alert_sensor, run_failure_alert_sensor
     from dagster_essentials.settings import SETTINGS
 
+    # TAXI_FLEETS=none has the assets of the lesson only. Beside assets that are partitioned by fleet and month, "Materialize
+    # all" in the UI has no choice of months any more: it backfills all partitions of all assets.
+    of_fleets = bool(SETTINGS.fleets)
+
     lake_jobs = [lake_maintenance_job] if SETTINGS.lake else []
     defs = dg.Definitions(
-        assets=dg.with_source_code_references(dg.load_assets_from_modules([trips, metrics, requests, fleets])),
+        assets=dg.with_source_code_references(
+            dg.load_assets_from_modules([trips, metrics, requests, *([fleets] if of_fleets else [])])
+        ),
         resources={"database": database_resource},
-        jobs=[trip_update_job, weekly_update_job, adhoc_request_job, fleet_update_job, reconcile_job, *lake_jobs],
+        jobs=[
+            *(trip_update_job, weekly_update_job, adhoc_request_job, reconcile_job),
+            *([fleet_update_job] if of_fleets else []),
+            *lake_jobs,
+        ],
         schedules=[
-            trip_update_schedule,
-            trip_corrections_schedule,
-            weekly_update_schedule,
-            fleet_update_schedule,
-            fleet_corrections_schedule,
+            *(trip_update_schedule, trip_corrections_schedule, weekly_update_schedule),
+            *([fleet_update_schedule, fleet_corrections_schedule] if of_fleets else []),
         ],
         sensors=[adhoc_request_sensor, run_failure_alert_sensor, late_month_alert_sensor],
         # Six trivial steps take 0.3 s in one process and 11 s in one process each.

@@ -12,10 +12,12 @@ from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.due_partitions import due_corrections, due_months
 from dagster_essentials.ingestion.trip_files import find_published_month, find_published_months
 from dagster_essentials.jobs import fleet_update_job
-from dagster_essentials.partitions import fleet_and_month, monthly_partition
+from dagster_essentials.partitions import fleet_and_month, fleet_partition, monthly_partition
 from dagster_essentials.recorded_months import loaded_files
 from dagster_essentials.schedules import NEW_YORK, SINCE_TAG
 from dagster_essentials.settings import SETTINGS
+
+_DATASETS = [FLEETS[fleet] for fleet in fleet_partition.get_partition_keys()]
 
 
 @dg.schedule(
@@ -31,7 +33,7 @@ def fleet_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReaso
     """One run for each month of a fleet that is due, with its partition key."""
     loaded = context.instance.get_materialized_partitions(fleet_trips.key)
     requests, reasons = [], []
-    for dataset in FLEETS.values():
+    for dataset in _DATASETS:
         due = due_months(
             partitions=expected_months(dataset, context.scheduled_execution_time),
             loaded=months_of(dataset, loaded),
@@ -58,7 +60,7 @@ def fleet_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReaso
 def fleet_corrections_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """One run for each corrected month of a fleet, with its partition key."""
     requests, reasons = [], []
-    for dataset in FLEETS.values():
+    for dataset in _DATASETS:
         partitions = {
             fleet_key(dataset, month): month for month in expected_months(dataset, context.scheduled_execution_time)
         }

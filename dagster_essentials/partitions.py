@@ -5,9 +5,8 @@ from datetime import date, timedelta
 import dagster as dg
 
 from dagster_essentials.assets import constants
-from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.settings import SETTINGS
+from dagster_essentials.settings import FLEET_NAMES, SETTINGS
 
 
 def _sunday_from(day: date) -> date:
@@ -31,7 +30,8 @@ weekly_partition = dg.WeeklyPartitionsDefinition(
     end_offset=1 - 4 * SETTINGS.publication_lag_months,
 )
 
-fleet_partition = dg.StaticPartitionsDefinition(list(FLEETS))
+# With TAXI_FLEETS=none, there are no such assets, and what their partitions would be does not matter.
+fleet_partition = dg.StaticPartitionsDefinition(list(SETTINGS.fleets or FLEET_NAMES))
 
 # Keys as green|2023-01-01. It is a product: it also has the months before those of a fleet, and the newest one of fhv, which is
 # published a month after the others.

@@ -18,6 +18,7 @@ from dagster_essentials.ingestion.trip_files import find_downloaded
 from dagster_essentials.partition_run import record_materialization
 from dagster_essentials.partitions import fleet_and_month, fleet_month_partition, month_label, monthly_partition
 from dagster_essentials.recorded_months import recorded_version
+from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.aggregates import loaded_months
 from dagster_essentials.warehouse.month_versions import MonthVersion, versions_by_month
 from dagster_essentials.warehouse.trips_table import LoadedMonth
@@ -36,7 +37,11 @@ class _Months:
 
 _TABLES = (
     _Months(taxi_trips_file, taxi_trips, monthly_partition, "trips", "trip_update_job"),
-    _Months(fleet_trips_file, fleet_trips, fleet_month_partition, "fleet_trips", "fleet_update_job"),
+    *(
+        [_Months(fleet_trips_file, fleet_trips, fleet_month_partition, "fleet_trips", "fleet_update_job")]
+        if SETTINGS.fleets
+        else []
+    ),
 )
 
 

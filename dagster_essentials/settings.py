@@ -21,6 +21,10 @@ COURSE_ZONES = (
 )
 
 
+FLEET_NAMES = ("green", "fhv", "fhvhv")
+"""The TLC's fleets beside the yellow taxis, in the order in which they are partitions."""
+
+
 @dataclass(frozen=True)
 class SmtpServer:
     """Where e-mail is handed in: over TLS from the start (`tls`), or with STARTTLS if the server offers that."""
@@ -43,6 +47,7 @@ class Settings:
     start_date: str
     end_date: str | None
     publication_lag_months: int
+    fleets: tuple[str, ...]
     database_memory_limit: str
     database_threads: int | None
     database_wait_seconds: int
@@ -124,6 +129,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         publication_lag_months=_whole_number(
             "TAXI_PUBLICATION_LAG_MONTHS", value("TAXI_PUBLICATION_LAG_MONTHS", "2"), at_least=0
         ),
+        fleets=_fleets("TAXI_FLEETS", value("TAXI_FLEETS", ",".join(FLEET_NAMES))),
         database_memory_limit=memory_limit,
         database_threads=_whole_number("DUCKDB_THREADS", threads, at_least=1) if threads else None,
         # A month of three million trips holds the lock for about two seconds: ten minutes are enough for hundreds of
@@ -156,6 +162,16 @@ def _whole_number(name: str, text: str, at_least: int) -> int:
     if not re.fullmatch(r"-?\d+", text) or int(text) < at_least:
         raise SettingError(f"{name}={text} is not a whole number from {at_least} up.")
     return int(text)
+
+
+def _fleets(name: str, text: str) -> tuple[str, ...]:
+    chosen = set(filter(None, map(str.strip, text.split(",")))) if text != "none" else set()
+    if unknown := sorted(chosen - {*FLEET_NAMES}):
+        raise SettingError(
+            f"{name}={text} has {unknown[0]!r}, which is not one of the fleets beside the yellow taxis: {','.join(FLEET_NAMES)}. "
+            "Write those to have, or none."
+        )
+    return tuple(fleet for fleet in FLEET_NAMES if fleet in chosen)
 
 
 def _database(name: str, text: str) -> Path:

@@ -76,6 +76,11 @@ def describe(defs: dg.Definitions) -> dict[str, Any]:
 
 
 def _partitions(partitions: dg.PartitionsDefinition[Any] | None) -> str | None:
+    if isinstance(partitions, dg.MultiPartitionsDefinition):
+        dimensions = {each.name: _partitions(each.partitions_def) for each in partitions.partitions_defs}
+        return "; ".join(f"{name}: {keys}" for name, keys in dimensions.items())
+    if isinstance(partitions, dg.StaticPartitionsDefinition):
+        return ", ".join(partitions.get_partition_keys())
     if not isinstance(partitions, dg.TimeWindowPartitionsDefinition):
         return None
     return f"{partitions.cron_schedule} from {partitions.start.date()}, offset {partitions.end_offset}"

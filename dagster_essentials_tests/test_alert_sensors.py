@@ -33,7 +33,7 @@ from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.schedules import SINCE_TAG
 from dagster_essentials.sensors import late_month_alert_sensor, run_failure_alert_sensor
 from dagster_essentials.settings import SETTINGS, read_settings
-from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials_tests.support.faults.samples import fleet_sample, sample
 from dagster_essentials_tests.support.project import Project, materialize
 from dagster_essentials_tests.support.receivers import SECRET, MailServer, Webhook
 from dagster_essentials_tests.support.run_results import TRIPS, publish
@@ -149,6 +149,45 @@ def test_of_a_range_only_the_failed_months_are_named_each_with_its_reason(
     assert "It was not kept." in message["reasons"]["2023-03"]
     assert "2 of 3 months failed; the other one is done:" in message["text"]
     assert message["title"].endswith(" failed: 2023-02, 2023-03")
+
+
+def test_a_failed_month_of_a_fleet_is_named_with_its_fleet(
+    project: Project, source_server: SourceServer, history: dg.DagsterInstance, ticks: FailureTicks, webhook: Webhook
+) -> None:
+    publish(source_server, "2023-01", fleet_sample("green", "2023-01"), "green")
+    tags = {
+        "dagster/asset_partition_range_start": "green|2023-01-01",
+        "dagster/asset_partition_range_end": "green|2023-02-01",
+    }
+    run_job(project, history, "fleet_update_job", tags=tags)
+    run_job(project, history, "fleet_update_job", partition_key="fhvhv|2019-01-01")
+    ticks.tick()
+    ticks.tick()
+    range_, alone = webhook.messages
+    assert (range_["title"], range_["months"]) == ("fleet_update_job failed: green 2023-02", ["green 2023-02"])
+    assert range_["reasons"]["green 2023-02"].startswith("green 2023-02 (http")
+    assert (alone["title"], alone["months"]) == ("fleet_update_job failed: fhvhv 2019-01", ["fhvhv 2019-01"])
+    assert "are published since 2019-02" in alone["text"]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "months"),
+    [
+        ("green|2023-01-01", "fhv|2023-02-01", ["green 2023-01", "green 2023-02", "fhv 2023-01", "fhv 2023-02"]),
+        ("fhv|2023-02-01", "fhv|2023-02-01", ["fhv 2023-02"]),
+        # The settings have changed since: there are no such partitions any more.
+        ("green|2003-01-01", "green|2003-03-01", ["green 2003-01", "green 2003-03"]),
+        ("blue|2023-01-01", "green|2023-01-01", ["blue 2023-01", "green 2023-01"]),
+    ],
+)
+def test_of_a_range_of_fleets_whose_process_is_gone_all_months_are_named(
+    first: str, last: str, months: list[str], history: dg.DagsterInstance, ticks: FailureTicks, webhook: Webhook
+) -> None:
+    range_ = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    crashed_run(history, **{"dagster/partition": ""}, **range_)
+    ticks.tick()
+    (message,) = webhook.messages
+    assert message["months"] == months
 
 
 def test_the_message_arrives_by_e_mail(

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dagster_essentials_tests.support.dagster_dev import BIN
 from dagster_essentials_tests.support.faults.answers import ERROR_PAGE
 from dagster_essentials_tests.support.faults.samples import fleet_sample, query_file, read_arrow, write_arrow
 from dagster_essentials_tests.support.loaded_trips import decode_picture
-from dagster_essentials_tests.support.project import Project, failure_text, materialize
+from dagster_essentials_tests.support.project import ROOT, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import (
     FLEETS,
     check_evaluations,
@@ -374,6 +375,27 @@ def test_each_job_has_the_assets_of_its_own_partitions() -> None:
     fleets = {fleet_trips_file.key, fleet_trips.key, trips_by_fleet.key}
     assert defs.resolve_job_def("fleet_update_job").asset_layer.selected_asset_keys == fleets
     assert not fleets & set(defs.resolve_job_def("trip_update_job").asset_layer.selected_asset_keys)
+
+
+LIST_DEFINITIONS = """
+from dagster_essentials import defs
+repository = defs.get_repository_def()
+print(*[key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()])
+print(*[job.name for job in repository.get_all_jobs()], *[schedule.name for schedule in repository.schedule_defs])
+"""
+
+
+def test_the_settings_say_which_fleets_there_are(project: Project) -> None:
+    def definitions(fleets: str) -> str:
+        command = [sys.executable, "-W", "ignore", "-c", LIST_DEFINITIONS]
+        return subprocess.run(
+            command, env={**project.env(), "TAXI_FLEETS": fleets}, cwd=ROOT, check=True, capture_output=True, text=True
+        ).stdout
+
+    assert "fleet" not in definitions("none")
+    named = {"fleet_trips_file", "fleet_trips", "trips_by_fleet", "fleet_update_job"}
+    named |= {"fleet_update_job_schedule", "fleet_corrections_schedule"}
+    assert {name for name in definitions("green").split() if "fleet" in name} == named
 
 
 def launch(project: Project, *options: str) -> subprocess.CompletedProcess[str]:

@@ -1,5 +1,7 @@
 """The job that makes Dagster's record follow the database, after the one or the other was lost."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,10 @@ from dagster_essentials import defs
 from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
 from dagster_essentials.recorded_months import recorded_version
 from dagster_essentials.resources import LockedDuckDBResource
-from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials_tests.support.faults.samples import fleet_sample, sample
 from dagster_essentials_tests.support.loaded_trips import database, load_file
 from dagster_essentials_tests.support.project import Project, failure_text, materialize
-from dagster_essentials_tests.support.run_results import TRIPS, check_evaluations, publish, step_log
+from dagster_essentials_tests.support.run_results import FLEETS, TRIPS, check_evaluations, publish, step_log
 from dagster_essentials_tests.support.source_server import SourceServer
 
 MONTHS = ("2022-12", "2023-01", "2023-02")
@@ -26,6 +28,17 @@ def loaded(project: Project, instance: dg.DagsterInstance, source_server: Source
     assert materialize(project, instance, TRIPS, MONTHS[0], MONTHS[-1]).success
     source_server.requests.clear()
     return project
+
+
+def load_fleets(project: Project, instance: dg.DagsterInstance, source_server: SourceServer) -> list[str]:
+    """Load two months of green, fhv and fhvhv each; return their partitions."""
+    fleets, months = ("green", "fhv", "fhvhv"), ("2023-01", "2023-02")
+    for fleet in fleets:
+        for month in months:
+            publish(source_server, month, fleet_sample(fleet, month), fleet)
+    assert materialize(project, instance, FLEETS, "green|2023-01", "fhvhv|2023-02").success
+    source_server.requests.clear()
+    return [f"{fleet}|{month}-01" for fleet in fleets for month in months]
 
 
 def reconcile(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
@@ -69,6 +82,50 @@ def test_an_empty_instance_gets_the_records_of_all_that_is_there(
         again = reconcile(loaded, emptied)
         assert again.success
         assert step_log(emptied, again.run_id, "reconcile_trips") == []
+
+
+def test_the_months_of_the_other_fleets_are_recorded_as_well(
+    loaded: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    keys = load_fleets(loaded, instance, source_server)
+    with dg.DagsterInstance.ephemeral() as emptied:
+        result = reconcile(loaded, emptied)
+        assert result.success, failure_text(result)
+        for asset in (taxi_trips_file, taxi_trips, *FLEETS):
+            assert records(emptied, asset) == records(instance, asset)
+        assert {*records(emptied, FLEETS[1])} == {*keys}
+        lines = step_log(emptied, result.run_id, "reconcile_trips")
+        assert [line.partition(":")[0] for line in lines] == [
+            *MONTHS,
+            *(f"{fleet} {month[:7]}" for fleet, _, month in (key.partition("|") for key in keys)),
+        ]
+        checks = check_evaluations(emptied, result.run_id)
+        assert {name for key, name in checks if key == "fhv|2023-01-01"} >= {"rows_match_file", "pickup_zone_present"}
+        assert ("green|2023-01-01", "pickup_zone_present") not in checks
+        assert step_log(emptied, reconcile(loaded, emptied).run_id, "reconcile_trips") == []
+        assert source_server.requests == []
+
+
+def test_a_month_of_a_fleet_that_the_table_lacks_is_named_with_the_command_that_loads_it(
+    loaded: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    load_fleets(loaded, instance, source_server)
+    with database(loaded) as connection:
+        for table, month in (("fleet_trips", "partition_date"), ("month_versions", "month")):
+            connection.execute(f"DELETE FROM {table} WHERE fleet = 'green' AND {month} = '2023-02'")
+            connection.execute(f"DELETE FROM {table} WHERE fleet = 'fhv' AND {month} = '2023-01'")
+    text = failure_text(reconcile(loaded, instance))
+    assert "in the table fleet_trips: green 2023-02, fhv 2023-01. Load them again: " in text
+    (command,) = re.findall(r"dagster (job backfill .*)", text)
+    arguments = shlex.split(command)
+    assert arguments == [
+        *("job", "backfill", "-j", "fleet_update_job", "--partitions", "green|2023-02-01,fhv|2023-01-01")
+    ]
+
+    # The command launches a run for each partition.
+    for key in arguments[-1].split(","):
+        assert materialize(loaded, instance, FLEETS, key.removesuffix("-01")).success
+    assert reconcile(loaded, instance).success
 
 
 def test_an_older_database_is_recorded_as_it_is_and_what_it_lacks_is_named(

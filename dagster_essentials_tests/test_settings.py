@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dagster_essentials.datasets import fleets
 from dagster_essentials.remote_settings import Lake, ObjectStore, RemoteFolder
-from dagster_essentials.settings import SettingError, Settings, SmtpServer, read_settings
+from dagster_essentials.settings import FLEET_NAMES, SettingError, Settings, SmtpServer, read_settings
 from dagster_essentials_tests.support.project import ROOT
 
 DEFAULTS = Settings(
@@ -23,6 +24,7 @@ DEFAULTS = Settings(
     start_date="2023-01-01",
     end_date=None,
     publication_lag_months=2,
+    fleets=("green", "fhv", "fhvhv"),
     database_memory_limit="512MB",
     database_threads=None,
     database_wait_seconds=600,
@@ -46,6 +48,8 @@ OVERRIDES = [
     ("TAXI_END_DATE", "2023-02-01", "end_date", "2023-02-01"),
     ("TAXI_PUBLICATION_LAG_MONTHS", "0", "publication_lag_months", 0),
     ("TAXI_PUBLICATION_LAG_MONTHS", " 3 ", "publication_lag_months", 3),
+    ("TAXI_FLEETS", "fhvhv, green,", "fleets", ("green", "fhvhv")),
+    ("TAXI_FLEETS", "none", "fleets", ()),
     ("DUCKDB_MEMORY_LIMIT", "1.5GiB", "database_memory_limit", "1.5GiB"),
     ("DUCKDB_THREADS", "1", "database_threads", 1),
     ("DUCKDB_WAIT_SECONDS", "0", "database_wait_seconds", 0),
@@ -135,6 +139,19 @@ def test_an_end_one_month_after_the_start_is_valid() -> None:
 def test_an_invalid_or_too_small_number_is_refused(variable: str, lowest: int, values: list[str]) -> None:
     for value in values:
         assert_refused({variable: value}, f"{variable}={value}", f"a whole number from {lowest} up")
+
+
+@pytest.mark.parametrize(
+    ("value", "unknown"), [("blue", "blue"), ("green,yellow", "yellow"), ("green fhv", "green fhv")]
+)
+def test_a_fleet_that_is_not_one_of_the_others_is_refused(value: str, unknown: str) -> None:
+    assert_refused({"TAXI_FLEETS": value}, f"TAXI_FLEETS={value} has '{unknown}'", "green,fhv,fhvhv")
+
+
+def test_the_fleets_of_the_settings_are_the_datasets_in_their_order() -> None:
+    assert read_settings({"TAXI_FLEETS": ",".join(FLEET_NAMES[::-1])}).fleets == FLEET_NAMES
+    assert read_settings({}).fleets == FLEET_NAMES
+    assert list(FLEET_NAMES) == list(fleets.FLEETS)
 
 
 @pytest.mark.parametrize("variable", ["TAXI_TRIPS_URL", "TAXI_ZONES_URL"])

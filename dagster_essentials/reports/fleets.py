@@ -12,7 +12,8 @@ from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.reports.csv_export import copy_to_csv
 from dagster_essentials.reports.plots import plot_fleets
-from dagster_essentials.warehouse.aggregates import loaded_months
+from dagster_essentials.warehouse.aggregates import loaded_months, rounded_sum
+from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.month_versions import prepare_versions
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
@@ -27,17 +28,22 @@ COLUMNS = (
 """Of the table and the CSV: name, type, description."""
 COMMENT = "Trips, dollars and miles by month and fleet; before 2019-02, most of what is fhvhv since then is in fhv"
 """Of the table, in the database."""
+_NOTHING_LOADED = "No month is loaded. Materialize fleet_trips or taxi_trips first."
 _NAMES = ", ".join(name for name, *_ in COLUMNS)
 
 _YELLOW = """
 SELECT partition_date, 'yellow' AS fleet, sum(num_trips)::BIGINT, round(fsum(total_amount), 2), round(fsum(trip_distance), 2)
 FROM trips_by_day GROUP BY partition_date
-UNION ALL """
-# Not counted in fleet_trips: in 1.6 billion rows of fhvhv that would take seconds, and the load has compared the number.
-_FLEETS = """
+"""
+_RECORDED = """
 SELECT month, fleet, num_trips, total_amount, trip_distance FROM month_versions WHERE fleet <> 'yellow'
 QUALIFY version = max(version) OVER (PARTITION BY fleet, month)
 """
+_COUNTED = " UNION ALL ".join(
+    f"SELECT partition_date, '{name}' AS fleet, count(*), {rounded_sum(dataset.total_amount)}, "
+    f"{rounded_sum(dataset.trip_distance)} FROM fleet_trips WHERE fleet = '{name}' GROUP BY partition_date"
+    for name, dataset in FLEETS.items()
+)
 
 
 @dataclass(frozen=True)
@@ -60,21 +66,24 @@ def replace_trips_by_fleet(
     """
     with explain_duckdb_errors(
         "the trips could not be counted by fleet, and the table trips_by_fleet is unchanged",
-        "If it or trips was made by something else, rename or drop it, and materialize again.",
+        "If it, trips or fleet_trips was made by something else, rename or drop that, and materialize again.",
     ):
-        query = (_YELLOW if loaded_months(connection) else "") + _FLEETS
+        queries = [_YELLOW] if loaded_months(connection) else []
+        if has_table(connection, "fleet_trips"):
+            queries.append(_fleets_query(connection))
+        if not queries:
+            raise ReportError(_NOTHING_LOADED)
         with atomic_write(csv) as csv_part, atomic_write(png) as png_part, transaction(connection):
-            prepare_versions(connection)
             definitions = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
             connection.execute(f"CREATE TABLE IF NOT EXISTS trips_by_fleet ({definitions})")
             write_comments(connection, "trips_by_fleet", COMMENT, {name: text for name, _, text in COLUMNS})
             connection.execute("DELETE FROM trips_by_fleet")
-            connection.execute(f"INSERT INTO trips_by_fleet ({_NAMES}) {query}")
+            connection.execute(f"INSERT INTO trips_by_fleet ({_NAMES}) {' UNION ALL '.join(queries)}")
             rows = connection.execute(
                 "SELECT partition_date, fleet, num_trips FROM trips_by_fleet ORDER BY partition_date, fleet"
             ).fetchall()
             if not rows:
-                raise ReportError("No month is loaded. Materialize fleet_trips or taxi_trips first.")
+                raise ReportError(_NOTHING_LOADED)
             months = [FleetMonth(*row) for row in rows]
             copy_to_csv(
                 connection,
@@ -87,6 +96,18 @@ def replace_trips_by_fleet(
             plot = plot_fleets(trips, incomplete_months(months))
             png_part.write_bytes(plot)
     return months, plot
+
+
+def _fleets_query(connection: duckdb.DuckDBPyConnection) -> str:
+    """The months of the fleets in `fleet_trips`: as recorded by their loads if these are all rows, or else counted.
+
+    They differ after somebody has written to the table. DuckDB knows how many rows it has; to count them by month would take
+    seconds in 1.6 billion rows of fhvhv.
+    """
+    prepare_versions(connection)
+    (recorded,) = connection.execute(f"SELECT coalesce(sum(num_trips), 0) FROM ({_RECORDED})").fetchall()[0]
+    (rows,) = connection.execute("SELECT count(*) FROM fleet_trips").fetchall()[0]
+    return _RECORDED if recorded == rows else _COUNTED
 
 
 def incomplete_months(months: Sequence[FleetMonth]) -> list[str]:

@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from dagster_essentials.warehouse.month_versions import MonthVersion
@@ -76,43 +77,53 @@ FLEETS = {
     "yellow": ("yellow taxis", "#e0b000"),
 }
 """The fleets from the bottom up: label and colour."""
+_INCOMPLETE: Mapping[str, Any] = {"facecolor": "#eeeeee", "hatch": "//", "edgecolor": "#cccccc", "linewidth": 0}
 
 
 def plot_fleets(trips: Mapping[tuple[str, str], int], incomplete: Collection[str]) -> bytes:
     """A bar for each month, made of the fleets: `trips` by (``YYYY-MM``, fleet). `incomplete` months lack a fleet."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
-    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+    from matplotlib.ticker import StrMethodFormatter
 
     first, last = min(month for month, _ in trips), max(month for month, _ in trips)
     numbers = range(int(first[:4]) * 12 + int(first[5:]) - 1, int(last[:4]) * 12 + int(last[5:]))
-    months = [f"{number // 12}-{number % 12 + 1:02}" for number in numbers]
+    months = {number: f"{number // 12}-{number % 12 + 1:02}" for number in numbers}
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
-    bottoms = [0] * len(months)
+    # Between over a hundred bars, gaps of less than a pixel would make a pattern.
+    width = 0.9 if len(months) < 100 else 1.0
+    bottoms = dict.fromkeys(numbers, 0)
     handles = []
     for fleet, (label, color) in FLEETS.items():
-        heights = [trips.get((month, fleet), 0) for month in months]
-        if any(heights):
-            axes.bar(range(len(months)), heights, bottom=bottoms, color=color, width=0.9)
-            handles.append(Patch(color=color, label=label))
-        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    for number, month in enumerate(months):
-        if month in incomplete or not bottoms[number]:
-            axes.axvspan(
-                number - 0.5, number + 0.5, facecolor="#eeeeee", hatch="//", edgecolor="#cccccc", linewidth=0, zorder=0
-            )
-    if incomplete or not all(bottoms):
-        handles.append(Patch(facecolor="#eeeeee", hatch="//", edgecolor="#cccccc", label="not all fleets are loaded"))
+        heights = {number: trips.get((month, fleet), 0) for number, month in months.items()}
+        if any(heights.values()):
+            axes.bar(numbers, list(heights.values()), bottom=list(bottoms.values()), color=color, width=width)
+            moved = fleet == "fhv" and first < "2019-02" <= last
+            handles.append(Patch(color=color, label=label + (", until 2019-01 with Uber and Lyft" if moved else "")))
+        bottoms = {number: bottom + heights[number] for number, bottom in bottoms.items()}
+    gaps = [number for number, month in months.items() if month in incomplete or not bottoms[number]]
+    for number in gaps:
+        axes.axvspan(number - 0.5, number + 0.5, zorder=0, **_INCOMPLETE)
+    if gaps:
+        handles.append(Patch(**_INCOMPLETE, label="not all fleets are loaded"))
     axes.set_title(f"Trips by month and fleet, {first}" + (f" to {last}" if last != first else ""))
-    axes.set_xlim(-0.6, len(months) - 0.4)
-    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
-    axes.xaxis.set_major_formatter(lambda value, _: months[int(value)] if 0 <= value < len(months) else "")
+    _label_months(axes, months)
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(axis="y", alpha=0.3)
     # In the order in which the bars are stacked; below, because bars may be anywhere inside.
-    figure.legend(handles=handles[::-1], loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles[::-1], loc="outside lower center", ncols=3)
     return _png(figure)
+
+
+def _label_months(axes: "Axes", months: Mapping[int, str]) -> None:
+    """Label the x-axis by `months`, at most about twelve of them, from January on if they are not all."""
+    step = next(step for step in (1, 2, 3, 6, 12, 24, 48) if len(months) <= 13 * step or step == 48)
+    ticks = [number for number in months if number % step == 0]
+    axes.set_xticks(ticks, [months[number] for number in ticks])
+    # A few bars would be as wide as the plot.
+    margin = 0.6 + max(0, 6 - len(months)) / 2
+    axes.set_xlim(min(months) - margin, max(months) + margin)
 
 
 def plot_map(zones: Sequence[tuple[Sequence[Any], int]], title: str) -> bytes:

@@ -62,14 +62,17 @@ def aggregate_month(connection: duckdb.DuckDBPyConnection, dataset: Dataset, mon
     """Sum up `month` (``YYYY-MM``) of `dataset`, and for `trips`, replace its aggregates, within the load's transaction."""
     if dataset.table == "trips":
         return _replace_aggregates(connection, month)
-    # NaN and infinity count as missing, as in the aggregates of trips.
-    sums = (
-        f"round(fsum({value}) FILTER (isfinite({value})), 2)" for value in (dataset.total_amount, dataset.trip_distance)
-    )
     totals = connection.execute(
-        f"SELECT {', '.join(sums)} FROM {dataset.table} WHERE {dataset.month_rows}", {"month": month}
+        f"SELECT {rounded_sum(dataset.total_amount)}, {rounded_sum(dataset.trip_distance)} FROM {dataset.table} "
+        f"WHERE {dataset.month_rows}",
+        {"month": month},
     ).fetchall()[0]
     return MonthTotals(*totals)
+
+
+def rounded_sum(value: str) -> str:
+    """SQL for the sum of the expression `value`, two decimals. NaN and infinity count as missing, as in `trips_by_day`."""
+    return f"round(fsum({value}) FILTER (isfinite({value})), 2)"
 
 
 def _replace_aggregates(connection: duckdb.DuckDBPyConnection, month: str) -> MonthTotals:
