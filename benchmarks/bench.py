@@ -3,6 +3,7 @@
     make bench            # 24 months of 3,000,000 trips; about ten minutes and 6 GB on disk
     make bench ROWS=300000
     make bench ONLY=history SCALE=0.02
+    make bench ONLY=fleets
 
 The sample months are served by an HTTP server on this machine. They are generated once and kept in `data/bench`.
 """
@@ -24,6 +25,7 @@ from pathlib import Path
 
 import dagster as dg
 import duckdb
+from fleets import measure_fleets
 from history import measure_history
 from processes import Usage, compare, connects, report, serving, show, show_usage, timed, wait_until
 from project import BIN, CODE_LOCATION, DATA, Project
@@ -152,18 +154,19 @@ def growth(url: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=3_000_000, help="trips a month (3000000)")
+    parser.add_argument("--rows", type=int, help="trips a month (3000000; 20000000 of fleets)")
     parser.add_argument(
-        "--scale", type=float, default=0.1, help="of history: trips a month, in proportion to those published (0.1)"
+        "--scale", type=float, help="trips a month, in proportion to those published (0.1 of history, 0.05 of fleets)"
     )
     parser.add_argument(
         "--only",
-        choices=["single", "backfill", "load", "growth", "history"],
+        choices=["single", "backfill", "load", "growth", "history", "fleets"],
         action="append",
-        help="parts; all but history, unless given",
+        help="parts; all but history and fleets, unless given",
     )
     arguments = parser.parse_args()
     wanted = arguments.only or ["load", "single", "backfill", "growth"]
+    rows = arguments.rows or 3_000_000
     DATA.mkdir(parents=True, exist_ok=True)
     print(
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, DuckDB {duckdb.__version__}"
@@ -173,12 +176,14 @@ def main() -> None:
         show("import dagster, dagster_duckdb, requests", reference)
         report("loading the code location", ours, reference, 1.3)
     if "single" in wanted or "backfill" in wanted:
-        _measure_months(arguments.rows, wanted)
+        _measure_months(rows, wanted)
     if "growth" in wanted:
-        with samples(arguments.rows // 10) as folder, serving(folder) as url:
+        with samples(rows // 10) as folder, serving(folder) as url:
             print(f"{'every month loaded ten times more':52} {growth(url):10.2f} x  the first size (at most 1.1 x)")
     if "history" in wanted:
-        measure_history(arguments.scale)
+        measure_history(arguments.scale or 0.1)
+    if "fleets" in wanted:
+        measure_fleets(arguments.rows or 20_000_000, arguments.scale or 0.05)
 
 
 def _measure_months(rows: int, wanted: list[str]) -> None:

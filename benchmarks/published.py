@@ -28,6 +28,13 @@ TRIPS: Mapping[int, Sequence[int]] = {
     2026: [3725, 3400, 3952, 3831, 4091, 3837, 3530, 3337],
 }
 
+FLEET_TRIPS_2024: Mapping[str, Sequence[int]] = {
+    "green": [57, 54, 57, 56, 61, 55, 52, 52, 54, 56, 52, 54],
+    "fhv": [1290, 1176, 1469, 1445, 1353, 1387, 1383, 1484, 1718, 1421, 1591, 1913],
+    "fhvhv": [19664, 19359, 21281, 19733, 20705, 20123, 19183, 19128, 19210, 20028, 19988, 21069],
+}
+"""The same of the other fleets in 2024."""
+
 
 def published_trips(scale: float) -> dict[str, int]:
     """The number of trips of each month (``YYYY-MM``), in order, times `scale`."""

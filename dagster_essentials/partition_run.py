@@ -33,21 +33,20 @@ FAILED = "failed"
 
 
 class PartitionRun:
-    """The bookkeeping of one asset's step over the partitions of its run: which have ended, which failed, and why."""
+    """The bookkeeping of one asset's step over the partitions of its run, `keys`: which have ended, which failed, and why."""
 
     def __init__(self, context: dg.AssetExecutionContext):
         self._context = context
-        self._keys = list(context.partition_keys)
+        self.keys = _partition_keys(context)
         self._unit = "week" if context.assets_def.partitions_def == weekly_partition else "month"
         self._began = time.monotonic()
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
         self._trips = self._bytes = 0
-        if not self._keys:
-            first, last = (context.run.tags.get(f"dagster/asset_partition_range_{end}") for end in ("start", "end"))
+        if not self.keys:
             raise dg.Failure(
-                f"The range from {first} to {last} has no partition. In each dimension, it goes from an earlier partition to "
-                "a later one, in the order in which the asset's page lists them.",
+                f"The range from {' to '.join(_range(context))} has no partition. In each dimension, it goes from an earlier one "
+                "to a later one, in the order of the asset's page.",
                 allow_retries=False,
             )
 
@@ -55,9 +54,9 @@ class PartitionRun:
         """The partitions that have not ended. Those for which `upstream` failed in this run fail too."""
         if upstream is not None:
             failed_upstream = failures_in_run(self._context, upstream)
-            for key in filter(failed_upstream.__contains__, self._keys):
+            for key in filter(failed_upstream.__contains__, self.keys):
                 self._end(key, f" failed: {upstream.op.name} failed for this partition", failed_upstream[key])
-        for key in self._keys:
+        for key in self.keys:
             if key not in self._ended:
                 yield key
 
@@ -125,7 +124,7 @@ class PartitionRun:
         Raises:
             dagster.Failure: it names each failed partition and why.
         """
-        total, failed = len(self._keys), sorted(self._reasons)
+        total, failed = len(self.keys), sorted(self._reasons)
         if total > 1:
             self._context.log.info(
                 f"{total - len(failed)} of {total} {self._unit}s {done}: {_figures(self._trips, self._bytes, note)}, "
@@ -144,7 +143,7 @@ class PartitionRun:
     def _end(self, key: str, text: str, reason: str | None = None, log: bool = True) -> None:
         """Note that `key` has ended, and the `reason` if it failed: here, in the log and on the partition's page."""
         self._ended.append(key)
-        total = len(self._keys)
+        total = len(self.keys)
         # A run over one partition may be one of many in a backfill, so its log has no numbers.
         progress = f" ({len(self._ended)} of {total})" if total > 1 else ""
         if reason is not None:
@@ -174,12 +173,29 @@ class PartitionRun:
             label = self._label(key)
             labels.setdefault(self._reasons[key].removeprefix(label), []).append(label)
         lines = [", ".join(alike) + reason for reason, alike in labels.items()]
-        total, failed = len(self._keys), len(self._reasons)
+        total, failed = len(self.keys), len(self._reasons)
         if total > 1:
             good = total - failed
             others = {0: "", 1: "; the other one is done"}.get(good, f"; the other {good} are done")
             lines.insert(0, f"{failed} of {total} {self._unit}s failed{others}:")
         return "\n".join(lines)
+
+
+def _partition_keys(context: dg.AssetExecutionContext) -> list[str]:
+    """The partitions of the run.
+
+    In two dimensions, these are not always `context.partition_keys`: of a backfill of a job, each range has the tags of the
+    first partition of all ranges as well. Dagster would load this one only, once for each range, and count all as done.
+    """
+    range_, partitions = _range(context), context.assets_def.partitions_def
+    if range_ and isinstance(partitions, dg.MultiPartitionsDefinition):
+        return list(partitions.get_partition_keys_in_range(dg.PartitionKeyRange(*range_)))
+    return list(context.partition_keys)
+
+
+def _range(context: dg.AssetExecutionContext) -> list[str]:
+    names = (f"dagster/asset_partition_range_{end}" for end in ("start", "end"))
+    return [context.run.tags[name] for name in names if name in context.run.tags]
 
 
 def _figures(trips: int, size: int, note: str) -> str:
@@ -231,10 +247,7 @@ def record_materialization(
 
 
 def _dimension_tags(asset: dg.AssetsDefinition, partition: str) -> Mapping[str, str]:
-    """The tags that Dagster gives to materializations in two dimensions, such as ``dagster/partition/fleet``.
-
-    An event log storage that keeps no status of each asset, as those of other packages, finds the partitions by them alone.
-    """
+    """The tags by which Dagster finds the materializations of a fleet, or of a month of all fleets."""
     if not isinstance(asset.partitions_def, dg.MultiPartitionsDefinition):
         return {}
     return get_tags_from_multi_partition_key(asset.partitions_def.get_partition_key_from_str(partition))

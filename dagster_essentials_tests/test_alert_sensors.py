@@ -33,7 +33,8 @@ from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.schedules import SINCE_TAG
 from dagster_essentials.sensors import late_month_alert_sensor, run_failure_alert_sensor
 from dagster_essentials.settings import SETTINGS, read_settings
-from dagster_essentials_tests.support.faults.samples import fleet_sample, sample
+from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.project import Project, materialize
 from dagster_essentials_tests.support.receivers import SECRET, MailServer, Webhook
 from dagster_essentials_tests.support.run_results import TRIPS, publish

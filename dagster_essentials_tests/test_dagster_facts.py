@@ -7,7 +7,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._cli.job import gen_partition_names_from_args
+from dagster._core.definitions.automation_tick_evaluation_context import build_run_requests_with_backfill_policies
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+from dagster._core.definitions.events import AssetKeyPartitionKey
 from dagster._core.events import DagsterEvent
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.remote_origin import RemoteJobOrigin, RemoteRepositoryOrigin
@@ -173,6 +176,99 @@ def test_a_schedule_of_a_partitioned_job_passes_no_partition_by_itself() -> None
         context = dg.build_schedule_context(instance=instance, repository_def=defs.get_repository_def())
         (request,) = schedule.evaluate_tick(context).run_requests or []
     assert request.partition_key is None
+
+
+FLEETS_AND_MONTHS = dg.MultiPartitionsDefinition(
+    {"fleet": dg.StaticPartitionsDefinition(["green", "fhv", "fhvhv"]), "month": MONTHS}
+)
+
+
+@dg.asset(partitions_def=FLEETS_AND_MONTHS, backfill_policy=dg.BackfillPolicy.single_run())
+def in_two_dimensions(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    return dg.MaterializeResult(metadata={"keys": " ".join(context.partition_keys)})
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "keys"),
+    [
+        ("green|2023-01-01", "fhv|2023-02-01", ["green|1", "green|2", "fhv|1", "fhv|2"]),
+        ("fhv|2023-01-01", "fhvhv|2023-01-01", ["fhv|1", "fhvhv|1"]),
+        ("green|2023-02-01", "green|2023-03-01", ["green|2", "green|3"]),
+        ("fhv|2023-01-01", "green|2023-03-01", []),
+        ("green|2023-02-01", "fhv|2023-01-01", []),
+    ],
+)
+def test_in_two_dimensions_a_range_is_the_product_of_both_ranges_and_backwards_in_one_of_them_it_is_empty(
+    first: str, last: str, keys: list[str]
+) -> None:
+    """The range of `dg launch --partition-range`, and of each run of a backfill."""
+    tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize([in_two_dimensions], instance=instance, tags=tags).success
+        records = instance.fetch_materializations(in_two_dimensions.key, limit=100).records
+        ran: set[str | None] = {f"{fleet}|2023-0{month}-01" for fleet, _, month in (key.partition("|") for key in keys)}
+        # Without a partition there is one materialization, of the asset as a whole.
+        assert {record.partition_key for record in records} == (ran or {None})
+
+
+@pytest.mark.parametrize(
+    ("fleets", "months", "runs"),
+    [
+        # As many fleets as months: a run for each month.
+        (["green", "fhv"], KEYS[:2], [("green|1", "fhv|1"), ("green|2", "fhv|2")]),
+        (["green", "fhv"], KEYS, [("green|1", "green|3"), ("fhv|1", "fhv|3")]),
+        (["green", "fhv", "fhvhv"], KEYS[:2], [("green|1", "fhvhv|1"), ("green|2", "fhvhv|2")]),
+        (["green", "fhv", "fhvhv"], KEYS[::2], [("green|1", "fhvhv|1"), ("green|3", "fhvhv|3")]),
+        (["fhv"], KEYS, [("fhv|1", "fhv|3")]),
+        (["green", "fhv", "fhvhv"], KEYS[:1], [("green|1", "fhvhv|1")]),
+        # With a gap in the dimension of the ranges.
+        (["green", "fhvhv"], KEYS[:1], [("fhvhv|1", "fhvhv|1"), ("green|1", "green|1")]),
+    ],
+)
+def test_a_backfill_of_a_rectangle_is_a_run_for_each_key_of_the_dimension_with_fewer_of_them(
+    fleets: list[str], months: list[str], runs: list[tuple[str, str]]
+) -> None:
+    """What the UI launches for assets with the policy `single_run`."""
+    graph = dg.Definitions(assets=[in_two_dimensions]).resolve_asset_graph()
+    partitions = [
+        AssetKeyPartitionKey(in_two_dimensions.key, dg.MultiPartitionKey({"fleet": fleet, "month": month}))
+        for fleet in fleets
+        for month in months
+    ]
+    with dg.DagsterInstance.ephemeral() as instance:
+        requests = build_run_requests_with_backfill_policies(partitions, graph, instance)
+    ranges = [
+        (request.tags["dagster/asset_partition_range_start"], request.tags["dagster/asset_partition_range_end"])
+        for request in requests
+        if request.partition_key is None
+    ]
+    ranges += [(request.partition_key, request.partition_key) for request in requests if request.partition_key]
+    short = {f"{fleet}|{key}": f"{fleet}|{int(key[5:7])}" for fleet in ("green", "fhv", "fhvhv") for key in KEYS}
+    assert sorted((short[first], short[last]) for first, last in ranges) == sorted(runs)
+
+
+def test_a_range_with_the_tags_of_one_partition_in_two_dimensions_is_that_partition_alone() -> None:
+    """Why `partition_run.py` takes the range from the tags. In a backfill of a job from the UI, each run has both."""
+    one = {"dagster/partition/fleet": "green", "dagster/partition/month": KEYS[0]}
+    range_ = {
+        "dagster/asset_partition_range_start": f"green|{KEYS[1]}",
+        "dagster/asset_partition_range_end": f"fhv|{KEYS[2]}",
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert dg.materialize([in_two_dimensions], instance=instance, tags={**range_, **one}).success
+        assert instance.get_materialized_partitions(in_two_dimensions.key) == {f"green|{KEYS[0]}"}
+
+
+def test_a_backfill_of_a_job_takes_a_slice_of_the_flat_list_of_partitions_a_fleet_after_the_other() -> None:
+    """What `dagster job backfill` makes of --from, --to and --partitions: a run for each of these."""
+    keys = FLEETS_AND_MONTHS.get_partition_keys()
+    assert [key.replace("2023-0", "").removesuffix("-01") for key in keys] == [
+        *("green|1", "green|2", "green|3", "fhv|1", "fhv|2", "fhv|3", "fhvhv|1", "fhvhv|2", "fhvhv|3")
+    ]
+    slice_ = gen_partition_names_from_args(keys, False, None, "green|2023-02-01", "fhv|2023-01-01")
+    assert slice_ == ["green|2023-02-01", "green|2023-03-01", "fhv|2023-01-01"]
+    chosen = gen_partition_names_from_args(keys, False, "fhvhv|2023-01-01,green|2023-01-01", None, None)
+    assert chosen == ["green|2023-01-01", "fhvhv|2023-01-01"]
 
 
 def test_the_env_file_overrides_the_shell_and_expands_its_variables(tmp_path: Path) -> None:

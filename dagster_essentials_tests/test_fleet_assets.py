@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow as pa
 import pytest
 
 from dagster_essentials import defs
@@ -16,7 +15,8 @@ from dagster_essentials.datasets.fleets import FLEETS as DATASETS
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials_tests.support.dagster_dev import BIN
 from dagster_essentials_tests.support.faults.answers import ERROR_PAGE
-from dagster_essentials_tests.support.faults.samples import fleet_sample, query_file, read_arrow, write_arrow
+from dagster_essentials_tests.support.faults.samples import query_file
+from dagster_essentials_tests.support.fleet_files import as_published, fleet_sample
 from dagster_essentials_tests.support.loaded_trips import decode_picture
 from dagster_essentials_tests.support.project import ROOT, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import (
@@ -82,6 +82,21 @@ def test_a_range_is_the_product_of_a_range_of_fleets_and_a_range_of_months(
     assert re.fullmatch(rf"9 of 9 months loaded: {sum(ROWS.values()):,} trips, .*", summary)
 
 
+def test_a_range_with_the_tags_of_one_of_its_partitions_is_the_whole_range(
+    published: Project, instance: dg.DagsterInstance
+) -> None:
+    """A run of a backfill of the job, as the UI launches it."""
+    one = {"dagster/partition/fleet": "green", "dagster/partition/month": "2023-01-01"}
+    result = materialize(published, instance, FLEETS, "green|2023-02", "fhv|2023-03", tags=one)
+    assert result.success, failure_text(result)
+    keys = ["fhv|2023-02-01", "fhv|2023-03-01", "green|2023-02-01", "green|2023-03-01"]
+    for asset in FLEETS:
+        assert materialized_partitions(instance, asset) == keys
+    assert fleet_rows(published) == {
+        (fleet, month): rows for (fleet, month), rows in ROWS.items() if f"{fleet}|{month}-01" in keys
+    }
+
+
 def test_a_range_of_one_fleet_leaves_the_others_alone(published: Project, instance: dg.DagsterInstance) -> None:
     assert materialize(published, instance, FLEETS, "fhv|2023-02", "fhv|2023-03").success
     assert fleet_rows(published) == {key: ROWS[key] for key in [("fhv", "2023-02"), ("fhv", "2023-03")]}
@@ -104,7 +119,7 @@ def test_a_range_backwards_in_one_dimension_says_that_it_has_no_partition(
 ) -> None:
     text = failure_text(materialize(published, instance, FLEETS, first, last))
     assert f"The range from {first}-01 to {last}-01 has no partition." in text
-    assert "earlier partition to a later one" in text
+    assert "from an earlier one to a later one" in text
     assert source_server.requests == []
 
 
@@ -245,10 +260,7 @@ def test_a_range_over_the_first_month_of_fhvhv_loads_what_there_is(
 ) -> None:
     for month in ("2019-01", "2019-02"):
         publish(source_server, month, fleet_sample("fhv", month), "fhv")
-    first = read_arrow(fleet_sample("fhvhv", "2019-02"))
-    # As published, which DuckDB cannot write.
-    first = first.set_column(first.schema.get_field_index("wav_match_flag"), "wav_match_flag", pa.nulls(len(first)))
-    publish(source_server, "2019-02", write_arrow(first), "fhvhv")
+    publish(source_server, "2019-02", as_published(fleet_sample("fhvhv", "2019-02"), "2019-02"), "fhvhv")
     text = failure_text(materialize(project, instance, FLEETS, "fhv|2019-01", "fhvhv|2019-02"))
     assert "1 of 4 months failed; the other 3 are done:" in text
     assert "fhvhv 2019-01: there is no such month" in text

@@ -12,7 +12,8 @@ from dagster_essentials import defs
 from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
 from dagster_essentials.recorded_months import recorded_version
 from dagster_essentials.resources import LockedDuckDBResource
-from dagster_essentials_tests.support.faults.samples import fleet_sample, sample
+from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.loaded_trips import database, load_file
 from dagster_essentials_tests.support.project import Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import FLEETS, TRIPS, check_evaluations, publish, step_log

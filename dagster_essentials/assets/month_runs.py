@@ -46,7 +46,7 @@ def download_partitions(context: dg.AssetExecutionContext, downstream: dg.Assets
     A month that failed must not keep the others from being loaded by `downstream` in the same run.
     """
     run = PartitionRun(context)
-    months = {key: month_file(key) for key in context.partition_keys}
+    months = {key: month_file(key) for key in run.keys}
     transferred = 0
     for key, result in download_months(months):
         with run.partition(key):

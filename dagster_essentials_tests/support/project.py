@@ -95,19 +95,19 @@ def materialize(
     last: str | None = None,
     wait_seconds: float = 60,
     config: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Materialize `assets` for the months from `first` to `last`, in this process; errors do not raise.
 
-    A month is ``YYYY-MM``, or with its fleet, ``green|YYYY-MM``. `config` is that of the assets, by their names.
+    A month is ``YYYY-MM``, or with its fleet, ``green|YYYY-MM``. `config` is that of the assets, by their names, and
+    `tags` are further ones of the run.
     """
-    months: dict[str, Any] = {}
+    range_ = {}
     if first is not None and last is not None:
-        months["tags"] = {
+        range_ = {
             "dagster/asset_partition_range_start": f"{first}-01",
             "dagster/asset_partition_range_end": f"{last}-01",
         }
-    elif first is not None:
-        months["partition_key"] = f"{first}-01"
     return dg.materialize(
         assets,
         instance=instance,
@@ -116,7 +116,8 @@ def materialize(
         },
         run_config={"ops": {name: {"config": values} for name, values in (config or {}).items()}},
         raise_on_error=False,
-        **months,
+        partition_key=f"{first}-01" if first is not None and last is None else None,
+        tags={**range_, **(tags or {})},
     )
 
 

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dagster_essentials.sample import write_fleet_month, write_month
+from dagster_essentials.sample import write_month
 
 MULTIPOLYGON = "MULTIPOLYGON (((-74.18 40.69, -74.18 40.70, -74.17 40.69, -74.18 40.69)))"
 ZONES_CSV = (
@@ -24,13 +24,6 @@ def sample(month: str, rows: int = 300) -> bytes:
     """The file of a good month (``YYYY-MM``)."""
     with TemporaryDirectory() as folder:
         return write_month(Path(folder), month, rows).read_bytes()
-
-
-@cache
-def fleet_sample(fleet: str, month: str, rows: int = 300) -> bytes:
-    """The file of a good month (``YYYY-MM``) of `fleet`: green, fhv or fhvhv."""
-    with TemporaryDirectory() as folder:
-        return write_fleet_month(Path(folder), fleet, month, rows).read_bytes()
 
 
 def query_file(content: bytes, query: str) -> list[tuple[Any, ...]]:

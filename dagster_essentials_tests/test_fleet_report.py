@@ -1,4 +1,4 @@
-"""The trips of each fleet by month: the table, the CSV and the picture, against counts in plain Python over the files."""
+"""The asset trips_by_fleet: its metadata, the table and the CSV against counts in plain Python, and what the picture shows."""
 
 import csv
 import math
@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from dagster_essentials.assets.fleets import trips_by_fleet
-from dagster_essentials.reports import fleets as report
 from dagster_essentials.reports.plots import FLEETS as COLORS
 from dagster_essentials.reports.plots import plot_fleets
-from dagster_essentials_tests.support.faults.samples import fleet_sample, sample
+from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.loaded_trips import decode_picture, materialized_metadata
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import FLEETS, TRIPS, publish
@@ -97,18 +97,6 @@ def test_the_table_the_csv_and_the_metadata_are_what_the_files_have(
     assert loaded.temporary_files() == []
 
 
-def test_a_corrected_month_replaces_its_row(
-    loaded: Project, instance: dg.DagsterInstance, source_server: SourceServer
-) -> None:
-    assert materialize(loaded, instance, [trips_by_fleet]).success
-    publish(source_server, "2023-03", fleet_sample("fhvhv", "2023-03", 400), "fhvhv")
-    assert materialize(loaded, instance, [*FLEETS], "fhvhv|2023-03").success
-    assert materialize(loaded, instance, [trips_by_fleet]).success
-    march = loaded.query("SELECT fleet, num_trips FROM trips_by_fleet WHERE partition_date = '2023-03'")
-    assert march == [("fhvhv", 400)]
-    assert loaded.query("SELECT count(*) FROM trips_by_fleet") == [(5,)]
-
-
 def test_without_a_month_it_says_what_to_materialize(project: Project, instance: dg.DagsterInstance) -> None:
     text = failure_text(materialize(project, instance, [trips_by_fleet]))
     assert "No month is loaded. Materialize fleet_trips or taxi_trips first." in text
@@ -125,23 +113,6 @@ def test_one_fleet_alone_is_enough(
     result = materialize(project, instance, [trips_by_fleet])
     assert result.success, failure_text(result)
     assert project.query("SELECT fleet, num_trips FROM trips_by_fleet") == [(only, 300)]
-
-
-def test_a_month_is_incomplete_from_the_first_month_of_the_fleet_that_it_lacks_on() -> None:
-    def months(*fleets: str, month: str) -> list[report.FleetMonth]:
-        return [report.FleetMonth(month, fleet, 1) for fleet in fleets]
-
-    loaded = [
-        *months("yellow", month="2013-12"),
-        *months("yellow", month="2014-01"),
-        *months("yellow", "green", month="2014-12"),
-        *months("yellow", "green", month="2015-01"),
-        *months("yellow", "green", "fhv", month="2019-01"),
-        *months("yellow", "green", "fhv", month="2019-02"),
-        *months("yellow", "green", "fhv", "fhvhv", month="2019-03"),
-        *months("green", "fhv", "fhvhv", month="2019-04"),
-    ]
-    assert report.incomplete_months(loaded) == ["2014-01", "2015-01", "2019-02", "2019-04"]
 
 
 def test_the_real_months_of_green_taxis_are_counted_to_the_last_trip(

@@ -1,0 +1,29 @@
+"""Load a month of a fleet into a new database: as the asset `fleet_trips` does, or by plain DuckDB.
+
+python benchmarks/load_fleet_month.py FILE DATABASE project|plain
+"""
+
+import sys
+from pathlib import Path
+
+import duckdb
+import plain_fleets
+
+from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.resources import database_resource
+from dagster_essentials.warehouse.locked_connection import locked_connection
+from dagster_essentials.warehouse.trips_table import replace_month
+
+
+def main(file: Path, database: Path, variant: str) -> None:
+    fleet, _, month = file.stem.split("_")
+    if variant == "plain":
+        with duckdb.connect(str(database)) as connection:
+            plain_fleets.replace_month(connection, fleet, month, file)
+    else:
+        with locked_connection(database, database_resource.connection_config, 0, print) as connection:
+            replace_month(connection, month, file, dataset=FLEETS[fleet])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
