@@ -512,7 +512,7 @@ def test_another_data_path_than_that_of_the_lake_is_reported(lake: Lake) -> None
 def test_a_missing_extension_is_reported(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("dagster_essentials.warehouse.lake.EXTENSIONS", ("no_such_extension",))
-    assert_unusable(lake, "no_such_extension", "extensions.duckdb.org", "docs/scale-out.md")
+    assert_unusable(lake, "no_such_extension", "DuckDB's extension repository", "docs/scale-out.md")
 
 
 def test_a_missing_driver_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

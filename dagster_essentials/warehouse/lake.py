@@ -136,8 +136,8 @@ def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     except duckdb.Error as error:
         raise DatabaseUnusableError(
             f"DuckDB {duckdb.__version__} cannot load its extension {name} ({_first_line(error)}). A lake needs it. Let this "
-            "machine reach extensions.duckdb.org once, or install the extension's wheel of the same version as DuckDB, as "
-            "docs/scale-out.md says."
+            "machine reach DuckDB's extension repository once, or install the extension's wheel of the same version as DuckDB, "
+            "as docs/scale-out.md says."
         ) from None
 
 
