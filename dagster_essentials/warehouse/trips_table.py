@@ -1,6 +1,6 @@
 """The tables of trips: creating and upgrading them, whether a month is loaded already, replacing one in one transaction."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -29,7 +29,7 @@ from dagster_essentials.ingestion.column_mapping import (
 from dagster_essentials.ingestion.sidecar import DownloadedFile, identify_content
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 from dagster_essentials.ingestion.zones import Zone, fingerprint, read_zones
-from dagster_essentials.warehouse.aggregates import aggregate_month
+from dagster_essentials.warehouse.aggregates import MonthTotals, aggregate_month
 from dagster_essentials.warehouse.all_trips import create_all_trips
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.comments import write_comments
@@ -138,7 +138,7 @@ def _replace_month(
 
 @dataclass(frozen=True)
 class _Source:
-    """The file of a month, and how it becomes rows of `trips`."""
+    """The file of a month, and how it becomes rows of its table."""
 
     dataset: Dataset
     month: str
@@ -225,19 +225,11 @@ def _stage_month(connection: duckdb.DuckDBPyConnection, source: _Source, force: 
 def _load_month(
     connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source, staged: _Staged | None
 ) -> list[MonthVersion]:
-    dataset, month, content, mapping = source.dataset, source.month, source.content, source.mapping
+    dataset, month = source.dataset, source.month
     (replaced,) = connection.execute(
         f"DELETE FROM {dataset.table} WHERE {dataset.month_rows}", {"month": month}
     ).fetchall()[0]
-    if staged:
-        add_file(connection, dataset.table, staged.file)
-    else:
-        connection.execute(
-            f"INSERT INTO {dataset.table} ({', '.join(column.name for column in dataset.columns)}) "
-            f"SELECT {', '.join(mapping.expressions)} FROM {FROM_FILE}",
-            {"month": month, "file": source.reader_path},
-        )
-    profile = staged.profile if staged else profile_month(connection, dataset, month)
+    profile = _insert_month(connection, source, staged)
     if profile.rows != source.schema.rows:
         raise RowCountMismatchError(
             f"the file has {source.schema.rows:,} rows, but {profile.rows:,} were loaded, so the load was rolled back. "
@@ -245,19 +237,42 @@ def _load_month(
             rows_in_file=source.schema.rows,
             rows_in_table=profile.rows,
         )
-    unmapped = count_unmapped(connection, mapping, source.reader_path)
+    unmapped = count_unmapped(connection, source.mapping, source.reader_path)
     totals = aggregate_month(connection, dataset, month)
     earlier = list(versions)
     if replaced and not earlier:
         earlier.append(unknown_version(dataset.name, month, replaced))
         record_version(connection, earlier[0])
     # The same file by the same mapping, loaded again, is no new version.
-    if earlier and (earlier[-1].sha256, earlier[-1].mapping) == (content.sha256, source.fingerprint):
+    if earlier and (earlier[-1].sha256, earlier[-1].mapping) == (source.content.sha256, source.fingerprint):
         number = earlier.pop().version
     else:
         number = earlier[-1].version + 1 if earlier else 1
-    version = MonthVersion(
-        month=month,
+    version = _version(source, number, profile, totals, unmapped)
+    record_version(connection, version)
+    return [*earlier, version]
+
+
+def _insert_month(connection: duckdb.DuckDBPyConnection, source: _Source, staged: _Staged | None) -> MonthProfile:
+    """Insert the rows of the month, from its file or as they are staged, and count them."""
+    dataset = source.dataset
+    if staged:
+        add_file(connection, dataset.table, staged.file)
+        return staged.profile
+    connection.execute(
+        f"INSERT INTO {dataset.table} ({', '.join(column.name for column in dataset.columns)}) "
+        f"SELECT {', '.join(source.mapping.expressions)} FROM {FROM_FILE}",
+        {"month": source.month, "file": source.reader_path},
+    )
+    return profile_month(connection, dataset, source.month)
+
+
+def _version(
+    source: _Source, number: int, profile: MonthProfile, totals: MonthTotals, unmapped: Mapping[str, int]
+) -> MonthVersion:
+    content, mapping = source.content, source.mapping
+    return MonthVersion(
+        month=source.month,
         version=number,
         loaded_at=datetime.now(timezone.utc).replace(tzinfo=None),
         sha256=content.sha256,
@@ -273,10 +288,8 @@ def _load_month(
         zones=fingerprint(source.zones) if source.zones else None,
         violations=profile.violations,
         texts_unmapped=unmapped,
-        fleet=dataset.name,
+        fleet=source.dataset.name,
     )
-    record_version(connection, version)
-    return [*earlier, version]
 
 
 def _download_again(dataset: Dataset) -> str:
