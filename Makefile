@@ -6,7 +6,7 @@ BIN := "$(CURDIR)/.venv/bin"
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup run dev-sample dev check test test-all test-duckdb-2 chaos screenshots bench
+.PHONY: setup run dev-sample dev check test test-all test-duckdb-2 test-cluster cluster chaos screenshots bench
 
 setup: .venv/.ready
 
@@ -61,25 +61,29 @@ dev: .venv/.ready
 # Three workers keep two cores busy while a test waits for another process.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
 
-# Linters, types, and the layers in pyproject.toml. Two modules may use private names of Dagster, which any release may change.
+# Linters, types, and the layers in pyproject.toml. Three modules may use private names of Dagster, which any release may change.
 check: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
-	! grep -rn --include='*.py' --exclude=partition_run.py --exclude=launcher.py 'dagster[a-z_]*[.]_' dagster_essentials
+	! grep -rn --include='*.py' --exclude=partition_run.py --exclude=launcher.py --exclude=celery_launcher.py 'dagster[a-z_]*[.]_' dagster_essentials
 
 # Before each commit.
 test: .venv/.ready
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -m 'not slow and not cluster'
 
 # Also the tests with `dagster dev`, in a browser and with fault injection.
 test-all: .venv/.ready
-	$(PYTEST)
+	$(PYTEST) -m 'not cluster'
 
 # With the next major version of DuckDB instead of the pinned one.
 test-duckdb-2: .venv/duckdb-2
 	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(PYTEST) -m duckdb
+
+# With a DuckLake, PostgreSQL and an S3 server on this machine, as docs/scale-out.md says.
+test-cluster: .venv/cluster
+	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m cluster
 
 # Fault injection into real runs, with a check of the data after each fault. `make chaos SEED=7` repeats the faults of a seed.
 chaos: .venv/.ready .venv/duckdb-2
@@ -88,6 +92,16 @@ chaos: .venv/.ready .venv/duckdb-2
 .venv/duckdb-2: .venv/.ready
 	rm -rf $@
 	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==2.0.0'
+	touch $@
+
+# PostgreSQL, an S3 server, a broker and Dagster with three workers on this machine, with sample months, until Ctrl-C.
+cluster: .venv/cluster
+	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m cluster
+
+# Beside the environment, as DuckDB's extensions need a DuckDB of their own version.
+.venv/cluster: .venv/.ready constraints-cluster.txt
+	rm -rf $@
+	$(BIN)/pip install --quiet --no-deps --target $@ --requirement constraints-cluster.txt
 	touch $@
 
 # The pictures of docs/lesson-8.md: screenshots that the browser tests take, and plots of the sample months.

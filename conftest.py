@@ -21,12 +21,14 @@ atexit.register(shutil.rmtree, os.environ["TAXI_DATA_DIR"], ignore_errors=True)
 os.environ["DUCKDB_DATABASE"] = f"{os.environ['TAXI_DATA_DIR']}/no.duckdb"
 os.environ["TAXI_START_DATE"] = "2011-01-01"
 
+from cluster.servers import postgres, s3  # noqa: E402
 from dagster_essentials.assets import constants  # noqa: E402
 from dagster_essentials.ingestion.zones import read_zones  # noqa: E402
 from dagster_essentials.settings import SETTINGS  # noqa: E402
 from dagster_essentials.warehouse.locked_connection import locked_connection  # noqa: E402
 from dagster_essentials.warehouse.trips_table import replace_month  # noqa: E402
 from dagster_essentials.warehouse.zones_table import replace_zones  # noqa: E402
+from dagster_essentials_tests.support.lake_servers import LakeServers  # noqa: E402
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS, Project  # noqa: E402
 from dagster_essentials_tests.support.source_server import SourceServer  # noqa: E402
 
@@ -36,6 +38,7 @@ SLOW = (
     "test_dagster_dev",
     "test_changing_source",
     "test_lesson",
+    "test_two_dimensions",
     "test_chaos",
     "test_docs",
     "test_fleet_oracle",
@@ -78,6 +81,9 @@ DUCKDB = (
     "test_trip_details",
 )
 
+# What needs PostgreSQL and DuckDB's extensions: `make test-cluster` runs these files.
+CLUSTER = ("test_cluster", "test_lake", "test_object_files")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: position for position, name in enumerate(LONGEST_FIRST)}
@@ -87,6 +93,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if item.path.stem in DUCKDB:
             item.add_marker(pytest.mark.duckdb)
+        if item.path.stem in CLUSTER:
+            item.add_marker(pytest.mark.cluster)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -180,3 +188,14 @@ def history(kept_instance: dg.DagsterInstance) -> dg.DagsterInstance:
     kept_instance.wipe()
     kept_instance.wipe_all_schedules()
     return kept_instance
+
+
+@pytest.fixture(scope="session")
+def lake_servers() -> Iterator[LakeServers]:
+    """PostgreSQL and an S3 server, for the tests of the cluster."""
+    with tempfile.TemporaryDirectory(prefix="servers-") as name:
+        # PostgreSQL's user has to reach the folder. Those of pytest are for its own user only.
+        folder = Path(name)
+        folder.chmod(0o755)
+        with postgres(folder / "postgres") as database, s3(folder / "s3", "taxi") as environ:
+            yield LakeServers(database, environ)

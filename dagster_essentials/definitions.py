@@ -12,6 +12,7 @@ with warnings.catch_warnings():
     from dagster_essentials.assets import fleets, metrics, requests, trips
     from dagster_essentials.fleet_schedules import fleet_corrections_schedule, fleet_update_schedule
     from dagster_essentials.jobs import adhoc_request_job, fleet_update_job, trip_update_job, weekly_update_job
+    from dagster_essentials.lake_maintenance import lake_maintenance_job
     from dagster_essentials.reconcile import reconcile_job
     from dagster_essentials.resources import database_resource
     from dagster_essentials.schedules import trip_corrections_schedule, trip_update_schedule, weekly_update_schedule
@@ -22,6 +23,7 @@ with warnings.catch_warnings():
     # all" in the UI has no choice of months any more: it backfills all partitions of all assets.
     of_fleets = bool(SETTINGS.fleets)
 
+    lake_jobs = [lake_maintenance_job] if SETTINGS.lake else []
     defs = dg.Definitions(
         assets=dg.with_source_code_references(
             dg.load_assets_from_modules([trips, metrics, requests, *([fleets] if of_fleets else [])])
@@ -30,6 +32,7 @@ with warnings.catch_warnings():
         jobs=[
             *(trip_update_job, weekly_update_job, adhoc_request_job, reconcile_job),
             *([fleet_update_job] if of_fleets else []),
+            *lake_jobs,
         ],
         schedules=[
             *(trip_update_schedule, trip_corrections_schedule, weekly_update_schedule),

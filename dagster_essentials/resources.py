@@ -9,6 +9,7 @@ import duckdb
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
+from dagster_essentials.remote_settings import LAKE_NAME
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.locked_connection import locked_connection
 
@@ -30,8 +31,31 @@ class LockedDuckDBResource(DuckDBResource):
             yield connection
 
 
-database_resource = LockedDuckDBResource(
-    database=str(SETTINGS.database),
+class DuckLakeResource(DuckDBResource):
+    """A `DuckDBResource` for the lake of the settings. Its passwords are not among its fields: the UI shows those."""
+
+    wait_seconds: float = Field(
+        default=600, description="How long to wait for a month that another run loads, in seconds"
+    )
+
+    @contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Connect to the lake, which other processes use at the same time.
+
+        Raises:
+            DatabaseUnusableError: it cannot be used.
+        """
+        # The default has no lake, and imports nothing for it.
+        from dagster_essentials.warehouse.lake import lake_connection
+
+        assert SETTINGS.lake is not None
+        log = dg.get_dagster_logger().info
+        with lake_connection(SETTINGS.lake, self.connection_config, self.wait_seconds, log) as connection:
+            yield connection
+
+
+database_resource = (DuckLakeResource if SETTINGS.lake else LockedDuckDBResource)(
+    database=LAKE_NAME if SETTINGS.lake else str(SETTINGS.database),
     connection_config={
         "memory_limit": SETTINGS.database_memory_limit,
         **({"threads": SETTINGS.database_threads} if SETTINGS.database_threads else {}),

@@ -17,6 +17,7 @@ from dagster_essentials.alerts import NO_RECEIVER, Alert, deliver, list_briefly
 from dagster_essentials.assets.requests import AdhocRequestConfig
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.due_partitions import late_months
+from dagster_essentials.errors import PipelineError
 from dagster_essentials.failed_runs import failed_run_alert, is_tried_again
 from dagster_essentials.jobs import adhoc_request_job, trip_update_job
 from dagster_essentials.partitions import monthly_partition
@@ -39,6 +40,8 @@ def adhoc_request_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
     folder = SETTINGS.data_dir / "requests"
     try:
         files = list(request_files(folder))
+    except PipelineError as error:
+        return dg.SensorResult(skip_reason=error.describe())
     except OSError as error:
         return dg.SensorResult(
             skip_reason=f"{folder} cannot be read ({error.strerror}). A request is a JSON file in it."

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
-"""Relative paths in settings start here, so that every process finds the same files from any working directory."""
+from dagster_essentials.remote_settings import LAKE_NAME, Lake, RemoteFolder, read_data_dir, read_lake
+from dagster_essentials.setting_values import IN_A_PASSWORD, read_path, read_url
+from dagster_essentials.setting_values import SettingError as SettingError
 
 TLC_TRIP_DATA = "https://d37ci6vzurychx.cloudfront.net/trip-data"
 COURSE_ZONES = (
@@ -22,10 +23,6 @@ COURSE_ZONES = (
 
 FLEET_NAMES = ("green", "fhv", "fhvhv")
 """The TLC's fleets beside the yellow taxis, in the order in which they are partitions."""
-
-
-class SettingError(ValueError):
-    """A setting that cannot be used. The message names the variable, its value and what is valid."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,15 @@ class Settings:
     alert_recipients: tuple[str, ...]
     smtp: SmtpServer | None
     ui_url: str
+    lake: Lake | None = None
+    """What is used instead of the file `database`, if it is set."""
+    remote: RemoteFolder | None = None
+    """Where the files are of which `data_dir` then has copies."""
+
+    @property
+    def database_name(self) -> str:
+        """What the database is called in DuckDB."""
+        return LAKE_NAME if self.lake else self.database.stem
 
     @property
     def has_alerts(self) -> bool:
@@ -110,9 +116,12 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     if bool(recipients) != (smtp is not None):
         missing, other = ("TAXI_SMTP_URL", "TAXI_ALERT_EMAIL")[:: 1 if recipients else -1]
         raise SettingError(f"{other} is set and {missing} is not: an alert by e-mail needs both. Set {missing}, too.")
+    database = value("DUCKDB_DATABASE", "data/staging/data.duckdb")
+    is_lake = database.startswith("ducklake:")
+    data_dir, remote = read_data_dir("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data"), value)
     return Settings(
-        database=_database("DUCKDB_DATABASE", value("DUCKDB_DATABASE", "data/staging/data.duckdb")),
-        data_dir=_path("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data")),
+        database=_database("DUCKDB_DATABASE", "data/staging/data.duckdb" if is_lake else database),
+        data_dir=data_dir,
         trips_url=_location("TAXI_TRIPS_URL", value("TAXI_TRIPS_URL", TLC_TRIP_DATA)).rstrip("/"),
         zones_url=_location("TAXI_ZONES_URL", value("TAXI_ZONES_URL", COURSE_ZONES)),
         start_date=start.isoformat(),
@@ -130,6 +139,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         alert_recipients=recipients,
         smtp=smtp,
         ui_url=_ui_address("TAXI_UI_URL", value("TAXI_UI_URL", "http://127.0.0.1:3000")),
+        lake=read_lake(database, value("DUCKLAKE_DATA_PATH", ""), data_dir, remote, value) if is_lake else None,
+        remote=remote,
     )
 
 
@@ -163,15 +174,8 @@ def _fleets(name: str, text: str) -> tuple[str, ...]:
     return tuple(fleet for fleet in FLEET_NAMES if fleet in chosen)
 
 
-def _path(name: str, text: str) -> Path:
-    try:
-        return PROJECT_ROOT / Path(text).expanduser()
-    except RuntimeError as error:
-        raise SettingError(f"{name}={text} is not a path: {error}") from None
-
-
 def _database(name: str, text: str) -> Path:
-    path = _path(name, text)
+    path = read_path(name, text)
     if "?" in str(path):
         # The WAL of `a?/b.duckdb` would be `a.wal?/b.duckdb`, and a load would fail at its commit.
         raise SettingError(
@@ -187,27 +191,27 @@ def _location(name: str, text: str) -> str:
     if "://" not in text:
         if re.match("(https?|file):", text, re.IGNORECASE):
             raise SettingError(f"{shown} is not a URL: a slash is missing. Write http://, https:// or file://.")
-        return str(_path(name, text))
-    _url(shown, text, ("http", "https", "file"), "http://, https:// or file://, or be a local path")
+        return str(read_path(name, text))
+    read_url(shown, text, ("http", "https", "file"), "http://, https:// or file://, or be a local path")
     return text
 
 
 def _webhook(name: str, text: str) -> str:
-    _url(name, text, ("http", "https"), "http:// or https://")
+    read_url(name, text, ("http", "https"), "http:// or https://")
     return text
 
 
 def _ui_address(name: str, text: str) -> str:
-    parts = _url(name, text, ("http", "https"), "http:// or https://")
+    parts = read_url(name, text, ("http", "https"), "http:// or https://")
     if parts.username is not None or parts.query or parts.fragment:
         raise SettingError(f"{name} goes into messages: it must have no user name, no password, no ? and no #.")
     return text.rstrip("/")
 
 
 def _smtp_server(name: str, text: str) -> SmtpServer:
-    parts = _url(name, text, ("smtp", "smtps"), "smtp:// or smtps://, for example smtp://user:password@host:587")
+    parts = read_url(name, text, ("smtp", "smtps"), "smtp:// or smtps://, for example smtp://user:password@host:587")
     if parts.path.strip("/") or parts.query or parts.fragment:
-        raise SettingError(f"{name} has a path or options after its host and port. {_IN_A_PASSWORD}")
+        raise SettingError(f"{name} has a path or options after its host and port. {IN_A_PASSWORD}")
     if bool(parts.username) != bool(parts.password):
         raise SettingError(f"{name} has a user name without a password, or a password without a user name.")
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
@@ -226,25 +230,6 @@ def _recipients(name: str, text: str) -> tuple[str, ...]:
     ):
         raise SettingError(f"{name} is not a list of e-mail addresses such as taxi@example.org,data@example.org.")
     return recipients
-
-
-def _url(shown: str, text: str, schemes: tuple[str, ...], start: str) -> SplitResult:
-    """The parts of the URL `text`, which has one of the `schemes`; it is called `shown` in errors."""
-    try:
-        parts = urlsplit(text)
-        _ = parts.port
-    except ValueError:
-        raise SettingError(f"{shown} is not a URL: check its host and port. {_IN_A_PASSWORD}") from None
-    if parts.scheme not in schemes:
-        raise SettingError(f"{shown} has to start with {start}.")
-    if not (parts.path.startswith("/") if parts.scheme == "file" else parts.hostname):
-        raise SettingError(f"{shown} has no {'absolute path' if parts.scheme == 'file' else 'host'}.")
-    if parts.scheme != "file" and "@" in parts.path + parts.query + parts.fragment:
-        raise SettingError(f"{shown} has an @ after its host. {_IN_A_PASSWORD}")
-    return parts
-
-
-_IN_A_PASSWORD = "In a password, write / as %2F, ? as %3F, # as %23 and @ as %40; anywhere else too, @ as %40."
 
 
 SETTINGS = read_settings()

@@ -12,6 +12,7 @@ from dagster_essentials_tests.support.project import ROOT
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/requests/README.md"]
 LESSON = ROOT / "docs/lesson-8.md"
+TWO_DIMENSIONS = ROOT / "docs/two-dimensions.md"
 NOT_RUN = ("make setup", ". .venv", "dg dev", "dagster job backfill")
 """The set-up, and commands that need a running `dg dev`, which the tests of the UI test."""
 
@@ -49,17 +50,12 @@ def test_every_image_is_used_in_a_document() -> None:
     assert [path.name for path in (ROOT / "docs/images").iterdir() if f"images/{path.name}" not in text] == []
 
 
-def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
-    commands = [line for line in _commands(LESSON) if line.startswith(("export", "python", "dg", "dagster"))]
-    commands = [line for line in commands if not line.startswith(NOT_RUN)]
-    assert sum(line.startswith(("dg", "dagster")) for line in commands) >= 8
-    root = copy_of_project(ROOT, tmp_path)
+def _run(root: Path, commands: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run `commands` in the project `root`, as in the activated environment; stop at the first that fails."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))}
-
-    result = subprocess.run(
+    return subprocess.run(
         ["bash", "-e", "-c", "\n".join(commands)],
         cwd=root,
-        # As in the activated environment.
         env={**kept, "PWD": str(root), "PATH": f"{BIN}:{os.environ['PATH']}", "DAGSTER_HOME": str(root / ".dagster")},
         text=True,
         stdout=subprocess.PIPE,
@@ -67,6 +63,15 @@ def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
         timeout=300,
         check=False,
     )
+
+
+def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
+    commands = [line for line in _commands(LESSON) if line.startswith(("export", "python", "dg", "dagster"))]
+    commands = [line for line in commands if not line.startswith(NOT_RUN)]
+    assert sum(line.startswith(("dg", "dagster")) for line in commands) >= 8
+    root = copy_of_project(ROOT, tmp_path)
+
+    result = _run(root, commands)
 
     assert result.returncode == 0, result.stdout[-3000:]
     assert "│ 2023-03        │        20000 │" in result.stdout
@@ -79,3 +84,27 @@ def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
     assert 59_900 < weeks[0][1] <= 60_000
     plots = {path.name for path in (root / "data/outputs").glob("*.png")}
     assert plots == {"manhattan_map.png", "adhoc_request.png"}
+
+
+def test_the_commands_of_the_page_on_two_dimensions_load_its_months(tmp_path: Path) -> None:
+    lines = _commands(TWO_DIMENSIONS)
+    commands = [line for line in lines if line.startswith(("export", "python", "dg", "dagster schedule"))]
+    commands = [line for line in commands if not line.startswith(NOT_RUN)]
+    assert sum(line.startswith(("dg", "dagster")) for line in commands) == 5
+    # In a list, and indented.
+    (cannot_exist,) = re.findall(r"^  (TAXI_START_DATE=.*)$", TWO_DIMENSIONS.read_text(), re.MULTILINE)
+    (message,) = re.findall(r"^  (fhvhv 2019-01: .*)$", TWO_DIMENSIONS.read_text(), re.MULTILINE)
+    root = copy_of_project(ROOT, tmp_path)
+
+    result = _run(root, [*commands, f"! {cannot_exist}", "echo all of them"])
+
+    assert result.stdout.endswith("all of them\n"), result.stdout[-3000:]
+    assert "│ 2023-03        │ fhvhv   │     20000 │" in result.stdout
+    assert message in result.stdout
+    with duckdb.connect(str(root / "data/staging/data.duckdb"), read_only=True) as connection:
+        rows = connection.execute(
+            "SELECT count(*), count(DISTINCT (fleet, partition_date)) FROM fleet_trips"
+        ).fetchall()
+        counted = connection.execute("SELECT count(*), sum(num_trips) FROM trips_by_fleet").fetchall()
+    assert rows == [(180_000, 9)]
+    assert counted == [(9, 180_000)]

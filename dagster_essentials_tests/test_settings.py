@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
 import pytest
 
 from dagster_essentials.datasets import fleets
+from dagster_essentials.remote_settings import Lake, ObjectStore, RemoteFolder
 from dagster_essentials.settings import FLEET_NAMES, SettingError, Settings, SmtpServer, read_settings
 from dagster_essentials_tests.support.project import ROOT
 
@@ -347,3 +349,75 @@ def test_an_invalid_address_of_alerts_is_refused_without_showing_it(variable: st
 def test_the_settings_do_not_show_the_secrets_of_alerts() -> None:
     environ = {"TAXI_ALERT_WEBHOOK_URL": "https://host/hunter2", "TAXI_SMTP_URL": "smtp://taxi:hunter2@host"}
     assert "hunter2" not in repr(read_settings({**environ, "TAXI_ALERT_EMAIL": ADDRESSES}))
+
+
+# A DuckLake
+
+KEYS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "wrong-word"}
+CATALOG = "postgresql://taxi:wrong-word@db.example.org:5432/lake?sslmode=verify-full"
+
+
+def lake_environ(catalog: str = CATALOG, data_path: str = "s3://bucket/lake", **environ: str) -> dict[str, str]:
+    return {"DUCKDB_DATABASE": f"ducklake:postgres:{catalog}", "DUCKLAKE_DATA_PATH": data_path, **KEYS, **environ}
+
+
+@pytest.mark.parametrize("catalog", [CATALOG, "dbname=lake", "host=db.example.org user=taxi dbname=lake"])
+def test_the_database_may_be_a_lake(catalog: str) -> None:
+    settings = read_settings(lake_environ(catalog))
+    store = ObjectStore(None, "us-east-1", "id", "wrong-word", None)
+    assert settings.lake == Lake(catalog, "s3://bucket/lake/", store)
+    assert settings.database_name == "lake"
+    assert "wrong-word" not in repr(settings)
+
+
+def test_the_data_files_of_a_lake_may_be_in_a_folder() -> None:
+    settings = read_settings({"DUCKDB_DATABASE": "ducklake:postgres:dbname=lake", "DUCKLAKE_DATA_PATH": "data/lake"})
+    assert settings.lake == Lake("dbname=lake", f"{ROOT}/data/lake/", None)
+
+
+def test_the_object_store_is_that_of_the_usual_variables() -> None:
+    others = {"AWS_ENDPOINT_URL": "https://s3.example.org:9000/", "AWS_REGION": "eu-1", "AWS_SESSION_TOKEN": "token"}
+    lake = read_settings(lake_environ(**others)).lake
+    assert lake is not None
+    assert lake.store == ObjectStore("https://s3.example.org:9000", "eu-1", "id", "wrong-word", "token")
+
+
+@pytest.mark.parametrize(
+    ("environ", "texts"),
+    [
+        ({"DUCKDB_DATABASE": "ducklake:lake.ducklake"}, ("ducklake:postgres:postgresql://",)),
+        ({"DUCKDB_DATABASE": "ducklake:postgres:"}, ("host=... dbname=...",)),
+        ({"DUCKDB_DATABASE": "ducklake:postgres:postgresql://u:wrong-word/x@db/lake"}, ("%2F",)),
+        ({"DUCKLAKE_DATA_PATH": ""}, ("DUCKLAKE_DATA_PATH is not set",)),
+        ({"DUCKLAKE_DATA_PATH": "gs://bucket/wrong-word"}, ("neither s3://", "gs://")),
+        ({"DUCKLAKE_DATA_PATH": "s3://id:wrong-word@bucket/lake"}, ("s3://bucket/folder",)),
+        ({"DUCKLAKE_DATA_PATH": "s3://bucket/*"}, ("s3://bucket/folder",)),
+        ({"AWS_SECRET_ACCESS_KEY": ""}, ("DUCKLAKE_DATA_PATH", "AWS_SECRET_ACCESS_KEY")),
+        ({"AWS_ENDPOINT_URL": "s3.example.org/wrong-word"}, ("AWS_ENDPOINT_URL", "https://")),
+        ({"AWS_ENDPOINT_URL": "https://s3.example.org/bucket"}, ("AWS_ENDPOINT_URL", "path")),
+        ({"TAXI_DATA_DIR": "s3://bucket/lake/raw"}, ("TAXI_DATA_DIR", "maintenance")),
+        ({"TAXI_DATA_DIR": "/data/lake/raw", "DUCKLAKE_DATA_PATH": "/data/lake"}, ("TAXI_DATA_DIR", "maintenance")),
+    ],
+)
+def test_a_lake_that_cannot_be_is_refused(environ: dict[str, str], texts: tuple[str, ...]) -> None:
+    with pytest.raises(SettingError) as raised:
+        read_settings({**lake_environ(), **environ})
+    message = str(raised.value)
+    assert all(text in message for text in texts), message
+    assert "wrong-word" not in message
+
+
+def test_the_data_folder_may_be_on_s3() -> None:
+    settings = read_settings({"TAXI_DATA_DIR": "s3://bucket/taxi/", **KEYS})
+    assert settings.remote == RemoteFolder("s3://bucket/taxi", ObjectStore(None, "us-east-1", "id", "wrong-word", None))
+    assert settings.data_dir.parent == Path(tempfile.gettempdir())
+    assert settings.data_dir != read_settings({"TAXI_DATA_DIR": "s3://bucket/other", **KEYS}).data_dir
+
+
+@pytest.mark.parametrize("address", ["s3://", "s3://id:wrong-word@bucket", "s3://bucket/a?wrong-word"])
+def test_an_address_of_the_data_folder_that_cannot_be_is_refused(address: str) -> None:
+    with pytest.raises(SettingError, match="TAXI_DATA_DIR") as raised:
+        read_settings({"TAXI_DATA_DIR": address, **KEYS})
+    assert "wrong-word" not in str(raised.value)
+    with pytest.raises(SettingError, match="AWS_ACCESS_KEY_ID"):
+        read_settings({"TAXI_DATA_DIR": "s3://bucket/taxi"})

@@ -16,9 +16,11 @@ from dagster_essentials.assets.month_runs import LoadConfig, download_partitions
 from dagster_essentials.assets.table_metadata import png_metadata, table_name, table_schema
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.datasets.fleets import FLEET_COLUMNS, FLEETS
+from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.partition_run import AssetEvents
 from dagster_essentials.partitions import fleet_month_partition
 from dagster_essentials.reports import fleets
+from dagster_essentials.warehouse.exclusive import exclusive
 from dagster_essentials.warehouse.month_versions import code_version
 
 
@@ -82,7 +84,7 @@ def fleet_trips(context: dg.AssetExecutionContext, config: LoadConfig, database:
 )
 def trips_by_fleet(database: DuckDBResource) -> dg.MaterializeResult[Any]:
     """Count the trips of all loaded months by fleet, replace the table and its CSV, and plot it."""
-    with fail_with_message(), database.get_connection() as connection:
+    with fail_with_message(), database.get_connection() as connection, exclusive(connection, "trips_by_fleet"):
         months, png = fleets.replace_trips_by_fleet(
             connection, Path(constants.TRIPS_BY_FLEET_FILE_PATH), Path(constants.TRIPS_BY_FLEET_PLOT_FILE_PATH)
         )
@@ -91,7 +93,7 @@ def trips_by_fleet(database: DuckDBResource) -> dg.MaterializeResult[Any]:
             "dagster/row_count": len(months),
             "num_trips": sum(month.num_trips for month in months),
             "plot": png_metadata(png),
-            "path": dg.MetadataValue.path(constants.TRIPS_BY_FLEET_FILE_PATH),
+            "path": dg.MetadataValue.path(location(constants.TRIPS_BY_FLEET_FILE_PATH)),
             "incomplete_months": ", ".join(fleets.incomplete_months(months)) or "none",
         }
     )

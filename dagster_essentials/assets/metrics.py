@@ -1,6 +1,6 @@
 """What is computed from the tables: trips by week, and by zone of Manhattan.
 
-Each file is written while the database is locked, so that of overlapping runs the last to write has also read last. The
+Each file is written while no other run writes it, so that of overlapping runs the last to write has also read last. The
 queries and files are in `reports/`; which weeks exist is decided in `partitions.py`.
 """
 
@@ -15,10 +15,12 @@ from dagster_essentials.assets import constants
 from dagster_essentials.assets.failures import fail_with_message
 from dagster_essentials.assets.table_metadata import column_lineage, png_metadata, table_name, table_schema
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
+from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.partition_run import AssetEvents, PartitionRun
 from dagster_essentials.partitions import weekly_partition
 from dagster_essentials.reports import manhattan, weekly
 from dagster_essentials.reports.plots import plot_weeks
+from dagster_essentials.warehouse.exclusive import exclusive
 
 EVERY_DAY_HAS_TRIPS = "every_day_has_trips"
 SUM_MATCHES_TRIPS = "sum_matches_trips"
@@ -68,7 +70,7 @@ MANHATTAN_HAS_TRIPS = "manhattan_has_trips"
 def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -> AssetEvents:
     """Aggregate each week whose months are all loaded; the run fails if there are others, and names them."""
     run = PartitionRun(context)
-    with run.all_pending(), database.get_connection() as connection:
+    with run.all_pending(), database.get_connection() as connection, exclusive(connection, "trips_by_week"):
         loaded = weekly.find_loaded_months(connection)
         for key in run.pending():
             with run.partition(key):
@@ -86,7 +88,7 @@ def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -
                     metadata={
                         **week.figures,
                         "months": ", ".join(month[:7] for month in weekly.months_of_week(week.period.isoformat())),
-                        "path": dg.MetadataValue.path(constants.TRIPS_BY_WEEK_FILE_PATH),
+                        "path": dg.MetadataValue.path(location(constants.TRIPS_BY_WEEK_FILE_PATH)),
                         **({"weeks": plot} if is_last else {}),
                     },
                     checks=[_evaluate_days(week)],
@@ -144,14 +146,14 @@ def _evaluate_days(week: weekly.WeeklySummary) -> dg.AssetCheckResult:
 )
 def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Count the pickups of all loaded months by zone, and write them with the zones' outlines."""
-    with fail_with_message(), database.get_connection() as connection:
+    with fail_with_message(), database.get_connection() as connection, exclusive(connection):
         stats = manhattan.write_manhattan_stats(connection, Path(constants.MANHATTAN_STATS_FILE_PATH))
     return dg.MaterializeResult(
         metadata={
             "zones": stats.zones,
             "num_trips": stats.num_trips,
             "months": manhattan.describe_months(stats.months),
-            "path": dg.MetadataValue.path(constants.MANHATTAN_STATS_FILE_PATH),
+            "path": dg.MetadataValue.path(location(constants.MANHATTAN_STATS_FILE_PATH)),
         },
         check_results=[
             dg.AssetCheckResult(
@@ -202,6 +204,6 @@ def manhattan_map() -> dg.MaterializeResult[Any]:
             "map": png_metadata(plotted.png),
             "months": plotted.months,
             "num_trips": plotted.num_trips,
-            "path": dg.MetadataValue.path(constants.MANHATTAN_MAP_FILE_PATH),
+            "path": dg.MetadataValue.path(location(constants.MANHATTAN_MAP_FILE_PATH)),
         }
     )

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_essentials.assets.table_metadata import png_metadata
+from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.ingestion.trip_files import DownloadedMonth
 from dagster_essentials.recorded_months import UNCHANGED
 from dagster_essentials.reports.plots import plot_versions
@@ -18,7 +19,7 @@ def file_metadata(month: DownloadedMonth, path: Path) -> dict[str, Any]:
     return {
         "dagster/partition_row_count": month.rows,
         "dagster/uri": month.file.url,
-        "path": dg.MetadataValue.path(str(path)),
+        "path": dg.MetadataValue.path(location(path)),
         "bytes": month.file.bytes,
         "bytes_transferred": month.bytes_transferred,
         "etag": month.file.etag or "none",

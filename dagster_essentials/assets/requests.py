@@ -15,6 +15,7 @@ from dagster_essentials.assets import constants
 from dagster_essentials.assets.failures import fail_with_message
 from dagster_essentials.assets.table_metadata import column_lineage, png_metadata, table_schema
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
+from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.ingestion.zones import BOROUGHS
 from dagster_essentials.reports.requests import Request, answer_request, describe_some
 
@@ -88,7 +89,7 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
             "borough": request.borough,
             "start_date": answer.start_date,
             "end_date": answer.end_date,
-            "path": dg.MetadataValue.path(str(path)),
+            "path": dg.MetadataValue.path(location(path)),
         },
         check_results=[
             dg.AssetCheckResult(

@@ -10,7 +10,7 @@ from dagster_essentials.settings import SETTINGS
 
 def table_name(table: str) -> str:
     """The name of a table with its database and schema, as in ``data.main.trips``."""
-    return f"{SETTINGS.database.stem}.main.{table}"
+    return f"{SETTINGS.database_name}.main.{table}"
 
 
 def table_schema(*columns: tuple[str, str, str]) -> dg.TableSchema:

@@ -21,6 +21,7 @@ from dagster_essentials.assets.month_runs import (
 )
 from dagster_essentials.assets.table_metadata import column_lineage, table_name, table_schema
 from dagster_essentials.datasets.yellow import COLUMNS, YELLOW
+from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.ingestion.zones import describe_ids, download_zones, missing_ids, read_zones
 from dagster_essentials.partition_run import AssetEvents
 from dagster_essentials.partitions import monthly_partition
@@ -96,7 +97,7 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
         data_version=dg.DataVersion(file.sha256),
         metadata={
             "dagster/uri": file.url,
-            "path": dg.MetadataValue.path(constants.TAXI_ZONES_FILE_PATH),
+            "path": dg.MetadataValue.path(location(constants.TAXI_ZONES_FILE_PATH)),
             "bytes": file.bytes,
             "bytes_transferred": file.bytes if transferred else 0,
         },

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dagster_essentials.errors import WriteError
+from dagster_essentials.ingestion.object_files import prepare_folder, upload
 
 _SUFFIX = ".partial"
 
@@ -23,11 +24,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         WriteError: the folder or the file cannot be written. An earlier file is unchanged.
     """
     try:
+        prepare_folder()
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_temporaries(path)
         temporary, lock_holder = _locked_temporary(path)
         try:
             yield temporary
+            upload(temporary, path)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

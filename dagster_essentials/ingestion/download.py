@@ -26,6 +26,7 @@ from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.sidecar import (
     CHUNK_BYTES,
     DownloadedFile,
+    fetch_file,
     read_sidecar,
     remove_stale,
     write_sidecar,
@@ -121,6 +122,7 @@ def download(
         DownloadError: it could not be transferred, or is not valid. An earlier file is unchanged.
         WriteError: the file could not be written.
     """
+    fetch_file(path)
     known = read_sidecar(path)
     if known is not None and known.url != redact_url(url):
         known = None

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from dagster_essentials.errors import WriteError
 from dagster_essentials.ingestion.atomic_write import atomic_write, remove_stale_temporaries
+from dagster_essentials.ingestion.object_files import fetch
 
 CHUNK_BYTES = 1 << 20
 
@@ -48,6 +49,21 @@ def read_sidecar(path: Path, file: BinaryIO | None = None) -> DownloadedFile | N
     return known if (known.bytes, known.mtime_ns) == (status.st_size, status.st_mtime_ns) else None
 
 
+def fetch_file(path: Path) -> None:
+    """Fetch the file at `path` and its sidecar, if the data folder is on S3, where they may be of different versions.
+
+    Raises:
+        DownloadError: they cannot be read there.
+    """
+    if not fetch(path, _sidecar(path)):
+        return
+    with suppress(OSError, ValueError, TypeError):
+        known = DownloadedFile(**json.loads(_sidecar(path).read_text()))
+        with open(path, "rb") as file:
+            if _hash(file) == known.sha256:
+                os.utime(path, ns=(known.mtime_ns, known.mtime_ns))
+
+
 def write_sidecar(path: Path, downloaded: DownloadedFile) -> None:
     """Write the sidecar of the file at `path`. If that fails, or two runs overlap, the next run downloads it again."""
     with suppress(WriteError), atomic_write(_sidecar(path)) as temporary:
@@ -66,12 +82,16 @@ def identify_content(path: Path, file: BinaryIO) -> DownloadedFile:
     known = read_sidecar(path, file)
     if known is not None:
         return known
+    status = os.fstat(file.fileno())
+    return DownloadedFile("", None, None, status.st_size, status.st_mtime_ns, _hash(file))
+
+
+def _hash(file: BinaryIO) -> str:
     digest = hashlib.sha256()
     file.seek(0)
     while chunk := file.read(CHUNK_BYTES):
         digest.update(chunk)
-    status = os.fstat(file.fileno())
-    return DownloadedFile("", None, None, status.st_size, status.st_mtime_ns, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _sidecar(path: Path) -> Path:

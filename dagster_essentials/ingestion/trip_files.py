@@ -28,7 +28,8 @@ from dagster_essentials.ingestion.column_mapping import (
     read_file_schema,
 )
 from dagster_essentials.ingestion.download import PublishedFile, download, find_published, redact_url
-from dagster_essentials.ingestion.sidecar import DownloadedFile, read_sidecar
+from dagster_essentials.ingestion.object_files import forget
+from dagster_essentials.ingestion.sidecar import DownloadedFile, fetch_file, read_sidecar
 
 PARALLEL_DOWNLOADS = 4
 """Enough to use the bandwidth while one download ends and the next starts, and few enough not to be throttled."""
@@ -151,6 +152,7 @@ def download_month(month: MonthFile) -> DownloadedMonth:
 
 def find_downloaded(path: Path) -> DownloadedMonth | None:
     """The month's file at `path`, if it has been downloaded there and not been changed since."""
+    fetch_file(path)
     file = read_sidecar(path)
     if file is None:
         return None
@@ -251,6 +253,7 @@ def open_trips_file(path: Path, dataset: Dataset = YELLOW) -> Iterator[OpenTrips
     Raises:
         LoadError: there is no such file, or it cannot be read.
     """
+    fetch_file(path)
     try:
         content = open(path, "rb")  # noqa: SIM115 - closed below, by the with
     except FileNotFoundError:
@@ -270,3 +273,4 @@ def open_trips_file(path: Path, dataset: Dataset = YELLOW) -> Iterator[OpenTrips
         if not same:
             getLogger(__name__).warning("%s is not available: reading %s by its name instead", descriptor, path)
         yield OpenTripsFile(path, content, descriptor if same else literal_path(path))
+    forget(path)

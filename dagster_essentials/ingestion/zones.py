@@ -17,6 +17,7 @@ from typing import Any
 
 from dagster_essentials.errors import PipelineError, ZonesError
 from dagster_essentials.ingestion.download import download, redact_url
+from dagster_essentials.ingestion.object_files import fetch
 from dagster_essentials.ingestion.sidecar import DownloadedFile
 
 COLUMNS = ("LocationID", "zone", "borough", "the_geom")
@@ -71,6 +72,7 @@ def read_zones(path: Path) -> list[Zone]:
             the rows with the same LocationID cannot be told apart.
     """
     try:
+        fetch(path)
         return _parse(path)
     except FileNotFoundError:
         raise ZonesError(f"{path} does not exist. Materialize taxi_zones_file first.") from None

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write, write_error
+from dagster_essentials.ingestion.object_files import fetch
 from dagster_essentials.ingestion.zones import multipolygon_coordinates
 from dagster_essentials.reports.plots import plot_map
 from dagster_essentials.warehouse.aggregates import loaded_months
@@ -116,6 +117,7 @@ def write_manhattan_map(stats: Path, path: Path) -> ManhattanMap:
     except OSError as error:
         raise write_error(error, path) from None
     with lock:
+        fetch(stats)
         months, zones = _read_stats(stats)
         num_trips = sum(trips for _, trips in zones)
         try:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from dagster_essentials.ingestion.object_files import fetch_folder
 from dagster_essentials.reports.requests import Request, RequestError
+from dagster_essentials.settings import SETTINGS
 
 MAX_REQUEST_BYTES = 10_000
 """A request has four short lines; a larger file is something else, and is not read."""
@@ -58,7 +60,9 @@ def request_files(folder: Path) -> Iterator[RequestFile]:
 
     Raises:
         OSError: there is no such folder, or it cannot be read.
+        DownloadError: it is on S3, and cannot be read there.
     """
+    fetch_folder(folder)
     for path in sorted(folder.iterdir()):
         try:
             # Editors and copying programs keep an incomplete file under a name with a leading dot.
@@ -78,5 +82,7 @@ def request_files(folder: Path) -> Iterator[RequestFile]:
                 request = RequestError("this user may not read it")
         except OSError:
             continue  # Removed or replaced meanwhile: the next tick reads it.
+        # On this disk, a file from S3 has changed whenever it was fetched.
+        changed = status.st_mtime_ns if SETTINGS.remote else status.st_ctime_ns
         name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
-        yield RequestFile(name, sha256(text).hexdigest(), status.st_ctime_ns, request)
+        yield RequestFile(name, sha256(text).hexdigest(), changed, request)

@@ -142,20 +142,19 @@ def upsert_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str], cs
     Raises:
         QueryError, WriteError: it cannot be done; table and file are unchanged.
     """
-    with explain_duckdb_errors(*_UNCHANGED):
+    with explain_duckdb_errors(*_UNCHANGED), atomic_write(csv) as temporary, transaction(connection):
         summaries = aggregate_weeks(connection, weeks)
-        with atomic_write(csv) as temporary, transaction(connection):
-            definitions = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
-            connection.execute(f"CREATE TABLE IF NOT EXISTS trips_by_week ({definitions})")
-            write_comments(connection, "trips_by_week", COMMENT, {name: text for name, _, text in COLUMNS})
-            connection.execute("DELETE FROM trips_by_week WHERE period IN (SELECT period FROM aggregated)")
-            connection.execute(f"INSERT INTO trips_by_week ({_NAMES}) SELECT {_NAMES} FROM aggregated")
-            copy_to_csv(
-                connection,
-                "SELECT * REPLACE (printf('%.2f', total_amount) AS total_amount, printf('%.2f', trip_distance) AS "
-                f"trip_distance) FROM (SELECT {_NAMES} FROM trips_by_week) ORDER BY period",
-                temporary,
-            )
+        definitions = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
+        connection.execute(f"CREATE TABLE IF NOT EXISTS trips_by_week ({definitions})")
+        write_comments(connection, "trips_by_week", COMMENT, {name: text for name, _, text in COLUMNS})
+        connection.execute("DELETE FROM trips_by_week WHERE period IN (SELECT period FROM aggregated)")
+        connection.execute(f"INSERT INTO trips_by_week ({_NAMES}) SELECT {_NAMES} FROM aggregated")
+        copy_to_csv(
+            connection,
+            "SELECT * REPLACE (printf('%.2f', total_amount) AS total_amount, printf('%.2f', trip_distance) AS "
+            f"trip_distance) FROM (SELECT {_NAMES} FROM trips_by_week) ORDER BY period",
+            temporary,
+        )
     return summaries
 
 

@@ -94,13 +94,14 @@ def update_aggregates(connection: duckdb.DuckDBPyConnection) -> None:
     That is so once for a database of an earlier release, and after something else has written to the table. DuckDB answers
     the count without a scan, in 0.3 ms for 72 million rows.
     """
-    (num_trips,) = connection.execute("SELECT count(*) FROM trips").fetchall()[0]
-    for table, query in _QUERIES.items():
-        if has_table(connection, table):
-            (aggregated,) = connection.execute(f"SELECT coalesce(sum(num_trips), 0) FROM {table}").fetchall()[0]
-            if aggregated == num_trips:
-                continue
-        with transaction(connection):
+    # In one transaction, so that no other process's load is seen in one of the tables only.
+    with transaction(connection):
+        (num_trips,) = connection.execute("SELECT count(*) FROM trips").fetchall()[0]
+        for table, query in _QUERIES.items():
+            if has_table(connection, table):
+                (aggregated,) = connection.execute(f"SELECT coalesce(sum(num_trips), 0) FROM {table}").fetchall()[0]
+                if aggregated == num_trips:
+                    continue
             connection.execute(f"CREATE OR REPLACE TABLE {table} AS {query}", {"month": None})
             write_comments(connection, table, _COMMENTS[table], _COLUMN_COMMENTS)
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 import duckdb
 
+from dagster_essentials.warehouse.exclusive import is_shared
+
 
 def write_comments(
     connection: duckdb.DuckDBPyConnection,
@@ -24,7 +26,9 @@ def write_comments(
         {"name": name},
     ).fetchall()
     wanted: dict[str | None, str] = {None: comment}
-    wanted.update(columns)
+    # A lake has no comments on the columns of a view.
+    if kind == "table" or not is_shared(connection):
+        wanted.update(columns)
     statements = [
         f"COMMENT ON {kind if column is None else 'column'} {name if column is None else f'{name}.{column}'} "
         # COMMENT takes no parameters.

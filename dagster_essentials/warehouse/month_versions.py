@@ -161,3 +161,14 @@ def record_version(connection: duckdb.DuckDBPyConnection, version: MonthVersion)
         "map(?::VARCHAR[], ?::BIGINT[]), map(?::VARCHAR[], ?::BIGINT[]), ?)",
         [*values, *maps, fleet],
     )
+
+
+def replace_versions(
+    connection: duckdb.DuckDBPyConnection, fleet: str, month: str, versions: Sequence[MonthVersion]
+) -> None:
+    """Let the versions of `month` (``YYYY-MM``) of `fleet` be these, and no others."""
+    connection.execute(
+        "DELETE FROM month_versions WHERE fleet = $fleet AND month = $month", {"fleet": fleet, "month": month}
+    )
+    for version in versions:
+        record_version(connection, version)

@@ -1,26 +1,53 @@
 """Transactions, and DuckDB's errors as errors of the pipeline: what failed, DuckDB's message, and what to do."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from logging import getLogger
+from typing import TypeVar
 
 import duckdb
 
 from dagster_essentials.errors import QueryError
+from dagster_essentials.warehouse.exclusive import confirm, exclusive
+
+T = TypeVar("T")
+
+ATTEMPTS = 5
+"""At a transaction that conflicts with another one."""
 
 
 @contextmanager
 def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Commit at the end of the block; roll back if it raises."""
-    connection.execute("BEGIN")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # After some errors, such as a full disk, DuckDB has rolled back already, and ROLLBACK fails.
-        with suppress(duckdb.Error):
-            connection.execute("ROLLBACK")
-        raise
+    """Commit at the end of the block; roll back if it raises. In a lake, other processes commit before or after it."""
+    with exclusive(connection):
+        connection.execute("BEGIN")
+        try:
+            yield
+            confirm(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            # After some errors, such as a full disk, DuckDB has rolled back already, and ROLLBACK fails.
+            with suppress(duckdb.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+
+def repeat_on_conflict(work: Callable[[], T]) -> T:
+    """Call `work`, a transaction, and again if something else has changed the same tables meanwhile.
+
+    It cannot happen in a file. In a lake, it is something that does not take `exclusive.COMMITS`, such as a person's UPDATE.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return work()
+        except duckdb.TransactionException as error:
+            text = str(error).replace("\n", " ")
+            # After a lost connection it is unknown whether it was committed, and the same file must not be added twice.
+            if "conflict" not in text:
+                raise
+            getLogger(__name__).warning("%s. Attempt %d of %d follows.", text, attempt + 1, ATTEMPTS)
+    return work()
 
 
 @contextmanager
@@ -36,4 +63,8 @@ def explain_duckdb_errors(what: str, advice: str) -> Iterator[None]:
         text = str(error).partition("\n")[0].rstrip(".!")
         if re.search("could not write|no space left", text, re.IGNORECASE):
             advice = "Free some disk space for the database (DUCKDB_DATABASE), and materialize again."
+        elif re.search(
+            "failed to execute query|server closed the connection|terminating connection", text, re.IGNORECASE
+        ):
+            advice = "The connection to the lake's catalogue in PostgreSQL was lost: materialize again."
         raise QueryError(f"{what}: {text}. {advice}") from None

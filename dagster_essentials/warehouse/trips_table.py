@@ -1,6 +1,6 @@
 """The tables of trips: creating and upgrading them, whether a month is loaded already, replacing one in one transaction."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -29,9 +29,12 @@ from dagster_essentials.ingestion.column_mapping import (
 from dagster_essentials.ingestion.sidecar import DownloadedFile, identify_content
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 from dagster_essentials.ingestion.zones import Zone, fingerprint, read_zones
-from dagster_essentials.warehouse.aggregates import aggregate_month
+from dagster_essentials.warehouse.aggregates import MonthTotals, aggregate_month
 from dagster_essentials.warehouse.all_trips import create_all_trips
+from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.comments import write_comments
+from dagster_essentials.warehouse.exclusive import hold, is_shared
+from dagster_essentials.warehouse.lake_files import StagedFile, add_file, partition_table, stage
 from dagster_essentials.warehouse.month_versions import (
     MonthVersion,
     fingerprint_mapping,
@@ -40,8 +43,8 @@ from dagster_essentials.warehouse.month_versions import (
     unknown_version,
     versions_of,
 )
-from dagster_essentials.warehouse.quality import count_unmapped, profile_month
-from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+from dagster_essentials.warehouse.quality import MonthProfile, count_unmapped, profile_month
+from dagster_essentials.warehouse.transaction import explain_duckdb_errors, repeat_on_conflict, transaction
 from dagster_essentials.warehouse.trip_details import create_trip_details
 from dagster_essentials.warehouse.zones_function import zones_function
 
@@ -96,24 +99,46 @@ def replace_month(
             with (
                 zones_function(connection, source.zones) if source.zones else nullcontext(),
                 _explain_errors(file, dataset),
-                transaction(connection),
             ):
-                _prepare_table(connection, dataset)
-                versions = versions_of(connection, dataset.name, month)
-                is_unchanged = not force and _is_loaded(connection, versions, source)
-                if is_unchanged:
-                    versions = _keep_month(connection, versions, source)
-                else:
-                    versions = _load_month(connection, versions, source)
-            return LoadedMonth(versions, is_unchanged, file.bytes)
+                hold_month(connection, dataset, month)
+                staged = _stage_month(connection, source, force) if is_shared(connection) else None
+                return repeat_on_conflict(lambda: _replace_month(connection, source, force, staged, file.bytes))
     except (LoadError, SchemaError, QueryError) as error:
         error.source = path
         raise
 
 
+def hold_month(connection: duckdb.DuckDBPyConnection, dataset: Dataset, month: str) -> None:
+    """Keep other processes from loading `month` (``YYYY-MM``) of `dataset` until the connection is closed.
+
+    Raises:
+        DatabaseBusyError: another process did not end its load in time.
+    """
+    hold(connection, f"{month} of the {dataset.name} trips")
+
+
+def folders_of_month(dataset: Dataset, month: str) -> dict[str, str]:
+    """The columns by which the data files of a lake lie in folders, with their values for `month` (``YYYY-MM``)."""
+    return {name: value.strip("'") for name, value in dataset.constants.items()} | {"partition_date": month}
+
+
+def _replace_month(
+    connection: duckdb.DuckDBPyConnection, source: "_Source", force: bool, staged: "_Staged | None", size: int
+) -> LoadedMonth:
+    with transaction(connection):
+        prepare_table(connection, source.dataset)
+        versions = versions_of(connection, source.dataset.name, source.month)
+        is_unchanged = not force and _is_loaded(connection, versions, source)
+        if is_unchanged:
+            versions = _keep_month(connection, versions, source)
+        else:
+            versions = _load_month(connection, versions, source, staged)
+    return LoadedMonth(versions, is_unchanged, size)
+
+
 @dataclass(frozen=True)
 class _Source:
-    """The file of a month, and how it becomes rows of `trips`."""
+    """The file of a month, and how it becomes rows of its table."""
 
     dataset: Dataset
     month: str
@@ -173,19 +198,38 @@ def _keep_month(
     return [*earlier, current]
 
 
+@dataclass(frozen=True)
+class _Staged:
+    """The rows of a month in a data file that is not part of the table yet, and what was counted in them."""
+
+    file: StagedFile
+    profile: MonthProfile
+
+
+def _stage_month(connection: duckdb.DuckDBPyConnection, source: _Source, force: bool) -> _Staged | None:
+    """Write the rows of the month to a data file of the lake, unless it is loaded: no other process changes it meanwhile."""
+    dataset, month = source.dataset, source.month
+    if not force and _is_loaded(connection, versions_of(connection, dataset.name, month), source):
+        return None
+    columns = (
+        f"({value})::{column.type} AS {column.name}"
+        for column, value in zip(dataset.columns, source.mapping.expressions, strict=True)
+    )
+    query = f"SELECT {', '.join(columns)} FROM {FROM_FILE}"
+    file = stage(
+        connection, dataset.table, folders_of_month(dataset, month), query, {"month": month, "file": source.reader_path}
+    )
+    return _Staged(file, profile_month(connection, replace(dataset, table=file.rows), month))
+
+
 def _load_month(
-    connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source
+    connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source, staged: _Staged | None
 ) -> list[MonthVersion]:
-    dataset, month, content, mapping = source.dataset, source.month, source.content, source.mapping
+    dataset, month = source.dataset, source.month
     (replaced,) = connection.execute(
         f"DELETE FROM {dataset.table} WHERE {dataset.month_rows}", {"month": month}
     ).fetchall()[0]
-    connection.execute(
-        f"INSERT INTO {dataset.table} ({', '.join(column.name for column in dataset.columns)}) "
-        f"SELECT {', '.join(mapping.expressions)} FROM {FROM_FILE}",
-        {"month": month, "file": source.reader_path},
-    )
-    profile = profile_month(connection, dataset, month)
+    profile = _insert_month(connection, source, staged)
     if profile.rows != source.schema.rows:
         raise RowCountMismatchError(
             f"the file has {source.schema.rows:,} rows, but {profile.rows:,} were loaded, so the load was rolled back. "
@@ -193,19 +237,42 @@ def _load_month(
             rows_in_file=source.schema.rows,
             rows_in_table=profile.rows,
         )
-    unmapped = count_unmapped(connection, mapping, source.reader_path)
+    unmapped = count_unmapped(connection, source.mapping, source.reader_path)
     totals = aggregate_month(connection, dataset, month)
     earlier = list(versions)
     if replaced and not earlier:
         earlier.append(unknown_version(dataset.name, month, replaced))
         record_version(connection, earlier[0])
     # The same file by the same mapping, loaded again, is no new version.
-    if earlier and (earlier[-1].sha256, earlier[-1].mapping) == (content.sha256, source.fingerprint):
+    if earlier and (earlier[-1].sha256, earlier[-1].mapping) == (source.content.sha256, source.fingerprint):
         number = earlier.pop().version
     else:
         number = earlier[-1].version + 1 if earlier else 1
-    version = MonthVersion(
-        month=month,
+    version = _version(source, number, profile, totals, unmapped)
+    record_version(connection, version)
+    return [*earlier, version]
+
+
+def _insert_month(connection: duckdb.DuckDBPyConnection, source: _Source, staged: _Staged | None) -> MonthProfile:
+    """Insert the rows of the month, from its file or as they are staged, and count them."""
+    dataset = source.dataset
+    if staged:
+        add_file(connection, dataset.table, staged.file)
+        return staged.profile
+    connection.execute(
+        f"INSERT INTO {dataset.table} ({', '.join(column.name for column in dataset.columns)}) "
+        f"SELECT {', '.join(source.mapping.expressions)} FROM {FROM_FILE}",
+        {"month": source.month, "file": source.reader_path},
+    )
+    return profile_month(connection, dataset, source.month)
+
+
+def _version(
+    source: _Source, number: int, profile: MonthProfile, totals: MonthTotals, unmapped: Mapping[str, int]
+) -> MonthVersion:
+    content, mapping = source.content, source.mapping
+    return MonthVersion(
+        month=source.month,
         version=number,
         loaded_at=datetime.now(timezone.utc).replace(tzinfo=None),
         sha256=content.sha256,
@@ -221,10 +288,8 @@ def _load_month(
         zones=fingerprint(source.zones) if source.zones else None,
         violations=profile.violations,
         texts_unmapped=unmapped,
-        fleet=dataset.name,
+        fleet=source.dataset.name,
     )
-    record_version(connection, version)
-    return [*earlier, version]
 
 
 def _download_again(dataset: Dataset) -> str:
@@ -244,11 +309,20 @@ def _explain_errors(file: OpenTripsFile, dataset: Dataset) -> Iterator[None]:
         raise QueryError(str(error).replace(file.reader_path, str(file.path))) from None
 
 
-def _prepare_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> None:
-    """Create the table, or add the columns that one made by the course's code or an earlier release lacks; and describe it."""
+def prepare_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> None:
+    """Create the table, or add the columns that one made by the course's code or an earlier release lacks; and describe it.
+
+    To be called in the transaction that loads a month.
+
+    Raises:
+        DatabaseUnusableError: the table was made by something else.
+    """
     table = dataset.table
     columns = ", ".join(f"{column.name} {column.type}" for column in dataset.columns)
+    is_new = is_shared(connection) and not has_table(connection, table)
     connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
+    if is_new:
+        partition_table(connection, table, list(folders_of_month(dataset, "")))
     present = {name for name, *_ in connection.execute(f"DESCRIBE {table}").fetchall()}
     if missing := [column.name for column in dataset.columns[: dataset.core_columns] if column.name not in present]:
         (path,) = connection.execute("SELECT path FROM duckdb_databases() WHERE path IS NOT NULL").fetchall()[0]

@@ -1,0 +1,661 @@
+"""A DuckLake as the database: the same tables, a month once whoever loads it, whole months for readers, and clear errors."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow.parquet as pq
+import pytest
+
+from cluster.servers import PASSWORD, free_port
+from dagster_essentials.datasets.dataset import Dataset
+from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.errors import DatabaseBusyError, DatabaseUnusableError, QueryError
+from dagster_essentials.ingestion.zones import read_zones
+from dagster_essentials.remote_settings import Lake
+from dagster_essentials.reports.weekly import upsert_weeks
+from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials.warehouse.aggregates import loaded_months
+from dagster_essentials.warehouse.copy_months import copy_months
+from dagster_essentials.warehouse.exclusive import exclusive
+from dagster_essentials.warehouse.lake import lake_connection
+from dagster_essentials.warehouse.lake_files import StagedFile, stage
+from dagster_essentials.warehouse.lake_maintenance import maintain_lake
+from dagster_essentials.warehouse.locked_connection import locked_connection
+from dagster_essentials.warehouse.month_versions import versions_by_month
+from dagster_essentials.warehouse.trips_table import replace_month
+from dagster_essentials.warehouse.zones_table import replace_zones
+from dagster_essentials_tests.support.lake_servers import LakeServers, opened
+from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS
+from dagster_essentials_tests.support.source_server import SourceServer
+
+SECONDS = 120
+"""For a process to end: a time-out, not a wait."""
+
+LOAD = """
+import sys
+from pathlib import Path
+from dagster_essentials.settings import SETTINGS
+from dagster_essentials.warehouse.lake import lake_connection
+from dagster_essentials.warehouse.trips_table import replace_month
+
+print("ready", flush=True)
+sys.stdin.readline()
+for month in {months}:
+    with lake_connection(SETTINGS.lake, {{}}, 600, print) as connection:
+        loaded = replace_month(connection, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force={force})
+        print(month, "unchanged" if loaded.is_unchanged else "loaded", flush=True)
+"""
+
+
+@pytest.fixture
+def lake(lake_servers: LakeServers) -> Lake:
+    return lake_servers.new_lake()
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve sample months, 20,000 trips each, and the zones."""
+    folder = tmp_path_factory.mktemp("samples")
+    for month in range(1, 13):
+        write_month(folder, f"2023-{month:02}", 20_000)
+    write_zones(folder / "taxi_zones.csv")
+    return folder
+
+
+def file(folder: Path, month: str) -> Path:
+    return folder / f"yellow_tripdata_{month}.parquet"
+
+
+def rows(lake: Lake) -> dict[str, int]:
+    with opened(lake) as connection:
+        return dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
+
+
+def rows_in_files(folder: Path, months: Sequence[str]) -> dict[str, int]:
+    return {month: pq.read_metadata(file(folder, month)).num_rows for month in months}
+
+
+def assert_consistent(lake: Lake, folder: Path, months: Sequence[str]) -> None:
+    """The lake has these months of `folder`, each once, and its other tables say the same of them."""
+    expected = rows_in_files(folder, months)
+    assert rows(lake) == expected
+    with opened(lake) as connection:
+        versions = {month: each for (_, month), each in versions_by_month(connection).items()}
+        assert {month: each[-1].num_trips for month, each in versions.items()} == expected
+        assert {len(each) for each in versions.values()} == {1}
+        for table in ("trips_by_day", "pickups_by_zone"):
+            sums = f"SELECT partition_date, sum(num_trips) FROM {table} GROUP BY ALL"
+            assert dict(connection.execute(sums).fetchall()) == expected
+        for month in months:
+            dollars = sum(pq.read_table(file(folder, month))["total_amount"].to_pylist())
+            assert versions[month][-1].total_amount == pytest.approx(dollars, abs=0.01)
+
+
+def load_at_once(
+    lake_servers: LakeServers, lake: Lake, folder: Path, months: Sequence[Sequence[str]], force: bool = False
+) -> list[str]:
+    """Let a process for each of `months` load these, all starting at the same time; returns what they print."""
+    processes = [
+        lake_servers.start(lake, LOAD.format(months=list(each), folder=str(folder), force=force)) for each in months
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    outputs = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        output, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, output
+        outputs.append(output)
+    return outputs
+
+
+# What is in the tables
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=NO_REAL_DATA)
+@pytest.mark.parametrize("place", ["bucket", "folder"])
+def test_every_value_of_real_months_is_in_the_lake(lake_servers: LakeServers, tmp_path: Path, place: str) -> None:
+    lake = lake_servers.new_lake(tmp_path / "lake" if place == "folder" else None)
+    columns = {
+        "vendor_id": "VendorID",
+        "pickup_zone_id": "PULocationID",
+        "dropoff_zone_id": "DOLocationID",
+        "pickup_datetime": "tpep_pickup_datetime",
+        "dropoff_datetime": "tpep_dropoff_datetime",
+        "trip_distance": "trip_distance",
+        "passenger_count": "passenger_count",
+        "total_amount": "total_amount",
+        "store_and_fwd_flag": "store_and_fwd_flag",
+    }
+    # The second time, each month is replaced.
+    for force in (False, True):
+        with opened(lake) as connection:
+            for month in REAL_MONTHS:
+                replace_month(connection, month, file(REAL_DATA / "trip-data", month), force=force)
+    assert_consistent(lake, REAL_DATA / "trip-data", REAL_MONTHS)
+    for month in REAL_MONTHS:
+        table = pq.read_table(file(REAL_DATA / "trip-data", month), columns=list(columns.values()))
+        with opened(lake) as connection:
+            query = f"SELECT {', '.join(columns)} FROM trips WHERE partition_date = $month"
+            found = connection.execute(query, {"month": month}).fetchall()
+        expected = zip(*(table[source].to_pylist() for source in columns.values()), strict=True)
+        assert sorted(map(repr, found)) == sorted(map(repr, _plain(expected)))
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=NO_REAL_DATA)
+def test_the_fleets_share_a_table_and_not_their_months(lake: Lake) -> None:
+    folder = REAL_DATA / "trip-data"
+    found = sorted(path for path in folder.glob("*_tripdata_*.parquet") if not path.name.startswith("yellow"))
+    expected = {(path.name.partition("_")[0], path.stem[-7:]): pq.read_metadata(path).num_rows for path in found}
+    assert {fleet for fleet, _ in expected} == set(FLEETS)
+    for force in (False, True):
+        with opened(lake) as connection:
+            for (fleet, month), path in zip(expected, found, strict=True):
+                replace_month(connection, month, path, force=force, dataset=FLEETS[fleet])
+    with opened(lake) as connection:
+        trips = connection.execute("SELECT fleet, partition_date, count(*) FROM fleet_trips GROUP BY ALL").fetchall()
+        assert {(fleet, month): count for fleet, month, count in trips} == expected
+        assert {key: each[-1].num_trips for key, each in versions_by_month(connection).items()} == expected
+        assert connection.execute("SELECT count(*) FROM all_trips").fetchall() == [(sum(expected.values()),)]
+        files = connection.execute("SELECT data_file FROM ducklake_list_files('lake', 'fleet_trips')").fetchall()
+    assert {tuple(name.split("/")[-3:-1]) for (name,) in files} == {
+        (f"fleet={fleet}", f"partition_date={month}") for fleet, month in expected
+    }
+
+
+def _plain(trips: Iterator[tuple[object, ...]]) -> Iterator[tuple[object, ...]]:
+    """As the columns of `trips` are typed: the passengers are numbers with a fraction."""
+    for trip in trips:
+        values = list(trip)
+        values[6] = None if values[6] is None else float(str(values[6]))
+        yield tuple(values)
+
+
+def test_the_tables_are_described_and_joined_with_the_zones(
+    lake_servers: LakeServers, lake: Lake, samples: Path
+) -> None:
+    with opened(lake) as connection:
+        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        replace_zones(connection, read_zones(samples / "taxi_zones.csv"))
+        described = dict(connection.execute("SELECT table_name, comment FROM duckdb_tables()").fetchall())
+        columns = connection.execute("SELECT comment FROM duckdb_columns() WHERE table_name = 'trips'").fetchall()
+        found = connection.execute(
+            "SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment <> ''"
+        ).fetchall()
+        views = {view for (view,) in found}
+        joined = connection.execute("SELECT count(*), count(pickup_borough) FROM trip_details").fetchall()
+    assert set(described) == {"trips", "trips_by_day", "pickups_by_zone", "month_versions", "zones"}
+    assert views == {"trip_details", "all_trips"}
+    assert all(described.values())
+    assert len(columns) == len(YELLOW.columns)
+    assert all(comment for (comment,) in columns)
+    assert joined == [(20_000, 20_000)]
+
+
+def test_a_user_who_may_only_read_can_read_and_not_write(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
+    with opened(lake) as connection:
+        replace_month(connection, "2023-01", file(samples, "2023-01"))
+    name = lake.catalog.rpartition("/")[2]
+    role = f"reader_{name.replace('-', '_')}"
+    lake_servers.query(name, f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
+    lake_servers.query(name, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
+    reader = replace(lake, catalog=lake.catalog.replace("//lake:", f"//{role}:"))
+    with opened(reader) as connection:
+        assert connection.execute("SELECT count(*), count(DISTINCT fleet) FROM all_trips").fetchall() == [(20_000, 1)]
+        with pytest.raises(duckdb.Error, match="permission denied"):
+            connection.execute("DELETE FROM trips")
+    assert rows(lake) == {"2023-01": 20_000}
+
+
+def test_an_unchanged_month_is_left_alone(lake: Lake, samples: Path) -> None:
+    with opened(lake) as connection:
+        assert not replace_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
+        (before,) = connection.execute("SELECT count(*) FROM lake.snapshots()").fetchall()
+        assert replace_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
+        assert connection.execute("SELECT count(*) FROM lake.snapshots()").fetchall() == [before]
+
+
+def test_data_files_lie_by_month_also_after_maintenance(lake: Lake, samples: Path) -> None:
+    with opened(lake) as connection:
+        for month in ("2023-01", "2023-02"):
+            for force in (False, True):
+                replace_month(connection, month, file(samples, month), force=force)
+        # What a person adds, in small files.
+        for _ in range(3):
+            connection.execute(
+                "INSERT INTO trips BY NAME SELECT * FROM trips WHERE partition_date = '2023-02' LIMIT 1500"
+            )
+        staged = f"{lake.data_path}main/trips/partition_date=2023-01/left-behind.parquet"
+        connection.execute(f"COPY (SELECT 1) TO '{staged}' (FORMAT parquet)")
+        before = _files(connection, lake)
+        done = maintain_lake(connection, keep_snapshots=timedelta(0), keep_files=timedelta(0))
+        after = _files(connection, lake)
+        folders = dict(
+            connection.execute(
+                "SELECT regexp_extract(filename, 'partition_date=([^/]*)', 1), count(DISTINCT partition_date) "
+                "FROM read_parquet($files, filename = true, hive_partitioning = false) GROUP BY ALL",
+                {"files": after},
+            ).fetchall()
+        )
+    assert len(before) == 2 * 2 + 3 + 1
+    assert staged in before
+    assert staged not in after
+    assert done.snapshots_expired > 0
+    assert done.files_deleted == len(before) - len(after) + (1 if done.files_merged else 0)
+    assert folders == {"2023-01": 1, "2023-02": 1}
+    assert rows(lake) == {"2023-01": 20_000, "2023-02": 24_500}
+
+
+def _files(connection: object, lake: Lake) -> list[str]:
+    found = connection.execute(  # type: ignore[attr-defined]
+        f"SELECT file FROM glob('{lake.data_path}main/trips/**') ORDER BY file"
+    ).fetchall()
+    return [name for (name,) in found]
+
+
+# Who writes what at the same time
+
+
+def test_the_same_month_loaded_by_four_at_once_is_there_once(
+    lake_servers: LakeServers, lake: Lake, samples: Path
+) -> None:
+    # There are tables already: DuckLake would report a conflict if all of them created one.
+    with opened(lake) as connection:
+        replace_month(connection, "2023-02", file(samples, "2023-02"))
+    outputs = load_at_once(lake_servers, lake, samples, [["2023-01"]] * 4)
+    assert sum("2023-01 loaded" in output for output in outputs) == 1
+    assert sum("2023-01 unchanged" in output for output in outputs) == 3
+    assert_consistent(lake, samples, ["2023-01", "2023-02"])
+    # And replaced by all of them.
+    load_at_once(lake_servers, lake, samples, [["2023-01"]] * 4, force=True)
+    assert_consistent(lake, samples, ["2023-01", "2023-02"])
+
+
+def test_different_months_are_loaded_and_replaced_at_once(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
+    shares = [[f"2023-{month:02}" for month in range(first, 13, 4)] for first in (1, 2, 3, 4)]
+    months = sorted(month for share in shares for month in share)
+    for force in (False, True):
+        load_at_once(lake_servers, lake, samples, shares, force)
+        assert_consistent(lake, samples, months)
+
+
+@pytest.mark.parametrize(
+    ("month", "what"), [("2023-01", "2023-01 of the yellow trips"), ("2023-02", "commits")], ids=["same", "another"]
+)
+def test_a_load_waits_for_what_another_one_is_about_to_commit(
+    lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch, month: str, what: str
+) -> None:
+    with opened(lake) as connection:
+        # There are tables already: DuckLake would report a conflict if both loads created them.
+        replace_month(connection, "2023-03", file(samples, "2023-03"))
+    messages: list[str] = []
+    is_waiting = threading.Event()
+    loaded: list[bool] = []
+
+    def log(message: str) -> None:
+        messages.append(message)
+        is_waiting.set()
+
+    def load() -> None:
+        with lake_connection(lake, {}, 60, log) as connection:
+            loaded.append(replace_month(connection, month, file(samples, month)).is_unchanged)
+
+    second = threading.Thread(target=load)
+    steps: Iterator[Callable[[], object]] = iter([second.start, lambda: is_waiting.wait(30)])
+
+    def confirm(connection: object) -> None:
+        for step in steps:
+            step()
+
+    monkeypatch.setattr("dagster_essentials.warehouse.transaction.confirm", confirm)
+    with opened(lake) as connection:
+        assert not replace_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
+    second.join(SECONDS)
+    assert f"waiting for {what}" in messages[0]
+    assert loaded == [month == "2023-01"]
+    assert_consistent(lake, samples, sorted({"2023-01", month, "2023-03"}))
+
+
+def test_a_month_is_loaded_while_another_one_is_being_loaded(lake: Lake, samples: Path) -> None:
+    with opened(lake) as slow, opened(lake) as fast:
+        replace_month(slow, "2023-01", file(samples, "2023-01"))
+        # `slow` still has its month: its materialization is not recorded yet.
+        replace_month(fast, "2023-02", file(samples, "2023-02"))
+        assert loaded_months(fast) == ["2023-01", "2023-02"]
+
+
+def test_who_has_a_month_is_named_after_the_wait(
+    lake_servers: LakeServers, lake: Lake, samples: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(lake) as connection:
+        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        with opened(lake, wait_seconds=2) as other, pytest.raises(DatabaseBusyError, match=r"process \d+ on") as raised:
+            replace_month(other, "2023-01", file(samples, "2023-01"), force=True)
+    assert "2023-01 of the yellow trips" in str(raised.value)
+    assert "waiting for 2023-01 of the yellow trips" in capsys.readouterr().out
+    assert_consistent(lake, samples, ["2023-01"])
+
+
+def test_a_transaction_that_conflicts_with_an_update_by_hand_is_repeated(
+    lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened(lake) as connection, opened(lake) as person:
+        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        replace_month(connection, "2023-02", file(samples, "2023-02"))
+        updates = iter(["UPDATE trips SET vendor_id = 7 WHERE partition_date = '2023-02'"])
+
+        def confirm(connection: object) -> None:
+            for update in updates:
+                person.execute(update)
+
+        monkeypatch.setattr("dagster_essentials.warehouse.transaction.confirm", confirm)
+        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+        vendors = connection.execute("SELECT partition_date, min(vendor_id) FROM trips GROUP BY ALL").fetchall()
+    assert "Attempt 2 of 5 follows" in caplog.text
+    assert dict(vendors)["2023-02"] == 7
+    assert_consistent(lake, samples, ["2023-01", "2023-02"])
+
+
+def test_a_reader_sees_whole_months_only_and_never_waits(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
+    months = ["2023-01", "2023-02", "2023-03"]
+    load_at_once(lake_servers, lake, samples, [months])
+    seen: list[tuple[object, ...]] = []
+    is_over = threading.Event()
+
+    def read() -> None:
+        with opened(lake) as connection:
+            while not is_over.is_set():
+                seen.extend(
+                    connection.execute(
+                        "SELECT partition_date, count(*), (SELECT count(*) FROM trips) FROM trips GROUP BY ALL"
+                    ).fetchall()
+                )
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        load_at_once(lake_servers, lake, samples, [months] * 2, force=True)
+    finally:
+        is_over.set()
+        reader.join(SECONDS)
+    assert len(seen) > 3 * 10
+    assert set(seen) == {(month, 20_000, 60_000) for month in months}
+
+
+# What is left after a kill
+
+HANG = """
+import dagster_essentials.warehouse.{module} as module
+def hang(*args):
+    print("here", flush=True)
+    sys.stdin.readline()
+import sys
+module.{name} = hang
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("trips_table", "profile_month"), ("transaction", "confirm")],
+    ids=["staged", "before the commit"],
+)
+def test_a_killed_writer_leaves_the_month_as_it_was_and_frees_it(
+    lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path, module: str, name: str
+) -> None:
+    load_at_once(lake_servers, lake, samples, [["2023-01"]])
+    code = HANG.format(module=module, name=name) + LOAD.format(months=["2023-01"], folder=str(samples), force=True)
+    process = lake_servers.start(lake, code)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    assert "here\n" in iter(process.stdout.readline, "")
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=SECONDS)
+    assert_consistent(lake, samples, ["2023-01"])
+    with opened(lake, wait_seconds=30) as connection:
+        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+    assert_consistent(lake, samples, ["2023-01"])
+
+
+def test_a_writer_that_lost_its_connection_commits_nothing(
+    lake_servers: LakeServers, lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = lake.catalog.rpartition("/")[2]
+
+    def lose_connection(connection: object, dataset: Dataset, month: str) -> object:
+        lake_servers.query(
+            "postgres",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' "
+            "AND application_name LIKE 'taxi trips%'",
+        )
+        return profile(connection, dataset, month)  # type: ignore[arg-type]
+
+    from dagster_essentials.warehouse.quality import profile_month as profile
+
+    with opened(lake) as connection:
+        replace_month(connection, "2023-01", file(samples, "2023-01"))
+    monkeypatch.setattr("dagster_essentials.warehouse.trips_table.profile_month", lose_connection)
+    with pytest.raises(QueryError, match="connection to the lake's catalogue"), opened(lake) as connection:
+        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+    monkeypatch.undo()
+    assert_consistent(lake, samples, ["2023-01"])
+    with opened(lake) as connection:
+        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+    assert_consistent(lake, samples, ["2023-01"])
+
+
+# Errors
+
+
+def assert_unusable(lake: Lake, *texts: str) -> None:
+    """A connection to `lake` fails within seconds, with `texts` in the message, and no secret."""
+    began = time.monotonic()
+    with pytest.raises(DatabaseUnusableError) as raised, opened(lake):
+        pass
+    assert time.monotonic() - began < 20
+    message = str(raised.value)
+    assert all(text in message for text in texts), message
+    assert PASSWORD not in message
+    assert "wrong-word" not in message
+
+
+def test_a_wrong_password_is_reported(lake: Lake) -> None:
+    wrong = replace(lake, catalog=lake.catalog.replace(PASSWORD, "wrong-word"))
+    assert_unusable(wrong, "password authentication failed", "Check that it runs", "DUCKDB_DATABASE")
+
+
+def test_a_catalogue_that_is_not_there_is_reported(lake: Lake) -> None:
+    assert_unusable(replace(lake, catalog=f"{lake.catalog}-none"), "does not exist", "DUCKDB_DATABASE")
+    closed = replace(lake, catalog=f"host=127.0.0.1 port={free_port()} user=lake password=wrong-word dbname=lake")
+    assert_unusable(closed, "Connection refused", "DUCKDB_DATABASE")
+    assert_unusable(replace(lake, catalog="host password=wrong-word"), "connection string", "postgresql://")
+
+
+def test_a_bucket_that_is_not_there_is_reported(lake: Lake) -> None:
+    assert_unusable(replace(lake, data_path="s3://no-such-bucket/lake/"), "NoSuchBucket", "DUCKLAKE_DATA_PATH")
+
+
+def test_an_s3_server_that_does_not_answer_is_reported(lake: Lake) -> None:
+    assert lake.store is not None
+    closed = replace(lake.store, endpoint=f"http://127.0.0.1:{free_port()}")
+    assert_unusable(replace(lake, store=closed), "Could not connect", "AWS_ENDPOINT_URL")
+
+
+def test_keys_that_s3_refuses_are_reported(lake: Lake, source_server: SourceServer) -> None:
+    assert lake.store is not None
+    refusing = replace(lake.store, endpoint=source_server.url)
+    assert_unusable(replace(lake, store=refusing), "DUCKLAKE_DATA_PATH", "keys")
+
+
+def test_another_data_path_than_that_of_the_lake_is_reported(lake: Lake) -> None:
+    with opened(lake):
+        pass
+    other = f"{lake.data_path}elsewhere/"
+    assert_unusable(replace(lake, data_path=other), "does not match", lake.data_path, "DUCKLAKE_DATA_PATH")
+
+
+def test_a_missing_extension_is_reported(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("dagster_essentials.warehouse.lake.EXTENSIONS", ("no_such_extension",))
+    assert_unusable(lake, "no_such_extension", "DuckDB's extension repository", "docs/scale-out.md")
+
+
+def test_a_missing_driver_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2.extensions", None)
+    assert_unusable(lake, "psycopg2", "docs/scale-out.md")
+
+
+def test_no_secret_is_in_an_error_of_a_query(lake: Lake) -> None:
+    with opened(lake) as connection:
+        paths = connection.execute("SELECT path FROM duckdb_databases()").fetchall()
+        secrets = connection.execute("FROM duckdb_secrets()").fetchall()
+    assert PASSWORD not in repr(paths)
+    assert PASSWORD not in repr(secrets)
+    assert PASSWORD not in repr(lake)
+
+
+# Moving there and back
+
+
+def test_a_file_is_copied_into_the_lake_and_back(
+    lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path
+) -> None:
+    before, after = tmp_path / "before.duckdb", tmp_path / "after.duckdb"
+    months = ["2023-01", "2023-02", "2023-03"]
+    with locked_connection(before, {}, 60, print) as connection:
+        for month in months:
+            replace_month(connection, month, file(samples, month))
+        # Another version of a month, and a month of another fleet in the other table.
+        replace_month(connection, "2023-02", file(write_corrected(samples, tmp_path), "2023-02"))
+        if REAL_DATA.is_dir():
+            green = REAL_DATA / "trip-data/green_tripdata_2023-01.parquet"
+            replace_month(connection, "2023-01", green, dataset=FLEETS["green"])
+        replace_zones(connection, read_zones(samples / "taxi_zones.csv"))
+        loaded_months(connection)
+        assert len(upsert_weeks(connection, ["2023-01-08", "2023-01-15"], tmp_path / "weeks.csv")) == 2
+
+    assert "does not exist" in _copy(lake_servers, lake, "--from-file", str(tmp_path / "nothing.duckdb"), fails=True)
+    with opened(lake) as connection:
+        # As after an interrupted copy: one month is there.
+        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        connection.execute(
+            "UPDATE month_versions SET loaded_at = $at", {"at": _contents(before)["month_versions"][0][2]}
+        )
+    output = _copy(lake_servers, lake, "--from-file", str(before))
+    assert "yellow 2023-01: 20,000 trips, is there already" in output
+    assert "yellow 2023-02: 19,000 trips, copied" in output
+    assert PASSWORD not in output
+    assert "copied" not in _copy(lake_servers, lake, "--from-file", str(before))
+    _copy(lake_servers, lake, "--to-file", str(after))
+    assert _contents(after) == _contents(before)
+    with opened(lake) as connection:
+        assert len(connection.execute("FROM zones").fetchall()) == len(_contents(before)["zones"]) == 265
+
+
+def write_corrected(samples: Path, folder: Path) -> Path:
+    table = pq.read_table(file(samples, "2023-02"))
+    pq.write_table(table.slice(1000), file(folder, "2023-02"))
+    return folder
+
+
+def _copy(lake_servers: LakeServers, lake: Lake, *arguments: str, fails: bool = False) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "dagster_essentials.copy_database", *arguments],
+        env=lake_servers.environ(lake),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert bool(done.returncode) == fails, done.stdout
+    return done.stdout
+
+
+def _contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """All rows of all tables."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        tables = [name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+        return {name: connection.execute(f"FROM {name} ORDER BY ALL").fetchall() for name in tables}
+
+
+def test_a_copy_that_fails_leaves_the_month_as_it_was(
+    lake: Lake, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_rows(connection: duckdb.DuckDBPyConnection, *arguments: object) -> StagedFile:
+        table, folders, query, values = arguments
+        return stage(connection, table, folders, f"{query} LIMIT 7", values)  # type: ignore[arg-type]
+
+    with locked_connection(tmp_path / "data.duckdb", {}, 60, print) as source, opened(lake) as target:
+        replace_month(source, "2023-01", file(samples, "2023-01"))
+        monkeypatch.setattr("dagster_essentials.warehouse.copy_months.stage", lose_rows)
+        with pytest.raises(QueryError, match="has 20,000 rows, and 7 were copied"):
+            list(copy_months(source, target, [YELLOW]))
+        assert loaded_months(target) == []
+        monkeypatch.undo()
+        assert [month.rows for month in copy_months(source, target, [YELLOW])] == [20_000]
+
+
+# In Dagster
+
+
+def test_assets_are_materialized_into_the_lake(
+    lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path
+) -> None:
+    environ = {
+        **lake_servers.environ(lake),
+        "DAGSTER_HOME": str(tmp_path),
+        "TAXI_DATA_DIR": str(tmp_path / "data"),
+        "TAXI_TRIPS_URL": str(samples),
+        "TAXI_ZONES_URL": str(samples / "taxi_zones.csv"),
+    }
+
+    def run(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "dagster", *command, "-m", "dagster_essentials"],
+            env=environ,
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=SECONDS,
+            check=False,
+        )
+        assert PASSWORD not in done.stdout
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    months = '{"dagster/asset_partition_range_start": "2023-01-01", "dagster/asset_partition_range_end": "2023-02-01"}'
+    run("job", "execute", "-j", "trip_update_job", "--tags", months)
+    weeks = '{"dagster/asset_partition_range_start": "2023-01-01", "dagster/asset_partition_range_end": "2023-01-22"}'
+    run("job", "execute", "-j", "weekly_update_job", "--tags", weeks)
+    assert "merged" in run("job", "execute", "-j", "lake_maintenance_job")
+    assert_consistent(lake, samples, ["2023-01", "2023-02"])
+    geojson = json.loads((tmp_path / "data/staging/manhattan_stats.geojson").read_text())
+    with opened(lake) as connection:
+        weeks_of_table = connection.execute("SELECT count(*), sum(num_trips) FROM trips_by_week").fetchall()[0]
+    assert geojson["months"] == ["2023-01", "2023-02"]
+    assert weeks_of_table[0] == 4
+    assert len((tmp_path / "data/outputs/trips_by_week.csv").read_text().splitlines()) == 5
+
+
+def test_a_report_waits_for_the_commit_of_another(lake: Lake) -> None:
+    with opened(lake) as first, opened(lake, wait_seconds=1) as second, exclusive(first):
+        waits = exclusive(second)
+        with pytest.raises(DatabaseBusyError, match="commits"):
+            waits.__enter__()
