@@ -112,6 +112,7 @@ screenshots: .venv/.ready run
 		Path('docs/images/trips_by_week.png').write_bytes(plot_weeks(dict(weeks)))"
 	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest dagster_essentials_tests/ui
 
-bench: .venv/.ready
-	$(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE)) \
+# The part `cluster` uses the servers of `make cluster`.
+bench: $(if $(filter cluster,$(ONLY)),.venv/cluster,.venv/.ready)
+	$(if $(filter cluster,$(ONLY)),PYTHONPATH='$(CURDIR):$(CURDIR)/.venv/cluster') $(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE)) \
 		$(addprefix --only ,$(ONLY))

@@ -4,6 +4,7 @@
     make bench ROWS=300000
     make bench ONLY=history SCALE=0.02
     make bench ONLY=fleets
+    make bench ONLY=cluster
 
 The sample months are served by an HTTP server on this machine. They are generated once and kept in `data/bench`.
 """
@@ -20,15 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import dagster as dg
 import duckdb
 from fleets import measure_fleets
 from history import measure_history
 from processes import Usage, compare, connects, report, serving, show, show_usage, timed, wait_until
-from project import BIN, CODE_LOCATION, DATA, Project
+from project import BIN, CODE_LOCATION, DATA, Project, samples
 
 FIRST, LAST = "2023-01", "2024-12"
 KEYS = [f"{year}-{month:02}-01" for year in (2023, 2024) for month in range(1, 13)]
@@ -154,15 +153,15 @@ def growth(url: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, help="trips a month (3000000; 20000000 of fleets)")
+    parser.add_argument("--rows", type=int, help="trips a month (3000000; 20000000 of fleets, 300000 of cluster)")
     parser.add_argument(
         "--scale", type=float, help="trips a month, in proportion to those published (0.1 of history, 0.05 of fleets)"
     )
     parser.add_argument(
         "--only",
-        choices=["single", "backfill", "load", "growth", "history", "fleets"],
+        choices=["single", "backfill", "load", "growth", "history", "fleets", "cluster"],
         action="append",
-        help="parts; all but history and fleets, unless given",
+        help="parts; all but history, fleets and cluster, unless given",
     )
     arguments = parser.parse_args()
     wanted = arguments.only or ["load", "single", "backfill", "growth"]
@@ -178,17 +177,22 @@ def main() -> None:
     if "single" in wanted or "backfill" in wanted:
         _measure_months(rows, wanted)
     if "growth" in wanted:
-        with samples(rows // 10) as folder, serving(folder) as url:
+        with serving(samples(FIRST, LAST, rows // 10)) as url:
             print(f"{'every month loaded ten times more':52} {growth(url):10.2f} x  the first size (at most 1.1 x)")
     if "history" in wanted:
         measure_history(arguments.scale or 0.1)
     if "fleets" in wanted:
         measure_fleets(arguments.rows or 20_000_000, arguments.scale or 0.05)
+    if "cluster" in wanted:
+        # Only here, because it needs what `make bench ONLY=cluster` adds to PYTHONPATH.
+        from workers import measure_workers
+
+        measure_workers(arguments.rows or 300_000)
 
 
 def _measure_months(rows: int, wanted: list[str]) -> None:
     """Measure a run over the months and their backfill, each between two plain processes."""
-    with samples(rows) as folder, serving(folder) as url:
+    with serving(samples(FIRST, LAST, rows)) as url:
         limit = plain(url)
         show_usage(f"plain process, 24 months of {rows:,} trips", limit)
         if "single" in wanted:
@@ -204,23 +208,6 @@ def _measure_months(rows: int, wanted: list[str]) -> None:
             show_usage("the plain process again", again)
             reference = (limit.seconds + again.seconds) / 2
             report("dagster job backfill, 24 runs", seconds, reference, 5, f", {failed} failed (0)")
-
-
-@contextlib.contextmanager
-def samples(rows: int) -> Iterator[Path]:
-    """The folder with the sample months, generated once."""
-    folder = DATA / f"source-{rows}"
-    if not (folder / "taxi_zones.csv").exists():
-        print(f"generating 24 sample months of {rows:,} trips in {folder}", flush=True)
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "dagster_essentials.sample", str(folder)),
-                *("--start", FIRST, "--end", LAST, "--rows", str(rows)),
-            ],
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-    yield folder
 
 
 if __name__ == "__main__":

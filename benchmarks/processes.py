@@ -82,9 +82,9 @@ def timed(command: list[str], **options: object) -> Usage:
     return Usage(time.monotonic() - started, usage.ru_maxrss // 1024, usage.ru_utime + usage.ru_stime)
 
 
-def show(what: str, seconds: float, note: str = "") -> None:
+def show(what: str, seconds: float, note: str = "", decimals: int = 1) -> None:
     """Print what something took."""
-    print(f"{what:52} {seconds:8.1f} s{note}", flush=True)
+    print(f"{what:52} {seconds:8.{decimals}f} s{note}", flush=True)
 
 
 def report(what: str, seconds: float, reference: float, limit: float, note: str = "") -> None:

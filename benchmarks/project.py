@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,22 @@ DATA = ROOT / "data" / "bench"
 BIN = Path(sys.executable).parent
 CODE_LOCATION = ("-m", "dagster_essentials.definitions")
 MATERIALIZE = ("asset", "materialize", *CODE_LOCATION, "--select")
+
+
+def samples(first: str, last: str, rows: int) -> Path:
+    """The folder with sample months of so many `rows`, from `first` to `last` (``YYYY-MM``), generated once."""
+    folder = DATA / f"source-{first}-{last}-{rows}"
+    if not (folder / "taxi_zones.csv").exists():
+        print(f"generating sample months of {rows:,} trips in {folder}", flush=True)
+        subprocess.run(
+            [
+                *(sys.executable, "-m", "dagster_essentials.sample", str(folder)),
+                *("--start", first, "--end", last, "--rows", str(rows)),
+            ],
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+    return folder
 
 
 class Project:

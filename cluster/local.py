@@ -78,8 +78,10 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(folder: Path, trips_url: str, zones_url: str, has_ui: bool = True) -> Iterator[LocalCluster]:
-    """Start all of it in the empty `folder`, and end all of it after the block.
+def local_cluster(
+    folder: Path, trips_url: str, zones_url: str, has_ui: bool = True, workers: int = WORKERS
+) -> Iterator[LocalCluster]:
+    """Start all of it in the empty `folder`, with so many `workers`, and end all of it after the block.
 
     Raises:
         ServerError: something is not installed, or does not start.
@@ -114,15 +116,15 @@ def local_cluster(folder: Path, trips_url: str, zones_url: str, has_ui: bool = T
         cluster = LocalCluster(folder, environ, database.url("lake"), database.url("dagster"), {})
         # Creates the tables: the parts, started together, would all do so.
         cluster.dagster("instance", "info")
-        _start_parts(stack, cluster, code_port, has_ui)
+        _start_parts(stack, cluster, code_port, has_ui, workers)
         yield cluster
 
 
-def _start_parts(stack: ExitStack, cluster: LocalCluster, code_port: int, has_ui: bool) -> None:
+def _start_parts(stack: ExitStack, cluster: LocalCluster, code_port: int, has_ui: bool, workers: int) -> None:
     module = ("--module-name", "dagster_essentials.definitions", "--location-name", "dagster_essentials")
     address = ("--host", "127.0.0.1", "--port")
     _start(stack, cluster, "code", "dagster", "code-server", "start", *address, str(code_port), *module, port=code_port)
-    for number in range(1, WORKERS + 1):
+    for number in range(1, workers + 1):
         name = f"worker-{number}"
         # A process for each run would import everything again; a run of a month takes a second.
         options = (
