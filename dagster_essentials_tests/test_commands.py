@@ -39,21 +39,21 @@ def _make(clone: Path, *arguments: str, **environ: str) -> subprocess.CompletedP
     )
 
 
-def test_make_run_loads_the_three_months_of_the_lesson_and_prints_them(clone: Path) -> None:
+def test_make_run_loads_the_months_of_the_lesson_and_one_of_each_other_fleet_and_prints_them(clone: Path) -> None:
     # The settings of the shell must not load generated trips into the real table.
     real = clone.parent / "real.duckdb"
     result = _make(clone, "run", DUCKDB_DATABASE=str(real), TAXI_START_DATE="2024-01-01")
     assert result.returncode == 0, result.stdout
-    assert re.findall(r"^│ (2023-\d\d) │ +(\d+) │", result.stdout, re.MULTILINE) == [
-        ("2023-01", "100000"),
-        ("2023-02", "100000"),
-        ("2023-03", "100000"),
+    assert re.findall(r"^│ (2023-\d\d) │ (\w+) +│ +(\d+) │", result.stdout, re.MULTILINE) == [
+        ("2023-01", "yellow", "100000"),
+        ("2023-02", "yellow", "100000"),
+        *(("2023-03", fleet, "100000") for fleet in ("fhv", "fhvhv", "green", "yellow")),
     ]
     assert re.findall("Warning|Telemetry| DEBUG ", result.stdout) == []
     sample = clone / "data" / "sample"
     assert f"{sample}/outputs/trips_by_week.csv" in result.stdout
     assert sorted(path.name for path in (sample / "outputs").glob("[!.]*")) == [
-        *("january-manhattan.png", "manhattan_map.png", "trips_by_week.csv")
+        *("january-manhattan.png", "manhattan_map.png", "trips_by_fleet.csv", "trips_by_fleet.png", "trips_by_week.csv")
     ]
     # The weeks cover all days of the three months; a sample trip from another year is in none of them.
     weeks = (sample / "outputs" / "trips_by_week.csv").read_text().splitlines()[1:]
@@ -62,7 +62,7 @@ def test_make_run_loads_the_three_months_of_the_lesson_and_prints_them(clone: Pa
         loaded = connection.execute("SELECT partition_date, sum(total_amount) FROM trips GROUP BY ALL ORDER BY ALL")
         published = duckdb.sql(
             f"""SELECT regexp_extract(filename, '\\d{{4}}-\\d\\d'), sum(total_amount)
-            FROM read_parquet('{sample}/source/trip-data/*.parquet', filename = true) GROUP BY ALL ORDER BY ALL"""
+            FROM read_parquet('{sample}/source/trip-data/yellow_*.parquet', filename = true) GROUP BY ALL ORDER BY ALL"""
         )
         assert [(month, round(dollars, 2)) for month, dollars in loaded.fetchall()] == [
             (month, round(dollars, 2)) for month, dollars in published.fetchall()
@@ -74,7 +74,7 @@ def test_make_run_loads_the_three_months_of_the_lesson_and_prints_them(clone: Pa
     with dg.DagsterInstance.from_config(str(sample / ".dagster")) as instance:
         assert len(instance.get_materialized_partitions(dg.AssetKey("taxi_trips"))) == 3
         # The whole job for the three months is one run; the weeks and the request are one each.
-        assert instance.get_runs_count() == 3
+        assert instance.get_runs_count() == 4
 
 
 def test_the_job_loads_a_month_from_the_command_line_and_then_the_same_month_again(
