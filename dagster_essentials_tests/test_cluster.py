@@ -15,6 +15,7 @@ from urllib.request import urlopen
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from pyarrow.fs import FileSelector, S3FileSystem
 
 from cluster.local import LocalCluster, local_cluster
 from cluster.servers import PASSWORD
@@ -145,7 +146,21 @@ def test_the_same_month_four_times_at_once_is_there_once(cluster: LocalCluster) 
 
 
 def test_the_files_of_a_worker_are_in_no_other_place_than_s3(cluster: LocalCluster) -> None:
-    assert list(cluster.folder.glob("worker-*/**/*.parquet")) == []
+    found = (path.relative_to(cluster.folder) for path in cluster.folder.glob("worker-*/**/*.parquet"))
+    # What a killed worker was reading stays in its TMPDIR.
+    assert [path for path in found if path.parts[1] != "tmp"] == []
+    environ = cluster.environ
+    scheme, _, host = environ["AWS_ENDPOINT_URL"].partition("://")
+    store = S3FileSystem(
+        access_key=environ["AWS_ACCESS_KEY_ID"],
+        secret_key=environ["AWS_SECRET_ACCESS_KEY"],
+        region=environ["AWS_REGION"],
+        scheme=scheme,
+        endpoint_override=host,
+    )
+    folder = environ["TAXI_DATA_DIR"].removeprefix("s3://") + "/raw"
+    on_s3 = {info.base_name for info in store.get_file_info(FileSelector(folder))}
+    assert {f"taxi_trips_{month}.parquet" for month in MONTHS} <= on_s3
 
 
 def test_the_containers_have_the_settings_of_the_local_cluster(cluster: LocalCluster) -> None:
