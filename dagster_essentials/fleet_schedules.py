@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar
 
 import dagster as dg
@@ -115,12 +115,13 @@ def fleet_key(dataset: Dataset, month: str) -> str:
 
 def expected_months(dataset: Dataset, now: datetime) -> list[str]:
     """The months (``YYYY-MM-DD``) of `dataset` that are expected to be published at `now`, oldest first."""
-    months = [
+    # The months of the settings are published as those of the yellow taxis. What is published a month later has the partitions
+    # of the month before; to leave out the last one instead would leave out that of TAXI_END_DATE for ever.
+    for _ in range(dataset.months_to_publication - YELLOW.months_to_publication):
+        now = now.replace(day=1) - timedelta(days=1)
+    return [
         month for month in monthly_partition.get_partition_keys(current_time=now) if month[:7] >= dataset.first_month
     ]
-    # Those of the settings are for the yellow taxis.
-    later = dataset.months_to_publication - YELLOW.months_to_publication
-    return months[: len(months) - later]
 
 
 def months_of(dataset: Dataset, keys: Iterable[str]) -> set[str]:
