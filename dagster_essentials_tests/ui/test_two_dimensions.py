@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from dagster_essentials.sample import write_fleet_month
 from dagster_essentials_tests.support.dagster_dev import Dev, copy_of_project
@@ -53,13 +54,26 @@ def select(page: Page, dialog: Locator, fleets: Sequence[str], months: str) -> N
     """Choose `fleets` from the list of the first dimension, and enter `months` as the second one."""
     # Until the partitions are loaded, both dimensions have a list.
     expect(dialog.get_by_placeholder(re.compile("^ex: "))).to_be_visible()
-    dialog.get_by_text("Select a partition or create one").click()
     for fleet in fleets:
-        page.get_by_role("menuitem").filter(has_text=re.compile(f"^({fleet})+$")).click()
+        choose(page, dialog, fleet)
     # Closes the list.
     dialog.get_by_text("Launch runs to materialize").click()
     dialog.get_by_placeholder(re.compile("^ex: ")).fill(months)
     page.keyboard.press("Tab")
+
+
+def choose(page: Page, dialog: Locator, fleet: str) -> None:
+    """Choose `fleet` from the list, which is open or not: the UI closes it whenever it draws the dialog again."""
+    opener = dialog.locator("[aria-haspopup=dialog]").first
+    for _ in range(10):
+        if opener.get_attribute("aria-expanded") != "true":
+            opener.get_by_label("expand_more").click()
+        try:
+            page.get_by_role("menuitem").filter(has_text=re.compile(f"^({fleet})+$")).click(timeout=5_000)
+            break
+        except PlaywrightTimeoutError:
+            continue
+    expect(opener.get_by_title(fleet, exact=True)).to_be_visible()
 
 
 def test_a_rectangle_is_launched_from_the_job(page: Page, screenshot: Screenshot) -> None:
