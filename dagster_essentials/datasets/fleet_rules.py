@@ -3,39 +3,12 @@
 from collections.abc import Sequence
 
 from dagster_essentials.datasets.dataset import QualityRule
-
-
-def _pickups_in_month(limit: float, description: str) -> QualityRule:
-    return QualityRule(
-        "pickups_in_month",
-        "count(*) FILTER (pickup_datetime < $first OR pickup_datetime >= $next)",
-        limit,
-        f"Pickups outside the file's month. {description}",
-    )
-
-
-def _dropoff_after_pickup(limit: float, description: str) -> QualityRule:
-    return QualityRule(
-        "dropoff_after_pickup",
-        "count(*) FILTER (dropoff_datetime < pickup_datetime)",
-        limit,
-        f"Trips that end before they begin. {description}",
-    )
-
-
-def _zones_known(limit: float, description: str, zones: str = "264, 265") -> QualityRule:
-    return QualityRule(
-        "zones_known",
-        f"count(*) FILTER (pickup_zone_id IN ({zones}) OR dropoff_zone_id IN ({zones}))",
-        limit,
-        f"Trips from or to zone 264 (unknown) or 265 (outside the city). {description}",
-    )
-
+from dagster_essentials.datasets.shared_rules import dropoff_after_pickup, pickups_in_month, zones_known
 
 GREEN_RULES: Sequence[QualityRule] = (
-    _pickups_in_month(0.01, "2 to 26 in each of six months from 2022 to 2025; warns above 1 %."),
-    _dropoff_after_pickup(0.005, "0.2 % end when they begin or before; warns above 0.5 %."),
-    _zones_known(0.05, "1.0 to 1.1 % in three months of 2023 and 2024; warns above 5 %."),
+    pickups_in_month(0.01, "2 to 26 in each of six months from 2022 to 2025; warns above 1 %."),
+    dropoff_after_pickup(0.005, "0.2 % end when they begin or before; warns above 0.5 %."),
+    zones_known(0.05, "1.0 to 1.1 % in three months of 2023 and 2024; warns above 5 %."),
     QualityRule(
         "no_negative_amounts",
         "count(*) FILTER (total_amount < 0)",
@@ -57,13 +30,13 @@ GREEN_RULES: Sequence[QualityRule] = (
 )
 
 FHV_RULES: Sequence[QualityRule] = (
-    _pickups_in_month(0.01, "None in 154 million; warns above 1 %."),
-    _dropoff_after_pickup(
+    pickups_in_month(0.01, "None in 154 million; warns above 1 %."),
+    dropoff_after_pickup(
         0.01,
         "Practically all of 2015 and 2016, and 38 % of 2017: until mid-2017 drop-offs are no real times, so a trip has no "
         "duration. Almost none since 2018; warns above 1 %.",
     ),
-    _zones_known(0.40, "Zone 0 counts as unknown. 17 %; warns above 40 %.", "0, 264, 265"),
+    zones_known(0.40, "Zone 0 counts as unknown. 17 %; warns above 40 %.", "0, 264, 265"),
     QualityRule(
         "pickup_zone_present",
         "count(*) FILTER (pickup_zone_id IS NULL)",
@@ -81,13 +54,13 @@ FHV_RULES: Sequence[QualityRule] = (
 )
 
 FHVHV_RULES: Sequence[QualityRule] = (
-    _pickups_in_month(0.01, "None in 1.6 billion; warns above 1 %."),
-    _dropoff_after_pickup(
+    pickups_in_month(0.01, "None in 1.6 billion; warns above 1 %."),
+    dropoff_after_pickup(
         0.002,
         "0.004 % end when they begin or before, in the night in which the clocks go back: 8,000 to 12,000 a year; warns above "
         "0.2 %.",
     ),
-    _zones_known(0.08, "3.9 %, almost all of them to there; warns above 8 %."),
+    zones_known(0.08, "3.9 %, almost all of them to there; warns above 8 %."),
     QualityRule(
         "no_negative_amounts",
         "count(*) FILTER (base_passenger_fare < 0)",

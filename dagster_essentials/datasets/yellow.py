@@ -6,6 +6,7 @@ What the months of 2009 and 2010 have instead of codes and zones becomes such by
 from collections.abc import Sequence
 
 from dagster_essentials.datasets.dataset import Column, Dataset, Layout, QualityRule
+from dagster_essentials.datasets.shared_rules import dropoff_after_pickup, pickups_in_month, zones_known
 
 # The first eleven are the course's, in its order and with its types; a database made by its code has just these.
 COLUMNS: Sequence[Column] = (
@@ -99,12 +100,9 @@ LAYOUTS = (
 )
 
 QUALITY_RULES: Sequence[QualityRule] = (
-    QualityRule(
-        "pickups_in_month",
-        "count(*) FILTER (pickup_datetime < $first OR pickup_datetime >= $next)",
+    pickups_in_month(
         0.01,
-        "Pickups outside the file's month. Real months have up to 0.47 % (2021-02), some of them decades away; above 1 % "
-        "the file may be another month's.",
+        "Real months have up to 0.47 % (2021-02), some of them decades away; above 1 % the file may be another month's.",
     ),
     QualityRule(
         "no_negative_totals",
@@ -118,20 +116,11 @@ QUALITY_RULES: Sequence[QualityRule] = (
         0.05,
         "Trips over no distance. 0.9 % in 2019, 3.2 % in 2026; warns above 5 %.",
     ),
-    QualityRule(
-        "dropoff_after_pickup",
-        "count(*) FILTER (dropoff_datetime < pickup_datetime)",
+    dropoff_after_pickup(
         0.0005,
-        "Trips that end before they begin. 0.014 % in November 2019, all in the night in which the clocks went back, as "
-        "times are local; warns above 0.05 %.",
+        "0.014 % in November 2019, all in the night in which the clocks went back, as times are local; warns above 0.05 %.",
     ),
-    QualityRule(
-        "zones_known",
-        "count(*) FILTER (pickup_zone_id IN (264, 265) OR dropoff_zone_id IN (264, 265))",
-        0.05,
-        "Trips from or to zone 264 (unknown) or 265 (outside the city). 0.6 to 2.5 % in samples of 2019, 2020 and 2025; "
-        "warns above 5 %.",
-    ),
+    zones_known(0.05, "0.6 to 2.5 % in samples of 2019, 2020 and 2025; warns above 5 %."),
     QualityRule(
         "flex_fare_share",
         "count(*) FILTER (passenger_count IS NULL AND rate_code_id IS NULL AND store_and_fwd_flag IS NULL)",
