@@ -20,7 +20,7 @@ from typing import Any
 
 import requests
 
-from dagster_essentials.ingestion.download import redact_url, root_cause
+from dagster_essentials.ingestion.http_requests import redact_url, root_cause
 from dagster_essentials.settings import SETTINGS, Settings, SmtpServer
 
 SECONDS = 8.0

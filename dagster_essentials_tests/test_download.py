@@ -16,7 +16,7 @@ from typing import BinaryIO
 import pytest
 
 from dagster_essentials.errors import DownloadError, NotPublishedError, WriteError
-from dagster_essentials.ingestion import download
+from dagster_essentials.ingestion import download, http_requests
 from dagster_essentials.ingestion.sidecar import CHUNK_BYTES, DownloadedFile, identify_content
 from dagster_essentials_tests.support.source_server import Answer, SourceServer, cut_off, status
 
@@ -470,7 +470,7 @@ def test_a_stalled_transfer_times_out(
     before = contents(path.parent)
     source_server.requests.clear()
     source_server.answers["/a/file.parquet"] = [source_server.stalled(OTHER, after)]
-    monkeypatch.setattr(download, "TIMEOUT_SECONDS", (0.05, 0.05))
+    monkeypatch.setattr(http_requests, "TIMEOUT_SECONDS", (0.05, 0.05))
 
     with pytest.raises(DownloadError, match=r"5 times in a row.*materialize again"):
         download_file(url, path)
@@ -707,7 +707,7 @@ def test_credentials_in_a_url_never_appear_in_an_error(
     ],
 )
 def test_a_redacted_url_has_neither_credentials_nor_query(url: str, redacted: str) -> None:
-    assert download.redact_url(url) == redacted
+    assert http_requests.redact_url(url) == redacted
 
 
 # Local files

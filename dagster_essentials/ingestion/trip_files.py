@@ -27,7 +27,8 @@ from dagster_essentials.ingestion.column_mapping import (
     map_columns,
     read_file_schema,
 )
-from dagster_essentials.ingestion.download import PublishedFile, download, find_published, redact_url
+from dagster_essentials.ingestion.download import PublishedFile, download, find_published
+from dagster_essentials.ingestion.http_requests import redact_url
 from dagster_essentials.ingestion.object_files import forget
 from dagster_essentials.ingestion.sidecar import DownloadedFile, fetch_file, read_sidecar
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from dagster_essentials.errors import PipelineError, ZonesError
-from dagster_essentials.ingestion.download import download, redact_url
+from dagster_essentials.ingestion.download import download
+from dagster_essentials.ingestion.http_requests import redact_url
 from dagster_essentials.ingestion.object_files import fetch
 from dagster_essentials.ingestion.sidecar import DownloadedFile
 
