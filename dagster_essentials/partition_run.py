@@ -1,9 +1,4 @@
-"""The bookkeeping of a run over partitions: what the log says of each, what Dagster records of it, and how the run ends.
-
-A run over a range would by itself record all its partitions at its end, with one data version for all, or none of them if
-one fails. Here each partition's materialization is emitted after its commit, and the asset's own final result is
-suppressed. The undocumented behaviour of Dagster that this relies on is pinned in `test_dagster_facts.py`.
-"""
+"""The bookkeeping of a run over partitions: what the log says of each, which have failed and why, and how the run ends."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,22 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
-from dagster._core.definitions.data_version import (
-    CODE_VERSION_TAG,
-    DATA_VERSION_IS_USER_PROVIDED_TAG,
-    DATA_VERSION_TAG,
-    get_input_data_version_tag,
-    get_input_event_pointer_tag,
-)
-from dagster._core.definitions.partitions.utils.multi import get_tags_from_multi_partition_key
-from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
 from dagster_essentials.errors import DatabaseError, PipelineError
+from dagster_essentials.materialization_events import (
+    AssetEvents,
+    record_checks,
+    record_materialization,
+    suppress_final_materialization,
+)
 from dagster_essentials.partitions import month_label, weekly_partition
-
-AssetEvents = Iterator[dg.MaterializeResult[Any] | dg.Output[Any]]
-"""The return type of an asset function whose partitions are recorded here."""
 
 FAILED = "failed"
 """The metadata key of the observation that shows on a partition's page why it failed."""
@@ -113,7 +101,7 @@ class PartitionRun:
         label = self._label(key)
         reason = error.describe(label)
         self._end(key, f" failed{reason.removeprefix(label)}", reason)
-        _record_checks(self._context, self._context.assets_def, key, checks, is_materialized=False)
+        record_checks(self._context, self._context.assets_def, key, checks, is_materialized=False)
 
     def finish(self, done: str, note: str = "", downstream: dg.AssetsDefinition | None = None) -> AssetEvents:
         """Log a summary, and end the step: with an error if a partition failed.
@@ -200,109 +188,6 @@ def _range(context: dg.AssetExecutionContext) -> list[str]:
 
 def _figures(trips: int, size: int, note: str) -> str:
     return ", ".join(filter(None, [f"{trips:,} trips", f"{size / 1e6:.1f} MB" if size else "", note]))
-
-
-def record_materialization(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext,
-    asset: dg.AssetsDefinition,
-    partition: str,
-    data_version: str,
-    metadata: Mapping[str, Any],
-    *,
-    inputs: Mapping[dg.AssetKey, str | None] | None = None,
-    checks: Sequence[dg.AssetCheckResult] = (),
-) -> None:
-    """Record that `asset` has been materialized for `partition`, and what its `checks` found.
-
-    `inputs` gives, for each upstream asset, the version of the same partition that was read: the UI shows the partition
-    as stale when that asset has another version. An asset without partitions is given with None, and counts as read in its
-    latest version. Without `inputs`, it is stale when an upstream asset has been materialized since.
-    """
-    # Dagster writes the run's id as the code version of an asset without one, and reads input versions only beside it.
-    code_version = asset.code_versions_by_key[asset.key] or context.run.run_id
-    provenance = {CODE_VERSION_TAG: code_version} if inputs is not None else {}
-    for key, version in (inputs or {}).items():
-        latest = dg.AssetRecordsFilter(key, asset_partitions=[partition] if version else None)
-        for record in context.instance.fetch_materializations(latest, limit=1).records:
-            tags = (record.asset_materialization and record.asset_materialization.tags) or {}
-            version = version or tags.get(DATA_VERSION_TAG, "")
-            # If an overlapping run has recorded another version meanwhile, that one counts as newer than what was read.
-            read = record.storage_id if tags.get(DATA_VERSION_TAG) == version else record.storage_id - 1
-            provenance[get_input_data_version_tag(key)] = version
-            provenance[get_input_event_pointer_tag(key)] = str(read)
-    context.log_event(
-        dg.AssetMaterialization(
-            asset.key,
-            partition=partition,
-            metadata=metadata,
-            tags={
-                DATA_VERSION_TAG: data_version,
-                DATA_VERSION_IS_USER_PROVIDED_TAG: "true",
-                **provenance,
-                **_dimension_tags(asset, partition),
-            },
-        )
-    )
-    _record_checks(context, asset, partition, checks)
-
-
-def _dimension_tags(asset: dg.AssetsDefinition, partition: str) -> Mapping[str, str]:
-    """The tags by which Dagster finds the materializations of a fleet, or of a month of all fleets."""
-    if not isinstance(asset.partitions_def, dg.MultiPartitionsDefinition):
-        return {}
-    return get_tags_from_multi_partition_key(asset.partitions_def.get_partition_key_from_str(partition))
-
-
-def _record_checks(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext,
-    asset: dg.AssetsDefinition,
-    partition: str,
-    checks: Sequence[dg.AssetCheckResult],
-    is_materialized: bool = True,
-) -> None:
-    target = _materialization(context, asset.key, partition) if checks and is_materialized else None
-    for check in checks:
-        assert check.check_name is not None
-        spec = asset.get_spec_for_check_key(dg.AssetCheckKey(asset.key, check.check_name))
-        context.log_event(
-            dg.AssetCheckEvaluation(  # type: ignore[arg-type]  # In an op as well, though its annotation does not say so.
-                asset_key=asset.key,
-                check_name=check.check_name,
-                passed=check.passed,
-                severity=check.severity,
-                blocking=spec.blocking,
-                partition=partition,
-                description=check.description,
-                metadata=check.metadata,
-                target_materialization_data=target,
-            )
-        )
-
-
-def _materialization(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext, asset: dg.AssetKey, partition: str
-) -> AssetCheckEvaluationTargetMaterializationData | None:
-    """What this run has recorded for `partition`. Checks that do not point to it count as missing on the check's page."""
-    records = context.instance.fetch_materializations(
-        # More than one, because an overlapping run may have recorded the same partition at the same moment.
-        dg.AssetRecordsFilter(asset, asset_partitions=[partition]),
-        limit=5,
-    ).records
-    for record in records:
-        if record.run_id == context.run.run_id:
-            return AssetCheckEvaluationTargetMaterializationData(
-                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-            )
-    return None
-
-
-def suppress_final_materialization(context: dg.AssetExecutionContext) -> AssetEvents:
-    """Yield what Dagster expects of an asset whose materializations and checks have been logged already."""
-    yield dg.MaterializeResult(metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
-    # Each selected check has an output of its own, which Dagster expects in addition to the evaluation.
-    results = {context.assets_def.get_output_name_for_asset_key(context.asset_key)}
-    for name in sorted(context.op_execution_context.selected_output_names - results):
-        yield dg.Output(None, output_name=name)
 
 
 def failures_in_run(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, str]:

@@ -15,7 +15,7 @@ from dagster_essentials.assets.month_runs import ZONES_OF_POSITIONS, month_file
 from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.ingestion.trip_files import find_downloaded
-from dagster_essentials.partition_run import record_materialization
+from dagster_essentials.materialization_events import record_materialization
 from dagster_essentials.partitions import fleet_and_month, fleet_month_partition, month_label, monthly_partition
 from dagster_essentials.recorded_months import recorded_version
 from dagster_essentials.settings import SETTINGS

@@ -19,7 +19,11 @@ from dagster._core.test_utils import create_run_for_test, create_test_daemon_wor
 from dagster._core.workspace.load_target import GrpcServerTarget
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
-from dagster_essentials.partition_run import AssetEvents, record_materialization, suppress_final_materialization
+from dagster_essentials.materialization_events import (
+    AssetEvents,
+    record_materialization,
+    suppress_final_materialization,
+)
 from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")

@@ -12,6 +12,7 @@ import pytest
 
 from dagster_essentials import partition_run
 from dagster_essentials.assets import trips
+from dagster_essentials.materialization_events import record_materialization
 from dagster_essentials_tests.support.database_holder import NOTEBOOK, RUN, held, releasing_when_waited_for
 from dagster_essentials_tests.support.faults.samples import ZONES_CSV, sample
 from dagster_essentials_tests.support.project import Project, failure_text, materialize
@@ -101,7 +102,6 @@ def test_the_last_record_of_two_overlapping_runs_is_the_version_in_the_table(
     publish(source_server, "2023-01", sample("2023-01"))
     other: list[Future[dg.ExecuteInProcessResult]] = []
     waits_or_ends = threading.Event()
-    record_materialization = partition_run.record_materialization
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -7,7 +7,8 @@ import dagster as dg
 import pytest
 
 from dagster_essentials.errors import DatabaseBusyError, DatabaseUnusableError, LoadError, PipelineError, ReportError
-from dagster_essentials.partition_run import FAILED, AssetEvents, PartitionRun
+from dagster_essentials.materialization_events import AssetEvents
+from dagster_essentials.partition_run import FAILED, PartitionRun
 from dagster_essentials.partitions import monthly_partition, weekly_partition
 from dagster_essentials_tests.support.project import failure_text
 from dagster_essentials_tests.support.run_results import check_evaluations, materialized_partitions, step_log

@@ -17,7 +17,7 @@ from dagster_essentials.assets.table_metadata import png_metadata, table_name, t
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.datasets.fleets import FLEET_COLUMNS, FLEETS
 from dagster_essentials.ingestion.object_files import location
-from dagster_essentials.partition_run import AssetEvents
+from dagster_essentials.materialization_events import AssetEvents
 from dagster_essentials.partitions import fleet_month_partition
 from dagster_essentials.reports import fleets
 from dagster_essentials.warehouse.exclusive import exclusive

@@ -13,7 +13,8 @@ from dagster_essentials.assets.month_metadata import file_metadata, month_metada
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.ingestion.trip_files import MonthFile, download_months
-from dagster_essentials.partition_run import AssetEvents, PartitionRun
+from dagster_essentials.materialization_events import AssetEvents
+from dagster_essentials.partition_run import PartitionRun
 from dagster_essentials.partitions import fleet_and_month
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.trips_table import replace_month

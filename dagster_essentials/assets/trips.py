@@ -23,7 +23,7 @@ from dagster_essentials.assets.table_metadata import column_lineage, table_name,
 from dagster_essentials.datasets.yellow import COLUMNS, YELLOW
 from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.ingestion.zones import describe_ids, download_zones, missing_ids, read_zones
-from dagster_essentials.partition_run import AssetEvents
+from dagster_essentials.materialization_events import AssetEvents
 from dagster_essentials.partitions import monthly_partition
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse import zones_table
