@@ -12,7 +12,8 @@ from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.warehouse.all_trips import COLUMNS as ALL_TRIPS
 from dagster_essentials.warehouse.all_trips import COMMENT as ALL_TRIPS_COMMENT
-from dagster_essentials.warehouse.trips_table import COMMENTS, replace_month
+from dagster_essentials.warehouse.trips_schema import COMMENTS
+from dagster_essentials.warehouse.trips_table import replace_month
 from dagster_essentials_tests.support.faults.samples import rewrite
 from dagster_essentials_tests.support.fleet_files import ERAS, fleet_sample, rows_as_dicts
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA

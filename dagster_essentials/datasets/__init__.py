@@ -1,1 +1,10 @@
 """What the TLC publishes, as data: the columns, layouts and data quality rules of each dataset. Nothing is executed here."""
+
+from collections.abc import Mapping
+
+from dagster_essentials.datasets.dataset import Dataset
+from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.datasets.yellow import YELLOW
+
+DATASETS: Mapping[str, Dataset] = {YELLOW.name: YELLOW, **FLEETS}
+"""All of them by name: the yellow taxis, which have a table of their own, and the other fleets."""

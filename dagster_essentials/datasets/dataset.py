@@ -72,13 +72,14 @@ class Dataset:
         table: the table that they are loaded into. Several datasets may share one; they have the same `columns` then.
         first_month: the first that was published, ``YYYY-MM``.
         months_to_publication: how many months after its end a month is usually published.
-        file_asset, table_asset: the assets of its files and of its table, for messages.
+        longest_delay_days: how many days after its end a month has been published at the latest.
+        file_asset, table_asset, job: the names of the assets of its files and of its table, and of the job that loads a month.
         columns: those of the table, in order.
         core_columns: how many of them, from the first on, a table has in any release. One without them is not ours.
         layouts: of its files, the oldest first.
         rules: what is counted in each month.
         before_first_month: for messages, where the trips of earlier months are.
-        constants: SQL for columns of the table that are the same in all of its trips.
+        constants: the values of columns of the table that are the same in all of its trips.
         total_amount, trip_distance: SQL for the US dollars that were paid for a trip, and its miles; null if not published.
     """
 
@@ -87,8 +88,10 @@ class Dataset:
     table: str
     first_month: str
     months_to_publication: int
+    longest_delay_days: int
     file_asset: str
     table_asset: str
+    job: str
     columns: Sequence[Column]
     core_columns: int
     layouts: Sequence[Layout]
@@ -104,8 +107,11 @@ class Dataset:
         return f"{self.file_asset} and {self.table_asset}"
 
     @property
+    def rows(self) -> str:
+        """SQL that is true for its rows in the table."""
+        return " AND ".join(f"{name} = '{value}'" for name, value in self.constants.items()) or "true"
+
+    @property
     def month_rows(self) -> str:
-        """SQL that is true for the rows of the month `$month` (``YYYY-MM``) in the table."""
-        return " AND ".join(
-            ["partition_date = $month", *(f"{name} = {value}" for name, value in self.constants.items())]
-        )
+        """SQL that is true for its rows of the month `$month` (``YYYY-MM``) in the table."""
+        return f"partition_date = $month AND {self.rows}"

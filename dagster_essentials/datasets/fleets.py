@@ -144,13 +144,16 @@ GREEN = Dataset(
     table="fleet_trips",
     first_month="2014-01",
     months_to_publication=2,
+    # That of the yellow taxis: their months come out at about the same time.
+    longest_delay_days=83,
     file_asset="fleet_trips_file",
     table_asset="fleet_trips",
+    job="fleet_update_job",
     columns=_columns(_GREEN),
     core_columns=len(_SHARED),
     layouts=_layouts("lpep_pickup_datetime", _GREEN),
     rules=GREEN_RULES,
-    constants={"fleet": "'green'"},
+    constants={"fleet": "green"},
 )
 
 FHV = replace(
@@ -160,10 +163,12 @@ FHV = replace(
     first_month="2015-01",
     # Bases may report a month until the end of the next one: fhv was a month behind the others each time they were looked up.
     months_to_publication=3,
+    # A month more than the others; its own longest delay is not known.
+    longest_delay_days=83 + 31,
     columns=_columns(_FHV),
     layouts=_layouts("Affiliated_base_number", _FHV),
     rules=FHV_RULES,
-    constants={"fleet": "'fhv'"},
+    constants={"fleet": "fhv"},
     total_amount="CAST(NULL AS DOUBLE)",
     trip_distance="CAST(NULL AS DOUBLE)",
 )
@@ -177,7 +182,7 @@ FHVHV = replace(
     columns=_columns(_FHVHV),
     layouts=_layouts("hvfhs_license_num", _FHVHV),
     rules=FHVHV_RULES,
-    constants={"fleet": "'fhvhv'"},
+    constants={"fleet": "fhvhv"},
     # The files have no total. A part is missing where there was no such fee.
     total_amount="base_passenger_fare + "
     + " + ".join(

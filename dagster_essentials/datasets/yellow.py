@@ -143,8 +143,11 @@ YELLOW = Dataset(
     table="trips",
     first_month="2009-01",
     months_to_publication=2,
+    # December 2025, published on 25 March 2026.
+    longest_delay_days=83,
     file_asset="taxi_trips_file",
     table_asset="taxi_trips",
+    job="trip_update_job",
     columns=COLUMNS,
     core_columns=len(COURSE_COLUMNS),
     layouts=LAYOUTS,

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from dagster_essentials.datasets.dataset import Dataset, Layout
+from dagster_essentials.datasets.dataset import Column, Dataset, Layout
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import PipelineError, SchemaError
 from dagster_essentials.ingestion import legacy_columns
-from dagster_essentials.ingestion.casts import cast
+from dagster_essentials.ingestion.casts import cast, literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,7 +137,7 @@ def _check_frame(file: BinaryIO) -> None:
         raise NotParquetError(f"not a complete parquet file: it does not end like one ({size:,} bytes)")
     footer = int.from_bytes(end[:4], "little")
     if MAX_FOOTER_BYTES < footer < size:
-        raise SchemaError(f"its footer has {footer:,} bytes; a real month's has at most 60,000. {_IF_IT_IS_REAL}")
+        raise SchemaError(f"its footer has {footer:,} bytes; a real month's has at most 80,000. {_IF_IT_IS_REAL}")
 
 
 def map_columns(schema: FileSchema, month: str, dataset: Dataset = YELLOW) -> ColumnMapping:
@@ -146,34 +146,24 @@ def map_columns(schema: FileSchema, month: str, dataset: Dataset = YELLOW) -> Co
     Raises:
         SchemaError: it has the columns of other months, a required one is missing, or its type cannot become the table's.
     """
-    import pyarrow as pa
-
     names = [name for name, _ in schema.columns]
     # Of columns whose names differ only in case, or not at all, DuckDB reads the first by that name.
     found = {name.lower(): number for number, name in reversed(list(enumerate(names)))}
     layout = _layout(found, month, dataset)
-    values, unmapped, mapped = {**dataset.constants, "partition_date": "$month"}, {}, set()
+    values = {name: literal(value) for name, value in dataset.constants.items()} | {"partition_date": "$month"}
+    unmapped, mapped = {}, set()
     for column in dataset.columns:
-        source = layout.sources.get(column.name, "")
+        source = layout.sources.get(column.name)
         number = found.get(source.lower()) if source else None
         if source and number is None and column.required:
             raise SchemaError(
                 f"the file has no column {source}, which becomes {column.name} ({column.type}). Found: "
                 f"{', '.join(names)}. {_what_to_do(dataset)}"
             )
-        mapped.add(number)
-        name, type_ = schema.columns[number] if number is not None else ("", pa.null())
-        if pa.types.is_null(type_):
-            continue
-        if layout.is_legacy and (text := legacy_columns.map_text(column.name, name, _plain(type_))):
-            values[column.name], unmapped[name] = text
-        elif not _is_accepted(_plain(type_), column.type):
-            raise SchemaError(
-                f"column {name} is {type_}, and becomes {column.name}. Expected: {column.type}, or what can become "
-                f"one without loss. {_what_to_do(dataset)}"
-            )
-        else:
-            values[column.name] = cast(name, column.type, is_integer=pa.types.is_integer(type_))
+        if number is not None:
+            mapped.add(number)
+            if value := _map_value(column, *schema.columns[number], layout, dataset):
+                values[column.name], unmapped[names[number]] = value
     if layout.is_legacy:
         values.update(legacy_columns.map_zones(values))
     return ColumnMapping(
@@ -190,6 +180,24 @@ def map_columns(schema: FileSchema, month: str, dataset: Dataset = YELLOW) -> Co
         ],
         {name: condition for name, condition in unmapped.items() if condition},
     )
+
+
+def _map_value(
+    column: Column, name: str, type_: "pa.DataType", layout: Layout, dataset: Dataset
+) -> tuple[str, str | None] | None:
+    """SQL for the value of `column` by the file's column `name`, and for where its text stands for none; None for type null."""
+    import pyarrow as pa
+
+    if pa.types.is_null(type_):
+        return None
+    if layout.is_legacy and (text := legacy_columns.map_text(column.name, name, _plain(type_))):
+        return text
+    if not _is_accepted(_plain(type_), column.type):
+        raise SchemaError(
+            f"column {name} is {type_}, and becomes {column.name}. Expected: {column.type}, or what can become "
+            f"one without loss. {_what_to_do(dataset)}"
+        )
+    return cast(name, column.type, is_integer=pa.types.is_integer(type_)), None
 
 
 def _layout(names: Container[str], month: str, dataset: Dataset) -> Layout:

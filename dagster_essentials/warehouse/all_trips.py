@@ -4,9 +4,8 @@ import re
 
 import duckdb
 
+from dagster_essentials.datasets import DATASETS
 from dagster_essentials.datasets.dataset import Dataset
-from dagster_essentials.datasets.fleets import FLEETS
-from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.warehouse.views import create_view
 
 COMMENT = "The trips of all fleets, each row of trips and fleet_trips once, by their common columns"
@@ -31,10 +30,9 @@ _SECONDS = (
 
 
 def _select(dataset: Dataset, seconds: str = _SECONDS) -> str:
-    fleet = f"'{dataset.name}'"
-    where = "" if dataset is YELLOW else f" WHERE fleet = {fleet}"
+    where = f" WHERE {dataset.rows}" if dataset.constants else ""
     return (
-        f"SELECT {fleet} AS fleet, partition_date, {_COPIED}, {dataset.trip_distance} AS trip_distance, "
+        f"SELECT '{dataset.name}' AS fleet, partition_date, {_COPIED}, {dataset.trip_distance} AS trip_distance, "
         f"{seconds} AS trip_seconds, {dataset.total_amount} AS total_amount FROM {dataset.table}{where}"
     )
 
@@ -48,7 +46,7 @@ def create_all_trips(connection: duckdb.DuckDBPyConnection) -> None:
         DatabaseUnusableError: there is another table or view under the name.
     """
     parts = []
-    for dataset in (YELLOW, *FLEETS.values()):
+    for dataset in DATASETS.values():
         # What the company measured is more precise than the times, which differ from it by minutes in 1.6 % of trips.
         select = _select(dataset, "CAST(trip_time AS BIGINT)" if dataset.name == "fhvhv" else _SECONDS)
         if _has_columns(connection, dataset, select):

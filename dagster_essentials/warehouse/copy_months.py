@@ -21,7 +21,8 @@ from dagster_essentials.warehouse.exclusive import is_shared
 from dagster_essentials.warehouse.lake_files import add_file, stage
 from dagster_essentials.warehouse.month_versions import MonthVersion, replace_versions, versions_of
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, repeat_on_conflict, transaction
-from dagster_essentials.warehouse.trips_table import folders_of_month, hold_month, prepare_table
+from dagster_essentials.warehouse.trips_schema import folders_of_month, prepare_table
+from dagster_essentials.warehouse.trips_table import hold_month
 from dagster_essentials.warehouse.zones_table import replace_zones
 
 _AGAIN = "What was copied before is kept. Run the same command again: it goes on with this month."
@@ -56,13 +57,9 @@ def _rows_by_month(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> d
         return {}
     return dict(
         connection.execute(
-            f"SELECT partition_date, count(*) FROM {dataset.table} WHERE {_of_dataset(dataset)} GROUP BY ALL ORDER BY ALL"
+            f"SELECT partition_date, count(*) FROM {dataset.table} WHERE {dataset.rows} GROUP BY ALL ORDER BY ALL"
         ).fetchall()
     )
-
-
-def _of_dataset(dataset: Dataset) -> str:
-    return " AND ".join(["true", *(f"{name} = {value}" for name, value in dataset.constants.items())])
 
 
 def _copy_month(

@@ -1,4 +1,4 @@
-"""The tables of trips: creating and upgrading them, whether a month is loaded already, replacing one in one transaction."""
+"""Loading a month into its table: whether it is loaded already, and how its rows are replaced, in one transaction."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,14 +10,7 @@ import duckdb
 
 from dagster_essentials.datasets.dataset import Dataset
 from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.errors import (
-    DatabaseUnusableError,
-    LoadError,
-    QueryError,
-    RowCountMismatchError,
-    SchemaError,
-    ZonesError,
-)
+from dagster_essentials.errors import LoadError, QueryError, RowCountMismatchError, SchemaError, ZonesError
 from dagster_essentials.ingestion.column_mapping import (
     FROM_FILE,
     ColumnMapping,
@@ -30,30 +23,19 @@ from dagster_essentials.ingestion.sidecar import DownloadedFile, identify_conten
 from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 from dagster_essentials.ingestion.zones import Zone, fingerprint, read_zones
 from dagster_essentials.warehouse.aggregates import MonthTotals, aggregate_month
-from dagster_essentials.warehouse.all_trips import create_all_trips
-from dagster_essentials.warehouse.catalog import has_table
-from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.exclusive import hold, is_shared
-from dagster_essentials.warehouse.lake_files import StagedFile, add_file, partition_table, stage
+from dagster_essentials.warehouse.lake_files import StagedFile, add_file, stage
 from dagster_essentials.warehouse.month_versions import (
     MonthVersion,
     fingerprint_mapping,
-    prepare_versions,
     record_version,
     unknown_version,
     versions_of,
 )
 from dagster_essentials.warehouse.quality import MonthProfile, count_unmapped, profile_month
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, repeat_on_conflict, transaction
-from dagster_essentials.warehouse.trip_details import create_trip_details
+from dagster_essentials.warehouse.trips_schema import folders_of_month, prepare_table
 from dagster_essentials.warehouse.zones_function import zones_function
-
-COMMENTS = {
-    "trips": "Yellow taxi trips of all months that are loaded: one row per trip, as published, no trip dropped",
-    "fleet_trips": "Trips of green taxis and for-hire vehicles of all months that are loaded: one row per trip, as published, "
-    "no trip dropped; columns that a fleet does not have are null",
-}
-"""Of the tables, in the database."""
 
 
 @dataclass(frozen=True)
@@ -115,11 +97,6 @@ def hold_month(connection: duckdb.DuckDBPyConnection, dataset: Dataset, month: s
         DatabaseBusyError: another process did not end its load in time.
     """
     hold(connection, f"{month} of the {dataset.name} trips")
-
-
-def folders_of_month(dataset: Dataset, month: str) -> dict[str, str]:
-    """The columns by which the data files of a lake lie in folders, with their values for `month` (``YYYY-MM``)."""
-    return {name: value.strip("'") for name, value in dataset.constants.items()} | {"partition_date": month}
 
 
 def _replace_month(
@@ -307,34 +284,3 @@ def _explain_errors(file: OpenTripsFile, dataset: Dataset) -> Iterator[None]:
             yield
     except QueryError as error:
         raise QueryError(str(error).replace(file.reader_path, str(file.path))) from None
-
-
-def prepare_table(connection: duckdb.DuckDBPyConnection, dataset: Dataset) -> None:
-    """Create the table, or add the columns that one made by the course's code or an earlier release lacks; and describe it.
-
-    To be called in the transaction that loads a month.
-
-    Raises:
-        DatabaseUnusableError: the table was made by something else.
-    """
-    table = dataset.table
-    columns = ", ".join(f"{column.name} {column.type}" for column in dataset.columns)
-    is_new = is_shared(connection) and not has_table(connection, table)
-    connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns})")
-    if is_new:
-        partition_table(connection, table, list(folders_of_month(dataset, "")))
-    present = {name for name, *_ in connection.execute(f"DESCRIBE {table}").fetchall()}
-    if missing := [column.name for column in dataset.columns[: dataset.core_columns] if column.name not in present]:
-        (path,) = connection.execute("SELECT path FROM duckdb_databases() WHERE path IS NOT NULL").fetchall()[0]
-        maker = " (the course's lessons before the eighth make one like it)" if dataset is YELLOW else ""
-        raise DatabaseUnusableError(
-            f"the table {table} in {path} has no column {', '.join(missing)}, so it was made by something else{maker}. "
-            "Nothing was changed in it. Rename or drop it, and materialize again."
-        )
-    for column in dataset.columns:
-        if column.name not in present:
-            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column.name} {column.type}")
-    write_comments(connection, table, COMMENTS[table], {column.name: column.description for column in dataset.columns})
-    create_trip_details(connection)
-    create_all_trips(connection)
-    prepare_versions(connection)
