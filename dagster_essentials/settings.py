@@ -5,7 +5,7 @@ Nothing else in the package reads the environment, and nothing here touches file
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -96,26 +96,9 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     def value(name: str, default: str) -> str:
         return environ.get(name, "").strip() or default
 
-    start = _first_of_month("TAXI_START_DATE", value("TAXI_START_DATE", "2023-01-01"))
-    end = _first_of_month("TAXI_END_DATE", text) if (text := value("TAXI_END_DATE", "")) else None
-    if start < date(2009, 1, 1):
-        raise SettingError(
-            f"TAXI_START_DATE={start} is too early: the first month that the TLC published is 2009-01-01."
-        )
-    if end is not None and end <= start:
-        raise SettingError(
-            f"TAXI_END_DATE={end} leaves no month: it is exclusive and has to be after TAXI_START_DATE={start}."
-        )
-    memory_limit = value("DUCKDB_MEMORY_LIMIT", "512MB")
-    if not re.fullmatch(r"(?!0)\d+(\.\d+)?\s*[KMGT]i?B", memory_limit, re.IGNORECASE):
-        raise SettingError(f"DUCKDB_MEMORY_LIMIT={memory_limit} is not a size such as 512MB or 4GB.")
+    start, end = _months(value)
+    recipients, smtp = _mail(value)
     threads = value("DUCKDB_THREADS", "")
-    webhook = value("TAXI_ALERT_WEBHOOK_URL", "")
-    recipients = _recipients("TAXI_ALERT_EMAIL", value("TAXI_ALERT_EMAIL", ""))
-    smtp = _smtp_server("TAXI_SMTP_URL", text) if (text := value("TAXI_SMTP_URL", "")) else None
-    if bool(recipients) != (smtp is not None):
-        missing, other = ("TAXI_SMTP_URL", "TAXI_ALERT_EMAIL")[:: 1 if recipients else -1]
-        raise SettingError(f"{other} is set and {missing} is not: an alert by e-mail needs both. Set {missing}, too.")
     database = value("DUCKDB_DATABASE", "data/staging/data.duckdb")
     is_lake = database.startswith("ducklake:")
     data_dir, remote = read_data_dir("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data"), value)
@@ -130,18 +113,33 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
             "TAXI_PUBLICATION_LAG_MONTHS", value("TAXI_PUBLICATION_LAG_MONTHS", "2"), at_least=0
         ),
         fleets=_fleets("TAXI_FLEETS", value("TAXI_FLEETS", ",".join(FLEET_NAMES))),
-        database_memory_limit=memory_limit,
+        database_memory_limit=_memory_limit("DUCKDB_MEMORY_LIMIT", value("DUCKDB_MEMORY_LIMIT", "512MB")),
         database_threads=_whole_number("DUCKDB_THREADS", threads, at_least=1) if threads else None,
         # A month of three million trips holds the lock for about two seconds: ten minutes are enough for hundreds of
         # queued runs, and short enough for a person who waits for a run that a forgotten notebook blocks.
         database_wait_seconds=_whole_number("DUCKDB_WAIT_SECONDS", value("DUCKDB_WAIT_SECONDS", "600"), at_least=0),
-        alert_webhook_url=_webhook("TAXI_ALERT_WEBHOOK_URL", webhook) if webhook else None,
+        alert_webhook_url=_webhook("TAXI_ALERT_WEBHOOK_URL", value("TAXI_ALERT_WEBHOOK_URL", "")),
         alert_recipients=recipients,
         smtp=smtp,
         ui_url=_ui_address("TAXI_UI_URL", value("TAXI_UI_URL", "http://127.0.0.1:3000")),
         lake=read_lake(database, value("DUCKLAKE_DATA_PATH", ""), data_dir, remote, value) if is_lake else None,
         remote=remote,
     )
+
+
+def _months(value: Callable[[str, str], str]) -> tuple[date, date | None]:
+    """The first day of the months, and the one after their last day."""
+    start = _first_of_month("TAXI_START_DATE", value("TAXI_START_DATE", "2023-01-01"))
+    end = _first_of_month("TAXI_END_DATE", text) if (text := value("TAXI_END_DATE", "")) else None
+    if start < date(2009, 1, 1):
+        raise SettingError(
+            f"TAXI_START_DATE={start} is too early: the first month that the TLC published is 2009-01-01."
+        )
+    if end is not None and end <= start:
+        raise SettingError(
+            f"TAXI_END_DATE={end} leaves no month: it is exclusive and has to be after TAXI_START_DATE={start}."
+        )
+    return start, end
 
 
 def _first_of_month(name: str, text: str) -> date:
@@ -196,7 +194,15 @@ def _location(name: str, text: str) -> str:
     return text
 
 
-def _webhook(name: str, text: str) -> str:
+def _memory_limit(name: str, text: str) -> str:
+    if not re.fullmatch(r"(?!0)\d+(\.\d+)?\s*[KMGT]i?B", text, re.IGNORECASE):
+        raise SettingError(f"{name}={text} is not a size such as 512MB or 4GB.")
+    return text
+
+
+def _webhook(name: str, text: str) -> str | None:
+    if not text:
+        return None
     read_url(name, text, ("http", "https"), "http:// or https://")
     return text
 
@@ -206,6 +212,16 @@ def _ui_address(name: str, text: str) -> str:
     if parts.username is not None or parts.query or parts.fragment:
         raise SettingError(f"{name} goes into messages: it must have no user name, no password, no ? and no #.")
     return text.rstrip("/")
+
+
+def _mail(value: Callable[[str, str], str]) -> tuple[tuple[str, ...], SmtpServer | None]:
+    """To whom alerts go by e-mail, and the server for that."""
+    recipients = _recipients("TAXI_ALERT_EMAIL", value("TAXI_ALERT_EMAIL", ""))
+    smtp = _smtp_server("TAXI_SMTP_URL", text) if (text := value("TAXI_SMTP_URL", "")) else None
+    if bool(recipients) != (smtp is not None):
+        missing, other = ("TAXI_SMTP_URL", "TAXI_ALERT_EMAIL")[:: 1 if recipients else -1]
+        raise SettingError(f"{other} is set and {missing} is not: an alert by e-mail needs both. Set {missing}, too.")
+    return recipients, smtp
 
 
 def _smtp_server(name: str, text: str) -> SmtpServer:
