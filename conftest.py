@@ -140,7 +140,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source_server: Sour
         data_dir=project.folder,
         database=project.database,
     )
-    for module in ("assets.trips", "assets.month_runs", "schedules", "fleet_schedules", "sensors"):
+    for module in ("assets.trips", "assets.month_runs", "scheduled_months", "sensors"):
         monkeypatch.setattr(f"dagster_essentials.{module}.SETTINGS", settings)
     for name in [name for name in vars(constants) if name.endswith("_FILE_PATH")]:
         monkeypatch.setattr(constants, name, getattr(constants, name).replace(str(SETTINGS.data_dir), str(tmp_path)))

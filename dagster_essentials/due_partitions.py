@@ -1,6 +1,6 @@
 """What is due: months to load, months that are late or that the source has corrected, and weeks to aggregate (again).
 
-Pure functions of plain values; the schedules get the values from Dagster and from the source.
+Pure functions of plain values; who calls them gets the values from Dagster and from the source.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,19 +10,22 @@ from datetime import date, timedelta
 from dagster_essentials.errors import DownloadError
 from dagster_essentials.ingestion.download import PublishedFile
 
-LONGEST_DELAY_DAYS = 83
-"""The latest publication on record, in days after the month's end: December 2025, on 25 March 2026."""
 MAX_MONTHS_BACK = 12
 """How far the first tick looks for a published month: four times the longest delay."""
 
 
 @dataclass(frozen=True)
 class DueMonths:
-    """The months to load now, oldest first; the first month the schedule is responsible for; the reason, for a person."""
+    """The months to load now, or to load again, oldest first.
+
+    Attributes:
+        reason: why there are no others, for a person.
+        since: the first month that the monthly schedule is responsible for, if it is known.
+    """
 
     months: Sequence[str]
-    since: str | None
     reason: str
+    since: str | None = None
 
 
 def due_months(
@@ -35,7 +38,7 @@ def due_months(
     filled; that is what backfills are for. `is_published` may raise a DownloadError; then no further one is requested.
     """
     if not partitions:
-        return DueMonths([], since, "No month is due: the first month of the settings is not a partition yet.")
+        return DueMonths([], "No month is due: the first month of the settings is not a partition yet.", since)
     if since is None and not loaded:
         return _first_month(partitions[-MAX_MONTHS_BACK:], is_published)
     if since is None:
@@ -43,7 +46,7 @@ def due_months(
     missing = [month for month in partitions if since is not None and month >= since and month not in loaded]
     if not missing:
         return DueMonths(
-            [], since, f"Nothing to load: the newest month so far, {partitions[-1][:7]}, is loaded already."
+            [], f"Nothing to load: the newest month so far, {partitions[-1][:7]}, is loaded already.", since
         )
     published: list[str] = []
     for month in missing:
@@ -52,9 +55,9 @@ def due_months(
                 published.append(month)
         except DownloadError as error:
             # The other months would take as long, and a tick has only a minute.
-            return DueMonths(published, since, _no_answer(month, error))
+            return DueMonths(published, _no_answer(month, error), since)
     waiting = ", ".join(month[:7] for month in missing if month not in published)
-    return DueMonths(published, since, f"Not published yet: {waiting}. The next tick asks again." if waiting else "")
+    return DueMonths(published, f"Not published yet: {waiting}. The next tick asks again." if waiting else "", since)
 
 
 def _after_newest(partitions: Sequence[str], loaded: Collection[str]) -> str | None:
@@ -67,11 +70,11 @@ def _first_month(partitions: Sequence[str], is_published: Callable[[str], bool])
         try:
             if is_published(month):
                 reason = f"Nothing is loaded yet: starting with {month[:7]}, the newest published month."
-                return DueMonths([month], month, reason)
+                return DueMonths([month], reason, since=month)
         except DownloadError as error:
-            return DueMonths([], None, _no_answer(month, error))
+            return DueMonths([], _no_answer(month, error))
     first, last = partitions[0][:7], partitions[-1][:7]
-    return DueMonths([], None, f"Nothing is loaded yet, and no month from {first} to {last} is published.")
+    return DueMonths([], f"Nothing is loaded yet, and no month from {first} to {last} is published.")
 
 
 def _no_answer(month: str, error: DownloadError) -> str:
@@ -82,17 +85,9 @@ MAX_CORRECTIONS = 24
 """Months in one tick. The TLC rewrites a few at a time, but has rewritten all of its history once, on 2022-06-30."""
 
 
-@dataclass(frozen=True)
-class DueCorrections:
-    """The months to load again now, oldest first, and what else there is to say, for a person."""
-
-    months: Sequence[str]
-    reason: str
-
-
 def due_corrections(
     loaded: Mapping[str, PublishedFile], published: Mapping[str, PublishedFile | DownloadError | None]
-) -> DueCorrections:
+) -> DueMonths:
     """Which of the `loaded` months (``YYYY-MM-DD``) the source has corrected.
 
     Args:
@@ -117,7 +112,7 @@ def due_corrections(
             if loaded
             else "No month is loaded yet."
         )
-    return DueCorrections(differing[:MAX_CORRECTIONS], " ".join(reasons))
+    return DueMonths(differing[:MAX_CORRECTIONS], " ".join(reasons))
 
 
 @dataclass(frozen=True)
@@ -136,41 +131,47 @@ def late_months(
     last_tick: Tick,
     today: date,
     is_published: Callable[[str], bool],
+    longest_delay_days: int,
 ) -> dict[str, str]:
     """The `partitions` that are late and not `reported`, with the reasons (months as ``YYYY-MM-DD``, oldest first).
 
     Of the months that the schedule is responsible for (see `due_months`), it is every one that is not loaded more than
-    `LONGEST_DELAY_DAYS` after its end, and is either not published or was requested in vain: it had been overdue as long
+    `longest_delay_days` after its end, and is either not published or was requested in vain: it had been overdue as long
     at the `last_tick`, whose runs have had the time to end. One that was published since then is loaded by the next tick.
     """
-    overdue = [month for month in partitions if _days_after_end(month, today) > LONGEST_DELAY_DAYS]
+    overdue = [month for month in partitions if _days_after_end(month, today) > longest_delay_days]
     if since is None and loaded:
         since = _after_newest(partitions, loaded)
     elif since is None:
         # The schedule has found nothing to start with: it is one month that is missing, not all of the past.
         since = overdue[-1] if overdue else None
     late: dict[str, str] = {}
-    answer = ""
+    no_answer = ""
     for month in overdue:
         if since is None or month < since or month in loaded or month in reported:
             continue
-        in_vain = month in last_tick.partitions and _days_after_end(month, last_tick.day) > LONGEST_DELAY_DAYS
-        about = f"{month[:7]}: not loaded {_days_after_end(month, today)} days after its end"
+        in_vain = month in last_tick.partitions and _days_after_end(month, last_tick.day) > longest_delay_days
+        about = f"not loaded {_days_after_end(month, today)} days after its end"
         try:
             # The tick has only a minute: after a source that did not answer, no further month is asked about.
-            published = None if answer else is_published(month)
+            published = None if no_answer else is_published(month)
         except DownloadError as error:
-            published, answer = None, f"The source could not be asked about {error.describe(month[:7])}"
+            published, no_answer = None, f"The source could not be asked about {error.describe(month[:7])}"
         if published is False:
-            late[month] = (
-                f"{about}, because it is not published; the longest delay so far was {LONGEST_DELAY_DAYS} days. It is "
-                "requested again on every 5th. Check whether the source still has its files at the address in the settings."
-            )
+            late[month] = f"{about}, because it is not published; {_expected_within(longest_delay_days)}"
         elif in_vain:
-            late[month] = f"{about}, in spite of the schedule's tick on {last_tick.day}. " + (
-                answer or "It is published: look at its last run, and materialize it again."
-            )
+            late[month] = f"{about}, in spite of the schedule's tick on {last_tick.day}. {no_answer or _IS_PUBLISHED}"
     return late
+
+
+def _expected_within(days: int) -> str:
+    return (
+        f"it was expected within {days} days. It is requested again on every 5th. Check whether the source still has its files "
+        "at the address in the settings."
+    )
+
+
+_IS_PUBLISHED = "It is published: look at its last run, and materialize it again."
 
 
 def _days_after_end(month: str, day: date) -> int:

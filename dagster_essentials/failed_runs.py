@@ -8,7 +8,7 @@ from dagster_essentials.alerts import Alert, list_briefly
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.jobs import weekly_update_job
 from dagster_essentials.partition_run import failed_partitions
-from dagster_essentials.partitions import fleet_partition, month_label, monthly_partition, weekly_partition
+from dagster_essentials.partitions import fleet_month_partition, month_label, monthly_partition, weekly_partition
 
 RETRY_SECONDS = 15.0
 """When Dagster tries a run again, it does so within five seconds after the failure."""
@@ -73,18 +73,15 @@ def _partition_keys(run: dg.DagsterRun) -> list[str]:
     last = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_end")
     if first is None or last is None:
         return []
-    definition = weekly_partition if _is_weekly(run) else monthly_partition
-    # In two dimensions, a range is each month from the first to the last, of each fleet from the first to the last.
-    (fleet, _, first), (last_fleet, _, last) = first.rpartition("|"), last.rpartition("|")
-    # If the settings have changed since, there may be no such partition any more.
-    keys = [key for key in definition.get_partition_keys() if first <= key <= last] or sorted({first, last})
-    if not fleet:
-        return keys
-    fleets = list(fleet_partition.get_partition_keys())
-    names = sorted({fleet, last_fleet})
-    if {*names} <= {*fleets}:
-        names = fleets[fleets.index(fleet) : fleets.index(last_fleet) + 1]
-    return [f"{name}|{key}" for name in names for key in keys]
+    definition: dg.PartitionsDefinition[str] = monthly_partition
+    if _is_weekly(run):
+        definition = weekly_partition
+    elif "|" in first:
+        definition = fleet_month_partition
+    if definition.has_partition_key(first) and definition.has_partition_key(last):
+        return list(definition.get_partition_keys_in_range(dg.PartitionKeyRange(first, last)))
+    # The settings have changed since.
+    return sorted({first, last})
 
 
 def _step_text(event: dg.DagsterEvent) -> str:

@@ -5,6 +5,8 @@ from datetime import date, timedelta
 import dagster as dg
 
 from dagster_essentials.assets import constants
+from dagster_essentials.datasets import DATASETS
+from dagster_essentials.datasets.dataset import Dataset
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.settings import FLEET_NAMES, SETTINGS
 
@@ -42,6 +44,16 @@ def fleet_and_month(key: str) -> tuple[str, str]:
     """The fleet and the month (``YYYY-MM``) of a key of `fleet_month_partition`, or of `monthly_partition`: yellow taxis."""
     fleet, _, month = key.rpartition("|")
     return fleet or YELLOW.name, month[:7]
+
+
+def dataset_of(key: str) -> Dataset:
+    """The dataset of such a key."""
+    return DATASETS[fleet_and_month(key)[0]]
+
+
+def partition_key(fleet: str, month: str) -> str:
+    """The key of a month (``YYYY-MM-DD``) of `fleet`, in the partitions that the fleet has."""
+    return month if fleet == YELLOW.name else dg.MultiPartitionKey({"fleet": fleet, "month": month})
 
 
 def month_label(key: str) -> str:

@@ -16,7 +16,13 @@ from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.ingestion.trip_files import find_downloaded
 from dagster_essentials.materialization_events import record_materialization
-from dagster_essentials.partitions import fleet_and_month, fleet_month_partition, month_label, monthly_partition
+from dagster_essentials.partitions import (
+    dataset_of,
+    fleet_and_month,
+    fleet_month_partition,
+    month_label,
+    monthly_partition,
+)
 from dagster_essentials.recorded_months import recorded_version
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.aggregates import loaded_months
@@ -31,18 +37,11 @@ class _Months:
     files: dg.AssetsDefinition
     rows: dg.AssetsDefinition
     partitions: dg.PartitionsDefinition[str]
-    table: str
-    job: str
 
 
-_TABLES = (
-    _Months(taxi_trips_file, taxi_trips, monthly_partition, "trips", "trip_update_job"),
-    *(
-        [_Months(fleet_trips_file, fleet_trips, fleet_month_partition, "fleet_trips", "fleet_update_job")]
-        if SETTINGS.fleets
-        else []
-    ),
-)
+_TABLES = [_Months(taxi_trips_file, taxi_trips, monthly_partition)]
+if SETTINGS.fleets:
+    _TABLES.append(_Months(fleet_trips_file, fleet_trips, fleet_month_partition))
 
 
 @dg.op
@@ -66,9 +65,10 @@ def reconcile_trips(context: dg.OpExecutionContext, database: DuckDBResource) ->
         versions = versions_by_month(connection)
         for table in _TABLES:
             if keys := _reconcile_table(context, table, loaded, versions):
+                dataset = dataset_of(keys[0])
                 missing.append(
-                    f"Recorded in Dagster, but not in the table {table.table}: {', '.join(map(month_label, keys))}. "
-                    f"Load them again: dagster job backfill -j {table.job} --partitions {quote(','.join(keys))}"
+                    f"Recorded in Dagster, but not in the table {dataset.table}: {', '.join(map(month_label, keys))}. "
+                    f"Load them again: dagster job backfill -j {dataset.job} --partitions {quote(','.join(keys))}"
                 )
     if missing:
         raise dg.Failure("\n".join(missing), allow_retries=False)
@@ -102,7 +102,7 @@ def _record(context: dg.OpExecutionContext, table: _Months, key: str, month: Loa
         context.instance, table.rows.key, key
     ):
         return
-    checks = evaluate_month(month, month_file(key).dataset)
+    checks = evaluate_month(month, dataset_of(key))
     zones = ZONES_OF_POSITIONS if table.rows is taxi_trips else []
     record_materialization(
         context,

@@ -1,4 +1,4 @@
-"""What Dagster has recorded of the months in `trips`: when each one last changed, and which version of its file it has."""
+"""What Dagster has recorded of loaded months: when each one last changed, and which version of its file it has."""
 
 from collections.abc import Collection, Mapping
 

@@ -1,26 +1,18 @@
 """When jobs run by themselves. For which months and weeks is decided in `due_partitions.py`."""
 
-from datetime import datetime, timedelta, timezone
+from collections.abc import Mapping
 
 import dagster as dg
 
 from dagster_essentials.assets.metrics import trips_by_week
-from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
-from dagster_essentials.due_partitions import Tick, due_corrections, due_months, due_weeks
-from dagster_essentials.ingestion.trip_files import find_published_month, find_published_months
+from dagster_essentials.assets.trips import taxi_trips
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.due_partitions import DueMonths, due_weeks
 from dagster_essentials.jobs import trip_update_job, weekly_update_job
-from dagster_essentials.partitions import monthly_partition, weekly_partition
-from dagster_essentials.recorded_months import last_changes, loaded_files
+from dagster_essentials.partitions import partition_key, weekly_partition
+from dagster_essentials.recorded_months import last_changes
 from dagster_essentials.reports.weekly import months_of_week
-from dagster_essentials.settings import SETTINGS
-
-SINCE_TAG = "taxi/since"
-"""On each run of the schedule: the first month that it is responsible for (``YYYY-MM-DD``).
-
-From that month on it asks for every month until it is loaded, also for one whose run failed or that was published after a
-newer one. By the newest loaded month alone, such a month would count as an old gap and stay missing forever.
-"""
-
+from dagster_essentials.scheduled_months import SINCE_TAG, find_corrections, loaded_versions, scheduled_months
 
 NEW_YORK = "America/New_York"
 """The local time of the trips and of the TLC, in which the 5th and Monday begin. By default that would be UTC."""
@@ -35,55 +27,8 @@ NEW_YORK = "America/New_York"
 )
 def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """One run for each month that is due, with its partition key."""
-    due = due_months(
-        partitions=monthly_partition.get_partition_keys(current_time=context.scheduled_execution_time),
-        loaded=context.instance.get_materialized_partitions(taxi_trips.key),
-        since=responsible_since(context.instance),
-        is_published=is_month_published,
-    )
-    if not due.months:
-        return dg.SkipReason(due.reason)
-    if due.reason:
-        context.log.info(due.reason)
-    tags = {SINCE_TAG: due.since} if due.since else {}
-    return [dg.RunRequest(run_key=month, partition_key=month, tags=tags) for month in due.months]
-
-
-def is_month_published(month: str, attempts: int = 2) -> bool:
-    """Whether the source has the file of `month` (``YYYY-MM-DD``).
-
-    Raises:
-        DownloadError: the source gave no clear answer.
-    """
-    return find_published_month(SETTINGS.month_url(month[:7]), attempts) is not None
-
-
-def responsible_since(instance: dg.DagsterInstance) -> str | None:
-    """The first month that the monthly schedule is responsible for, by the tag of its first tagged run.
-
-    The course's schedule has the same name, but sets no tag.
-    """
-    records = instance.get_run_records(
-        dg.RunsFilter(tags={"dagster/schedule_name": trip_update_schedule.name}), ascending=True
-    )
-    return next((tags[SINCE_TAG] for record in records if SINCE_TAG in (tags := record.dagster_run.tags)), None)
-
-
-def last_tick(instance: dg.DagsterInstance, now: datetime) -> Tick | None:
-    """The last tick of the monthly schedule that ended at least a day before `now`; None if it is off or had none.
-
-    After downtime a tick is made up for, under the time it was due at: what counts is when it ended. A day is enough for
-    the runs that it requested.
-    """
-    ended_before = (now - timedelta(days=1)).timestamp()
-    for state in instance.all_instigator_state():
-        if state.instigator_name == trip_update_schedule.name and state.status.value == "RUNNING":
-            # Newest first; those of the last day do not count, and Dagster may have made up for several at once.
-            for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=10):
-                if tick.end_timestamp is not None and tick.end_timestamp < ended_before:
-                    at = datetime.fromtimestamp(tick.timestamp, timezone.utc)
-                    return Tick(at.date(), monthly_partition.get_partition_keys(current_time=at))
-    return None
+    months = scheduled_months(context.instance, YELLOW, context.scheduled_execution_time)
+    return request_months(context, {YELLOW.name: months.due()})
 
 
 @dg.schedule(
@@ -96,14 +41,26 @@ def last_tick(instance: dg.DagsterInstance, now: datetime) -> Tick | None:
 )
 def trip_corrections_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """One run for each corrected month, with its partition key."""
-    partitions = monthly_partition.get_partition_keys(current_time=context.scheduled_execution_time)
-    loaded = loaded_files(context.instance, taxi_trips.key, taxi_trips_file.key, partitions)
-    due = due_corrections(loaded, find_published_months({month: SETTINGS.month_url(month[:7]) for month in loaded}))
-    if not due.months:
-        return dg.SkipReason(due.reason)
-    if due.reason:
-        context.log.info(due.reason)
-    return [dg.RunRequest(run_key=month, partition_key=month) for month in due.months]
+    loaded = loaded_versions(context.instance, YELLOW, context.scheduled_execution_time)
+    return request_months(context, {YELLOW.name: find_corrections(YELLOW, loaded)})
+
+
+def request_months(
+    context: dg.ScheduleEvaluationContext, due: Mapping[str, DueMonths]
+) -> dg.SkipReason | list[dg.RunRequest]:
+    """One run for each month that is `due`, by fleet. Why there are no others is the reason of the tick, or is in its log."""
+    requests, reasons = [], []
+    for fleet, months in due.items():
+        tags = {SINCE_TAG: months.since} if months.since else {}
+        keys = [partition_key(fleet, month) for month in months.months]
+        requests += [dg.RunRequest(run_key=key, partition_key=key, tags=tags) for key in keys]
+        if months.reason:
+            reasons.append(months.reason if fleet == YELLOW.name else f"{fleet}: {months.reason}")
+    if not requests:
+        return dg.SkipReason(" ".join(reasons))
+    for reason in reasons:
+        context.log.info(reason)
+    return requests
 
 
 @dg.schedule(

@@ -8,22 +8,23 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
-from functools import partial
 from typing import Any
 
 import dagster as dg
 
 from dagster_essentials.alerts import NO_RECEIVER, Alert, deliver, list_briefly
+from dagster_essentials.assets.fleets import fleet_trips
 from dagster_essentials.assets.requests import AdhocRequestConfig
 from dagster_essentials.assets.trips import taxi_trips
-from dagster_essentials.due_partitions import late_months
+from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import PipelineError
 from dagster_essentials.failed_runs import failed_run_alert, is_tried_again
-from dagster_essentials.jobs import adhoc_request_job, trip_update_job
-from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.jobs import adhoc_request_job
+from dagster_essentials.partitions import dataset_of, month_label
 from dagster_essentials.reports.request_files import request_files
 from dagster_essentials.reports.requests import RequestError
-from dagster_essentials.schedules import is_month_published, last_tick, responsible_since
+from dagster_essentials.scheduled_months import find_late_months
 from dagster_essentials.settings import SETTINGS
 
 ALERTS_STATUS = dg.DefaultSensorStatus.RUNNING if SETTINGS.has_alerts else dg.DefaultSensorStatus.STOPPED
@@ -75,7 +76,7 @@ def adhoc_request_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
 
 
 def _seen(cursor: str | None) -> Mapping[str, Any]:
-    """What the last tick stored: hashes by file name, or days by month; nothing after the course's sensor, which stored times."""
+    """What the last tick stored: hashes by file name, or days by partition. The course's sensor stored times: nothing."""
     try:
         seen = json.loads(cursor or "{}")
     except ValueError:  # Set by hand, in the UI.
@@ -105,49 +106,51 @@ def run_failure_alert_sensor(context: dg.RunFailureSensorContext) -> dg.SkipReas
     name="late_month_alert_sensor",
     minimum_interval_seconds=24 * 60 * 60,
     default_status=ALERTS_STATUS,
-    description="Sends a message, once, about each month that the monthly schedule should have loaded by now. Needs a receiver "
-    "in the settings.",
+    description="Sends a message, once, about each month of any fleet that its monthly schedule should have loaded by now. Needs "
+    "a receiver in the settings.",
 )
 def late_month_alert_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-    """One message about all months that have become late; the cursor keeps those that were reported, and when."""
+    """One message for each job whose months have become late; the cursor keeps the partitions that were reported, and when."""
     if not SETTINGS.has_alerts:
         return dg.SensorResult(skip_reason=NO_RECEIVER)
-    now = datetime.now(timezone.utc)
-    tick = last_tick(context.instance, now)
-    if tick is None:
-        reason = "The monthly schedule is off, or has not ticked yet: no month can be late."
-        return dg.SensorResult(skip_reason=reason)
-    loaded = context.instance.get_materialized_partitions(taxi_trips.key)
-    reported = {month: day for month, day in _seen(context.cursor).items() if month not in loaded}
-    late = late_months(
-        partitions=monthly_partition.get_partition_keys(current_time=now),
-        loaded=loaded,
-        reported=reported,
-        since=responsible_since(context.instance),
-        last_tick=tick,
-        today=now.date(),
-        # Once, because a tick has a minute for all of them; tomorrow there is another one.
-        is_published=partial(is_month_published, attempts=1),
+    now, instance = datetime.now(timezone.utc), context.instance
+    loaded = {key for asset in (taxi_trips, fleet_trips) for key in instance.get_materialized_partitions(asset.key)}
+    reported = {key: day for key, day in _seen(context.cursor).items() if key not in loaded}
+    late = find_late_months(instance, [YELLOW, *(FLEETS[fleet] for fleet in SETTINGS.fleets)], now, reported)
+    if late is None:
+        return dg.SensorResult(
+            skip_reason="The monthly schedules are off, or have not ticked yet: no month can be late."
+        )
+    sent: list[str] = []
+    for job in dict.fromkeys(dataset_of(key).job for key in late):
+        of_job = {key: reason for key, reason in late.items() if dataset_of(key).job == job}
+        if _send(context, _late_months_alert(of_job)):
+            sent += of_job
+    reasons = []
+    if sent:
+        reasons.append(f"Reported: {', '.join(map(month_label, sent))}.")
+    if len(sent) < len(late):
+        reasons.append("No receiver has accepted the message, see the log of this tick; it is sent again tomorrow.")
+    if reported and not late:
+        reasons.append(f"Reported and still not loaded: {', '.join(map(month_label, reported))}.")
+    return dg.SensorResult(
+        skip_reason=" ".join(reasons) or "No month is late.",
+        cursor=json.dumps(reported | dict.fromkeys(sent, str(now.date()))),
     )
-    reason = f"Reported and still not loaded: {', '.join(month[:7] for month in reported)}." if reported else ""
-    if late and _send(context, _late_months_alert(late)):
-        reported |= dict.fromkeys(late, str(now.date()))
-        reason = f"Reported: {', '.join(month[:7] for month in late)}."
-    elif late:
-        reason = "No receiver has accepted the message, see the log of this tick; it is sent again tomorrow."
-    return dg.SensorResult(skip_reason=reason or "No month is late.", cursor=json.dumps(reported))
 
 
 def _late_months_alert(late: Mapping[str, str]) -> Alert:
-    months = [month[:7] for month in late]
+    """The message about the `late` partitions of one job."""
+    reasons = {month_label(key): f"{month_label(key)}: {reason}" for key, reason in late.items()}
+    dataset = dataset_of(next(iter(late)))
     return Alert(
         event="months_late",
-        job=trip_update_job.name,
-        title=f"{list_briefly(months)} {'is' if len(months) == 1 else 'are'} late",
-        details="\n".join(late.values()),
-        url=f"{SETTINGS.ui_url}/assets/taxi_trips?view=partitions",
-        months=months,
-        reasons={month[:7]: reason for month, reason in late.items()},
+        job=dataset.job,
+        title=f"{list_briefly(list(reasons))} {'is' if len(reasons) == 1 else 'are'} late",
+        details="\n".join(reasons.values()),
+        url=f"{SETTINGS.ui_url}/assets/{dataset.table_asset}?view=partitions",
+        months=list(reasons),
+        reasons=reasons,
     )
 
 

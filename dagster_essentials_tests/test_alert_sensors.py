@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import dagster as dg
@@ -28,9 +30,10 @@ from dagster._core.scheduler.instigation import (
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from dagster_essentials import alerts, defs, failed_runs, sensors
+from dagster_essentials.assets.fleets import fleet_trips
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.resources import LockedDuckDBResource
-from dagster_essentials.schedules import SINCE_TAG
+from dagster_essentials.scheduled_months import SINCE_TAG
 from dagster_essentials.sensors import late_month_alert_sensor, run_failure_alert_sensor
 from dagster_essentials.settings import SETTINGS, read_settings
 from dagster_essentials_tests.support.faults.samples import sample
@@ -54,11 +57,11 @@ Configure = Callable[..., None]
 
 @pytest.fixture
 def configure(project: Project, monkeypatch: pytest.MonkeyPatch) -> Configure:
-    """Sets the receivers of alerts, for the sensors in this process."""
+    """Sets the receivers of alerts and the fleets, for the sensors in this process."""
 
     def configure(**environ: str) -> None:
         read = read_settings({"TAXI_UI_URL": UI, **environ})
-        names = ("alert_webhook_url", "alert_recipients", "smtp", "ui_url")
+        names = ("alert_webhook_url", "alert_recipients", "smtp", "ui_url", "fleets")
         settings = replace(SETTINGS, **{name: getattr(read, name) for name in names})
         monkeypatch.setattr(sensors, "SETTINGS", settings)
 
@@ -386,17 +389,20 @@ MARCH_5 = datetime(2026, 3, 5, tzinfo=timezone.utc)
 
 
 class Schedule:
-    """The monthly schedule as Dagster has stored it, and the ticks of the sensor that watches it."""
+    """A monthly schedule as Dagster has stored it, and the ticks of the sensor that watches it."""
 
-    def __init__(self, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch):
+    def __init__(
+        self, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, name: str = "trip_update_job_schedule"
+    ):
         target = LoadableTargetOrigin(module_name="dagster_essentials")
         location = InProcessCodeLocationOrigin(target, location_name="dagster_essentials")
         repository = RemoteRepositoryOrigin(location, "__repository__")
         self.instance = instance
         self.monkeypatch = monkeypatch
         self.cursor: str | None = None
+        self.name = name
         self.state = InstigatorState(
-            RemoteInstigatorOrigin(repository, "trip_update_job_schedule"),
+            RemoteInstigatorOrigin(repository, name),
             InstigatorType.SCHEDULE,
             InstigatorStatus.RUNNING,
             ScheduleInstigatorData("0 0 5 * *", MARCH_5.timestamp()),
@@ -412,7 +418,7 @@ class Schedule:
         self.instance.create_tick(
             TickData(
                 self.state.instigator_origin_id,
-                "trip_update_job_schedule",
+                self.name,
                 InstigatorType.SCHEDULE,
                 TickStatus.SKIPPED,
                 at.timestamp(),
@@ -442,9 +448,16 @@ def schedule(history: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Sc
     return Schedule(history, monkeypatch)
 
 
+@pytest.fixture
+def fleet_schedule(history: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    return Schedule(history, monkeypatch, "fleet_update_job_schedule")
+
+
 def load(instance: dg.DagsterInstance, months: Sequence[str]) -> None:
+    """Record `months`, given as ``YYYY-MM`` or ``green|YYYY-MM``, as materialized."""
     for month in months:
-        instance.report_runless_asset_event(dg.AssetMaterialization(taxi_trips.key, partition=f"{month}-01"))
+        asset = fleet_trips if "|" in month else taxi_trips
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset.key, partition=f"{month}-01"))
 
 
 def test_a_late_month_is_reported_once_until_it_is_loaded(
@@ -485,7 +498,7 @@ def test_who_has_not_switched_the_schedule_on_is_not_told(
     schedule: Schedule, history: dg.DagsterInstance, webhook: Webhook
 ) -> None:
     load(history, ["2023-01", "2023-02", "2023-03"])
-    nothing = "The monthly schedule is off, or has not ticked yet: no month can be late."
+    nothing = "The monthly schedules are off, or have not ticked yet: no month can be late."
     assert schedule.watch("2026-03-26") == nothing
     schedule.switch_on()
     assert schedule.watch("2026-03-26") == nothing
@@ -550,6 +563,114 @@ def test_a_cursor_that_was_set_by_hand_counts_as_none(
     schedule.cursor = cursor
     assert schedule.watch("2026-03-26") == "Reported: 2025-12."
     assert len(webhook.messages) == 1
+
+
+OTHERS = ("green", "fhv", "fhvhv")
+
+
+def test_a_late_month_of_a_fleet_is_reported_with_its_fleet_and_one_of_fhv_a_month_later(
+    fleet_schedule: Schedule, history: dg.DagsterInstance, webhook: Webhook
+) -> None:
+    load(history, [f"{fleet}|2025-11" for fleet in OTHERS])
+    fleet_schedule.switch_on()
+    fleet_schedule.ticked(MARCH_5)
+    assert fleet_schedule.watch("2026-03-25") == "No month is late."
+    assert fleet_schedule.watch("2026-03-26") == "Reported: green 2025-12, fhvhv 2025-12."
+    (message,) = webhook.messages
+    assert message == {
+        "event": "months_late",
+        "job": "fleet_update_job",
+        "run_id": None,
+        "months": ["green 2025-12", "fhvhv 2025-12"],
+        "weeks": [],
+        "reasons": message["reasons"],
+        "url": f"{UI}/assets/fleet_trips?view=partitions",
+        "title": "green 2025-12, fhvhv 2025-12 are late",
+        "text": message["text"],
+    }
+    for fleet in ("green", "fhvhv"):
+        assert message["reasons"][f"{fleet} 2025-12"].startswith(
+            f"{fleet} 2025-12: not loaded 84 days after its end, because it is not published; it was expected within 83 days."
+        )
+    assert fleet_schedule.watch("2026-04-25") == "Reported and still not loaded: green 2025-12, fhvhv 2025-12."
+    # December of fhv is late when January of the others is.
+    assert fleet_schedule.watch("2026-04-26") == "Reported: green 2026-01, fhv 2025-12, fhvhv 2026-01."
+    assert "fhv 2025-12: not loaded 115 days after its end" in webhook.messages[-1]["text"]
+    load(history, [f"{fleet}|{month}" for fleet in OTHERS for month in ("2025-12", "2026-01")])
+    assert fleet_schedule.watch("2026-04-27") == "No month is late."
+    assert json.loads(fleet_schedule.cursor or "") == {}
+    assert len(webhook.messages) == 2
+
+
+def test_a_fleet_is_watched_from_the_first_month_on_that_its_schedule_is_responsible_for(
+    fleet_schedule: Schedule, history: dg.DagsterInstance, webhook: Webhook, source_server: SourceServer
+) -> None:
+    # October and November of green are missing; those of fhvhv are older gaps.
+    load(history, [f"{fleet}|{month}" for fleet in OTHERS for month in ("2025-09", "2025-12")])
+    tags = {"dagster/schedule_name": "fleet_update_job_schedule", SINCE_TAG: "2025-10-01"}
+    history.add_run(dg.DagsterRun("fleet_update_job", tags={**tags, "dagster/partition/fleet": "green"}))
+    for fleet in OTHERS:
+        publish(source_server, "2025-10", b"a month", fleet)
+    fleet_schedule.switch_on()
+    fleet_schedule.ticked(MARCH_5)
+    assert fleet_schedule.watch("2026-03-26") == "Reported: green 2025-10, green 2025-11."
+    (message,) = webhook.messages
+    assert "in spite of the schedule's tick on 2026-03-05. It is published" in message["reasons"]["green 2025-10"]
+    assert "because it is not published" in message["reasons"]["green 2025-11"]
+
+
+def test_late_months_of_both_tables_are_a_message_each_and_only_of_schedules_that_are_on(
+    schedule: Schedule, fleet_schedule: Schedule, history: dg.DagsterInstance, webhook: Webhook
+) -> None:
+    load(history, ["2025-11", *(f"{fleet}|2025-11" for fleet in OTHERS)])
+    for each in (schedule, fleet_schedule):
+        each.switch_on()
+        each.ticked(MARCH_5)
+    assert schedule.watch("2026-03-26") == "Reported: 2025-12, green 2025-12, fhvhv 2025-12."
+    assert [(message["job"], message["months"]) for message in webhook.messages] == [
+        ("trip_update_job", ["2025-12"]),
+        ("fleet_update_job", ["green 2025-12", "fhvhv 2025-12"]),
+    ]
+    fleet_schedule.switch_off()
+    assert schedule.watch("2026-04-26") == "Reported: 2026-01."
+
+
+def test_only_the_fleets_of_the_settings_are_watched(
+    fleet_schedule: Schedule,
+    history: dg.DagsterInstance,
+    webhook: Webhook,
+    source_server: SourceServer,
+    configure: Configure,
+) -> None:
+    load(history, [f"{fleet}|2025-11" for fleet in OTHERS])
+    fleet_schedule.switch_on()
+    fleet_schedule.ticked(MARCH_5)
+    configure(TAXI_ALERT_WEBHOOK_URL=webhook.url, TAXI_FLEETS="fhvhv")
+    assert fleet_schedule.watch("2026-03-26") == "Reported: fhvhv 2025-12."
+    assert {path for _, path, _ in source_server.requests} == {"/trip-data/fhvhv_tripdata_2025-12.parquet"}
+
+
+def test_all_fleets_are_asked_about_at_once_because_a_tick_has_a_minute(
+    schedule: Schedule,
+    fleet_schedule: Schedule,
+    history: dg.DagsterInstance,
+    webhook: Webhook,
+    source_server: SourceServer,
+) -> None:
+    load(history, ["2025-11", "green|2025-11", "fhvhv|2025-11", "fhv|2025-12"])
+    together = threading.Barrier(3, timeout=60)
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        # None is answered before all three have been asked.
+        together.wait()
+        status(403)(handler)
+
+    for each in (schedule, fleet_schedule):
+        each.switch_on()
+        each.ticked(MARCH_5)
+    for name in ("yellow", "green", "fhvhv"):
+        source_server.answers[f"/trip-data/{name}_tripdata_2025-12.parquet"] = [answer]
+    assert schedule.watch("2026-03-26") == "Reported: 2025-12, green 2025-12, fhvhv 2025-12."
 
 
 def test_the_sensor_looks_once_a_day() -> None:

@@ -204,10 +204,10 @@ def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: S
         assert result["error"] is None
         return dict(result)
 
-    assert look()["skipReason"] == "The monthly schedule is off, or has not ticked yet: no month can be late."
+    assert look()["skipReason"] == "The monthly schedules are off, or have not ticked yet: no month can be late."
     started = dev.graphql(START_SCHEDULE, selector={**JOB, "scheduleName": "trip_update_job_schedule"})
     assert started["startSchedule"]["__typename"] == "ScheduleStateResult"
-    assert look()["skipReason"] == "The monthly schedule is off, or has not ticked yet: no month can be late."
+    assert look()["skipReason"] == "The monthly schedules are off, or have not ticked yet: no month can be late."
     with dev.instance() as instance:
         (state,) = [
             state for state in instance.all_instigator_state() if state.instigator_name == "trip_update_job_schedule"

@@ -11,11 +11,12 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
-from dagster_essentials import defs, schedules
+from dagster_essentials import defs, scheduled_months
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.partitions import weekly_partition
-from dagster_essentials.schedules import SINCE_TAG, trip_update_schedule, weekly_update_schedule
+from dagster_essentials.scheduled_months import SINCE_TAG
+from dagster_essentials.schedules import trip_update_schedule, weekly_update_schedule
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials_tests.support.project import Project
 from dagster_essentials_tests.support.source_server import SourceServer, status
@@ -162,7 +163,7 @@ def move_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 def test_a_month_becomes_due_two_months_after_its_end_in_utc_whatever_the_local_time_zone(
     zone: str, history: dg.DagsterInstance, move_to: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dagster_essentials.schedules.find_published_month", all_months)
+    monkeypatch.setattr("dagster_essentials.scheduled_months.find_published_month", all_months)
     record_materializations(history, taxi_trips, LOADED)
     move_to(zone)
     moments = {
@@ -195,7 +196,7 @@ def test_daylight_saving_time_makes_no_difference(
     move_to: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dagster_essentials.schedules.find_published_month", all_months)
+    monkeypatch.setattr("dagster_essentials.scheduled_months.find_published_month", all_months)
     record_materializations(history, taxi_trips, loaded)
     move_to("America/New_York")
     # The clocks of New York change at 07:00 UTC in March and at 06:00 UTC in November.
@@ -206,7 +207,7 @@ def test_daylight_saving_time_makes_no_difference(
 
 
 def set_source(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedules, "SETTINGS", replace(SETTINGS, trips_url=url))
+    monkeypatch.setattr(scheduled_months, "SETTINGS", replace(SETTINGS, trips_url=url))
 
 
 def closed_port() -> int:
@@ -307,7 +308,7 @@ def test_after_the_end_date_only_missing_months_are_requested(
     project: Project, source_server: SourceServer, history: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lesson = dg.MonthlyPartitionsDefinition(start_date="2023-01-01", end_date="2023-04-01", end_offset=-2)
-    monkeypatch.setattr(schedules, "monthly_partition", lesson)
+    monkeypatch.setattr(scheduled_months, "monthly_partition", lesson)
     publish(source_server, "2023-01", "2025-12")
     record_materializations(history, taxi_trips, ["2023-01-01", "2023-02-01"])
     assert requested_months(history, fifth(2024, 1)) == ["2023-03-01"]

@@ -109,7 +109,9 @@ def test_the_skip_reason_of_a_tick_has_no_password(
     monkeypatch: pytest.MonkeyPatch,
     code: int,
 ) -> None:
-    monkeypatch.setattr("dagster_essentials.schedules.SETTINGS", replace(SETTINGS, trips_url=secret_project.trips_url))
+    monkeypatch.setattr(
+        "dagster_essentials.scheduled_months.SETTINGS", replace(SETTINGS, trips_url=secret_project.trips_url)
+    )
     for month in ("2023-01", "2023-02"):
         path = f"/trip-data/yellow_tripdata_{month}.parquet?token={TOKEN}"
         location = f"ftp://other:{SECRET}@127.0.0.1/f?token={TOKEN}"

@@ -10,12 +10,11 @@ from pydantic import Field
 from dagster_essentials.assets import constants
 from dagster_essentials.assets.checks import evaluate_month, failed_checks
 from dagster_essentials.assets.month_metadata import file_metadata, month_metadata
-from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.ingestion.trip_files import MonthFile, download_months
 from dagster_essentials.materialization_events import AssetEvents
 from dagster_essentials.partition_run import PartitionRun
-from dagster_essentials.partitions import fleet_and_month
+from dagster_essentials.partitions import dataset_of, fleet_and_month
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.trips_table import replace_month
 
@@ -38,7 +37,7 @@ def month_file(key: str) -> MonthFile:
         path = constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format(month)
     else:
         path = constants.FLEET_TRIPS_TEMPLATE_FILE_PATH.format(fleet, month)
-    return MonthFile(month, SETTINGS.month_url(month, fleet), Path(path), FLEETS.get(fleet, YELLOW))
+    return MonthFile(month, SETTINGS.month_url(month, fleet), Path(path), dataset_of(key))
 
 
 def download_partitions(context: dg.AssetExecutionContext, downstream: dg.AssetsDefinition) -> AssetEvents:
@@ -80,6 +79,7 @@ def load_partitions(
                 connection, source.month, source.path, Path(constants.TAXI_ZONES_FILE_PATH), force, source.dataset
             )
             seconds = time.monotonic() - started - waited
+            checks = evaluate_month(month, source.dataset)
             unchanged += month.is_unchanged
             waited_note = f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else ""
             run.materialized(
@@ -89,7 +89,7 @@ def load_partitions(
                 note=("unchanged" if month.is_unchanged else f"loaded in {seconds:.1f} s") + waited_note,
                 data_version=month.version.data_version,
                 inputs={upstream.key: month.version.sha256, **dict.fromkeys(zones)},
-                checks=(checks := evaluate_month(month, source.dataset)),
+                checks=checks,
                 metadata={
                     **month_metadata(month, checks),
                     "seconds": round(seconds, 3),
