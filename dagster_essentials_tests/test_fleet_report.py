@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from PIL import Image
 from dagster_essentials.assets.fleets import trips_by_fleet
 from dagster_essentials.reports.plots import FLEETS as COLORS
 from dagster_essentials.reports.plots import plot_fleets
+from dagster_essentials.settings import SETTINGS
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.loaded_trips import decode_picture, materialized_metadata
@@ -113,6 +115,26 @@ def test_one_fleet_alone_is_enough(
     result = materialize(project, instance, [trips_by_fleet])
     assert result.success, failure_text(result)
     assert project.query("SELECT fleet, num_trips FROM trips_by_fleet") == [(only, 300)]
+
+
+@pytest.mark.parametrize(("fleets", "is_complete"), [(("green",), True), (("green", "fhv"), False)])
+def test_a_month_is_hatched_for_a_fleet_of_the_settings_only(
+    fleets: tuple[str, ...],
+    is_complete: bool,
+    project: Project,
+    instance: dg.DagsterInstance,
+    source_server: SourceServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dagster_essentials.assets.fleets.SETTINGS", replace(SETTINGS, fleets=fleets))
+    for fleet, assets, key in (("yellow", TRIPS, "2023-01"), ("green", FLEETS, "green|2023-01")):
+        publish(source_server, "2023-01", content(fleet, "2023-01", 300), fleet)
+        assert materialize(project, instance, assets, key).success
+    result = materialize(project, instance, [trips_by_fleet])
+    (metadata,) = materialized_metadata(result, trips_by_fleet)
+    assert metadata["incomplete_months"] == ("none" if is_complete else "2023-01")
+    trips = {("2023-01", fleet): 300 for fleet in ("yellow", "green")}
+    assert decode_picture(metadata["plot"]) == plot_fleets(trips, [] if is_complete else ["2023-01"])
 
 
 def test_the_real_months_of_green_taxis_are_counted_to_the_last_trip(

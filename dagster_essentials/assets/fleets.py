@@ -20,6 +20,7 @@ from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.materialization_events import AssetEvents
 from dagster_essentials.partitions import fleet_month_partition
 from dagster_essentials.reports import fleets
+from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.exclusive import exclusive
 from dagster_essentials.warehouse.month_versions import code_version
 
@@ -85,15 +86,18 @@ def fleet_trips(context: dg.AssetExecutionContext, config: LoadConfig, database:
 def trips_by_fleet(database: DuckDBResource) -> dg.MaterializeResult[Any]:
     """Count the trips of all loaded months by fleet, replace the table and its CSV, and plot it."""
     with fail_with_message(), database.get_connection() as connection, exclusive(connection, "trips_by_fleet"):
-        months, png = fleets.replace_trips_by_fleet(
-            connection, Path(constants.TRIPS_BY_FLEET_FILE_PATH), Path(constants.TRIPS_BY_FLEET_PLOT_FILE_PATH)
+        report = fleets.replace_trips_by_fleet(
+            connection,
+            SETTINGS.fleets,
+            Path(constants.TRIPS_BY_FLEET_FILE_PATH),
+            Path(constants.TRIPS_BY_FLEET_PLOT_FILE_PATH),
         )
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": len(months),
-            "num_trips": sum(month.num_trips for month in months),
-            "plot": png_metadata(png),
+            "dagster/row_count": len(report.months),
+            "num_trips": sum(month.num_trips for month in report.months),
+            "plot": png_metadata(report.plot),
             "path": dg.MetadataValue.path(location(constants.TRIPS_BY_FLEET_FILE_PATH)),
-            "incomplete_months": ", ".join(fleets.incomplete_months(months)) or "none",
+            "incomplete_months": ", ".join(report.incomplete) or "none",
         }
     )

@@ -1,11 +1,12 @@
 """The trips of each fleet by month: the table `trips_by_fleet`, its CSV, and the stacked plot of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 
+from dagster_essentials.datasets import DATASETS
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import ReportError
@@ -55,10 +56,21 @@ class FleetMonth:
     num_trips: int
 
 
+@dataclass(frozen=True)
+class FleetReport:
+    """What is loaded, in order; the months (``YYYY-MM``) among that which lack a fleet; and the plot, a PNG."""
+
+    months: Sequence[FleetMonth]
+    incomplete: Sequence[str]
+    plot: bytes
+
+
 def replace_trips_by_fleet(
-    connection: duckdb.DuckDBPyConnection, csv: Path, png: Path
-) -> tuple[list[FleetMonth], bytes]:
-    """Replace the table `trips_by_fleet`, write it to `csv`, and its plot to `png`; return the months, in order, and the plot.
+    connection: duckdb.DuckDBPyConnection, fleets: Collection[str], csv: Path, png: Path
+) -> FleetReport:
+    """Replace the table `trips_by_fleet`, write it to `csv`, and its plot to `png`.
+
+    Months without one of the `fleets` or without yellow trips are reported as incomplete.
 
     Raises:
         ReportError: nothing is loaded.
@@ -84,18 +96,12 @@ def replace_trips_by_fleet(
             ).fetchall()
             if not rows:
                 raise ReportError(_NOTHING_LOADED)
+            copy_to_csv(connection, "trips_by_fleet", COLUMNS, "partition_date, fleet", csv_part)
             months = [FleetMonth(*row) for row in rows]
-            copy_to_csv(
-                connection,
-                "SELECT * REPLACE (printf('%.2f', total_amount) AS total_amount, "
-                f"printf('%.2f', trip_distance) AS trip_distance) FROM (SELECT {_NAMES} FROM trips_by_fleet) "
-                "ORDER BY partition_date, fleet",
-                csv_part,
-            )
-            trips = {(month.partition_date, month.fleet): month.num_trips for month in months}
-            plot = plot_fleets(trips, incomplete_months(months))
+            incomplete = incomplete_months(months, fleets)
+            plot = plot_fleets({(month, fleet): trips for month, fleet, trips in rows}, incomplete)
             png_part.write_bytes(plot)
-    return months, plot
+    return FleetReport(months, incomplete, plot)
 
 
 def _fleets_query(connection: duckdb.DuckDBPyConnection) -> str:
@@ -110,16 +116,13 @@ def _fleets_query(connection: duckdb.DuckDBPyConnection) -> str:
     return _RECORDED if recorded == rows else _COUNTED
 
 
-def incomplete_months(months: Sequence[FleetMonth]) -> list[str]:
-    """The months among `months`, in order, in which a fleet that has been published since or before then is not loaded."""
+def incomplete_months(months: Sequence[FleetMonth], fleets: Collection[str]) -> list[str]:
+    """The months among `months`, in order, in which yellow trips or one of the `fleets` are published and not loaded."""
     loaded: dict[str, set[str]] = {}
     for month in months:
         loaded.setdefault(month.partition_date, set()).add(month.fleet)
     return [
         month
-        for month, fleets in sorted(loaded.items())
-        if any(dataset.first_month <= month and name not in fleets for name, dataset in _DATASETS.items())
+        for month, found in sorted(loaded.items())
+        if any(DATASETS[name].first_month <= month and name not in found for name in (YELLOW.name, *fleets))
     ]
-
-
-_DATASETS = {YELLOW.name: YELLOW, **FLEETS}

@@ -149,12 +149,7 @@ def upsert_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str], cs
         write_comments(connection, "trips_by_week", COMMENT, {name: text for name, _, text in COLUMNS})
         connection.execute("DELETE FROM trips_by_week WHERE period IN (SELECT period FROM aggregated)")
         connection.execute(f"INSERT INTO trips_by_week ({_NAMES}) SELECT {_NAMES} FROM aggregated")
-        copy_to_csv(
-            connection,
-            "SELECT * REPLACE (printf('%.2f', total_amount) AS total_amount, printf('%.2f', trip_distance) AS "
-            f"trip_distance) FROM (SELECT {_NAMES} FROM trips_by_week) ORDER BY period",
-            temporary,
-        )
+        copy_to_csv(connection, "trips_by_week", COLUMNS, "period", temporary)
     return summaries
 
 
