@@ -1,4 +1,4 @@
-"""What Dagster records of a month: of its file, and of its rows in `trips`."""
+"""What Dagster records of a month: of its file, and of its rows in the table."""
 
 from datetime import timezone
 from pathlib import Path
@@ -29,7 +29,7 @@ def file_metadata(month: DownloadedMonth, path: Path) -> dict[str, Any]:
 
 
 def month_metadata(month: LoadedMonth, checks: list[dg.AssetCheckResult]) -> dict[str, Any]:
-    """The metadata of a month in `trips`, whether it was loaded now or left unchanged."""
+    """The metadata of a month in its table, whether it was loaded now or left unchanged."""
     version = month.version
     metadata = {
         "dagster/partition_row_count": version.num_trips,
