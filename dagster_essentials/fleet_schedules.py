@@ -1,4 +1,4 @@
-"""When the job of the other fleets runs by itself: as that of the yellow months, for the months of each fleet by themselves."""
+"""When the job of the other fleets runs by itself: as in `schedules.py`, for each fleet independently of the others."""
 
 from functools import partial
 
@@ -19,8 +19,8 @@ _DATASETS = [FLEETS[fleet] for fleet in fleet_partition.get_partition_keys()]
     # After the yellow month of the same day, whose trips are in trips_by_fleet as well.
     cron_schedule="0 1 5 * *",
     execution_timezone=NEW_YORK,
-    description="Loads, on the 5th, every month of green, fhv and fhvhv that the TLC has published since the newest one of the "
-    "fleet that is loaded. It asks for a month of fhv a month later than for the others, when the TLC publishes it.",
+    description="Loads, on the 5th, every month of green, fhv and fhvhv that the TLC has published since the newest loaded "
+    "one of that fleet. It asks for a month of fhv a month later than for the others, when the TLC publishes it.",
 )
 def fleet_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """One run for each month of a fleet that is due, with its partition key."""

@@ -35,8 +35,8 @@ weekly_partition = dg.WeeklyPartitionsDefinition(
 # With TAXI_FLEETS=none, there are no such assets, and what their partitions would be does not matter.
 fleet_partition = dg.StaticPartitionsDefinition(list(SETTINGS.fleets or FLEET_NAMES))
 
-# Keys as green|2023-01-01. It is a product: it also has the months before those of a fleet, and the newest one of fhv, which is
-# published a month after the others.
+# Keys such as green|2023-01-01. As a product it also has the months before the first one of a fleet, and the newest month of
+# fhv before it is published, a month after the others.
 fleet_month_partition = dg.MultiPartitionsDefinition({"fleet": fleet_partition, "month": monthly_partition})
 
 

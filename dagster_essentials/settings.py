@@ -167,7 +167,7 @@ def _fleets(name: str, text: str) -> tuple[str, ...]:
     if unknown := sorted(chosen - {*FLEET_NAMES}):
         raise SettingError(
             f"{name}={text} has {unknown[0]!r}, which is not one of the fleets beside the yellow taxis: {','.join(FLEET_NAMES)}. "
-            "Write those to have, or none."
+            "Write those that you want, or none."
         )
     return tuple(fleet for fleet in FLEET_NAMES if fleet in chosen)
 

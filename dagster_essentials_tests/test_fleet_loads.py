@@ -8,8 +8,8 @@ from typing import Any
 import duckdb
 import pytest
 
+from dagster_essentials.datasets import DATASETS
 from dagster_essentials.datasets.fleets import FLEETS
-from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import DatabaseUnusableError, LoadError, PipelineError, QueryError, RowCountMismatchError
 from dagster_essentials.warehouse import trips_table
 from dagster_essentials.warehouse.locked_connection import locked_connection
@@ -17,7 +17,6 @@ from dagster_essentials.warehouse.trips_table import LoadedMonth, replace_month
 from dagster_essentials_tests.support.faults.files import zeroed_pages
 from dagster_essentials_tests.support.fleet_files import fleet_sample, read_trips, trips_in_table
 
-DATASETS = {"yellow": YELLOW, **FLEETS}
 LOADED = [("yellow", "2023-02"), ("green", "2023-02"), ("fhv", "2023-02"), ("fhvhv", "2023-02"), ("green", "2023-03")]
 TABLES = ("trips", "fleet_trips", "month_versions", "trips_by_day", "pickups_by_zone", "all_trips")
 Rows = Mapping[str, list[tuple[Any, ...]]]

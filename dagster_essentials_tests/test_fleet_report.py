@@ -19,7 +19,7 @@ from dagster_essentials.reports.plots import FLEETS as COLORS
 from dagster_essentials.reports.plots import plot_fleets
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials_tests.support.faults.samples import sample
-from dagster_essentials_tests.support.fleet_files import fleet_sample
+from dagster_essentials_tests.support.fleet_files import PARTS, fleet_sample
 from dagster_essentials_tests.support.loaded_trips import decode_picture, materialized_metadata
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import FLEETS, TRIPS, publish
@@ -32,17 +32,6 @@ FILES = {
     ("fhvhv", "2023-01"): 330,
     ("fhvhv", "2023-03"): 340,
 }
-PARTS = (
-    "base_passenger_fare",
-    "tolls",
-    "bcf",
-    "sales_tax",
-    "congestion_surcharge",
-    "airport_fee",
-    "cbd_congestion_fee",
-    "tips",
-)
-"""What a trip of fhvhv cost in all is the sum of these."""
 
 
 @pytest.fixture
@@ -66,7 +55,8 @@ def count(file: bytes, fleet: str) -> tuple[int, float | None, float | None]:
     if fleet == "fhv":
         return len(rows), None, None
     if fleet == "fhvhv":
-        dollars = [sum(row.get(part) or 0 for part in PARTS) for row in rows if row["base_passenger_fare"] is not None]
+        fares = [row for row in rows if row["base_passenger_fare"] is not None]
+        dollars = [row["base_passenger_fare"] + sum(row.get(part) or 0 for part in PARTS) for row in fares]
         return len(rows), math.fsum(dollars), math.fsum(row["trip_miles"] for row in rows)
     return len(rows), math.fsum(row["total_amount"] for row in rows), math.fsum(row["trip_distance"] for row in rows)
 

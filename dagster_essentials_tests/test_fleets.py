@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dagster_essentials.datasets import DATASETS
 from dagster_essentials.datasets.fleets import FLEETS
-from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import DownloadError, NotPublishedError, QueryError, SchemaError
 from dagster_essentials.ingestion.trip_files import MonthFile, download_month, validate_trips_file
 from dagster_essentials.warehouse.trips_table import replace_month
@@ -31,7 +31,6 @@ from dagster_essentials_tests.support.fleet_files import (
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA
 from dagster_essentials_tests.support.source_server import SourceServer, status
 
-DATASETS = {"yellow": YELLOW, **FLEETS}
 REAL_FLEET_MONTHS = [
     *(("green", month) for month in ("2023-01", "2023-02", "2024-01")),
     *(("fhv", "2025-01"), ("fhvhv", "2025-01")),

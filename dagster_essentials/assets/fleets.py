@@ -1,6 +1,6 @@
-"""The TLC's other fleets, by partitions in two dimensions: the fleet and the month.
+"""The TLC's other fleets, partitioned in two dimensions: by fleet and by month.
 
-As in `trips.py`, the assets and their metadata only: a run does for a month of a fleet what it does for one of yellow trips.
+As in `trips.py`, only the assets and their metadata: a run does the same for a month of a fleet as for one of yellow trips.
 """
 
 from pathlib import Path
@@ -57,8 +57,8 @@ def fleet_trips_file(context: dg.AssetExecutionContext) -> AssetEvents:
     kinds={"duckdb", "table"},
     check_specs=check_specs("fleet_trips", fleet_month_partition, *FLEETS.values()),
     description="The table fleet_trips: one row per trip of green, fhv and fhvhv, no trip dropped. Columns that a fleet does "
-    "not have are null: fhv has no money and no distance, and before mid-2017 its drop-offs are no real times. The view "
-    "all_trips has these trips and those of yellow taxis by their common columns.",
+    "not have are null: fhv has neither money nor distance, and before mid-2017 its drop-offs are not real times. The view "
+    "all_trips has these trips and those of the yellow taxis, with the columns that all fleets have in common.",
     metadata={
         "dagster/table_name": table_name("fleet_trips"),
         "dagster/column_schema": table_schema(
@@ -76,7 +76,7 @@ def fleet_trips(context: dg.AssetExecutionContext, config: LoadConfig, database:
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="fleets",
     kinds={"duckdb", "table", "csv", "matplotlib"},
-    description="The trips of each fleet by month: a table, a CSV and a stacked picture. Uber and Lyft moved from fhv to fhvhv "
+    description="The trips of each fleet by month: a table, a CSV and a stacked plot. Uber and Lyft moved from fhv to fhvhv "
     "in 2019-02, when fhv fell from 23 to 2 million trips: the two belong together.",
     metadata={
         "dagster/table_name": table_name("trips_by_fleet"),

@@ -33,7 +33,7 @@ FHV_RULES: Sequence[QualityRule] = (
     pickups_in_month(0.01, "None in 154 million; warns above 1 %."),
     dropoff_after_pickup(
         0.01,
-        "Practically all of 2015 and 2016, and 38 % of 2017: until mid-2017 drop-offs are no real times, so a trip has no "
+        "Practically all of 2015 and 2016, and 38 % of 2017: until mid-2017 drop-offs are not real times, so a trip has no "
         "duration. Almost none since 2018; warns above 1 %.",
     ),
     zones_known(0.40, "Zone 0 counts as unknown. 17 %; warns above 40 %.", "0, 264, 265"),

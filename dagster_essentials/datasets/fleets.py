@@ -15,10 +15,10 @@ _SHARED = {
     "fleet": ("VARCHAR", "green, fhv or fhvhv"),
     "partition_date": ("VARCHAR", "Month of the file, YYYY-MM"),
     "pickup_datetime": ("TIMESTAMP", "Start of the trip, New York local time"),
-    "dropoff_datetime": ("TIMESTAMP", "End of the trip, New York local time; of fhv before mid-2017 no real time"),
+    "dropoff_datetime": ("TIMESTAMP", "End of the trip, New York local time; not a real time for fhv before mid-2017"),
     "pickup_zone_id": (
         "INTEGER",
-        "Zone of the pickup; 264 unknown, 265 outside the city; of fhv mostly null since 2020-10",
+        "Zone of the pickup; 264 unknown, 265 outside the city; mostly null for fhv since 2020-10",
     ),
     "dropoff_zone_id": ("INTEGER", "Zone of the drop-off; 264 unknown, 265 outside the city"),
 }

@@ -13,12 +13,12 @@ COLUMNS = {
     "fleet": "yellow, green, fhv (for-hire vehicles) or fhvhv (high-volume: Uber, Lyft and others, since 2019-02)",
     "partition_date": "Month of the file, YYYY-MM",
     "pickup_datetime": "Start of the trip, New York local time",
-    "dropoff_datetime": "End of the trip, New York local time; of fhv before mid-2017 no real time",
-    "pickup_zone_id": "Zone of the pickup; 264 unknown, 265 outside the city; of fhv mostly null since 2020-10",
+    "dropoff_datetime": "End of the trip, New York local time; not a real time for fhv before mid-2017",
+    "pickup_zone_id": "Zone of the pickup; 264 unknown, 265 outside the city; mostly null for fhv since 2020-10",
     "dropoff_zone_id": "Zone of the drop-off; 264 unknown, 265 outside the city",
     "trip_distance": "Miles; null for fhv",
-    "trip_seconds": "Seconds from pickup to drop-off, null if that lies before, as in most trips of fhv before mid-2017; of "
-    "fhvhv as the company measured them",
+    "trip_seconds": "Seconds from pickup to drop-off, for fhvhv as the company measured them; null if the drop-off lies "
+    "before, as in most trips of fhv before mid-2017",
     "total_amount": "US dollars that were paid in all; for fhvhv the sum of fare, tolls, taxes, fees and tips; null for fhv",
 }
 _COPIED = "pickup_datetime, dropoff_datetime, pickup_zone_id, dropoff_zone_id"

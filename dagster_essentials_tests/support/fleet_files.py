@@ -140,6 +140,7 @@ def rows_as_dicts(path: Path) -> list[dict[str, Any]]:
 
 
 PARTS = ("tolls", "bcf", "sales_tax", "congestion_surcharge", "airport_fee", "cbd_congestion_fee", "tips")
+"""What a trip of fhvhv costs in all is its `base_passenger_fare` and these."""
 
 
 def common_columns(trip: Mapping[str, Any], fleet: str, month: str) -> tuple[Any, ...]:
