@@ -125,7 +125,7 @@ def late_month_alert_sensor(context: dg.SensorEvaluationContext) -> dg.SensorRes
     for job in dict.fromkeys(dataset_of(key).job for key in late):
         of_job = {key: reason for key, reason in late.items() if dataset_of(key).job == job}
         if _send(context, _late_months_alert(of_job)):
-            sent += of_job
+            sent.extend(of_job)
     reasons = []
     if sent:
         reasons.append(f"Reported: {', '.join(map(month_label, sent))}.")

@@ -75,7 +75,8 @@ class Dataset:
         longest_delay_days: how many days after its end a month has been published at the latest.
         file_asset, table_asset, job: the names of the assets of its files and of its table, and of the job that loads a month.
         columns: those of the table, in order.
-        core_columns: how many of them, from the first on, a table has in any release. One without them is not ours.
+        core_columns: how many of them, from the first on, the table has in every release; one without them was made by
+            something else.
         layouts: of its files, the oldest first.
         rules: what is counted in each month.
         before_first_month: for messages, where the trips of earlier months are.
