@@ -32,11 +32,7 @@ class PartitionRun:
         self._reasons: dict[str, str] = {}
         self._trips = self._bytes = 0
         if not self.keys:
-            raise dg.Failure(
-                f"The range from {' to '.join(_range(context))} has no partition. In each dimension, it goes from an earlier one "
-                "to a later one, in the order of the asset's page.",
-                allow_retries=False,
-            )
+            raise dg.Failure(_why_no_partitions(" to ".join(_range(context))), allow_retries=False)
 
     def pending(self, upstream: dg.AssetsDefinition | None = None) -> Iterator[str]:
         """The partitions that have not ended. Those for which `upstream` failed in this run fail too."""
@@ -44,9 +40,7 @@ class PartitionRun:
             failed_upstream = failures_in_run(self._context, upstream)
             for key in filter(failed_upstream.__contains__, self.keys):
                 self._end(key, f" failed: {upstream.op.name} failed for this partition", failed_upstream[key])
-        for key in self.keys:
-            if key not in self._ended:
-                yield key
+        yield from (key for key in self.keys if key not in self._ended)
 
     @contextmanager
     def partition(
@@ -178,7 +172,14 @@ def _partition_keys(context: dg.AssetExecutionContext) -> list[str]:
     range_, partitions = _range(context), context.assets_def.partitions_def
     if range_ and isinstance(partitions, dg.MultiPartitionsDefinition):
         return list(partitions.get_partition_keys_in_range(dg.PartitionKeyRange(*range_)))
-    return list(context.partition_keys)
+    return list(context.partition_keys) if range_ or context.has_partition_key else []
+
+
+def _why_no_partitions(range_: str) -> str:
+    if not range_:
+        return "The run has no partition. Launch it for one (--partition) or for a range of them (--partition-range)."
+    order = "In each dimension, it goes from an earlier one to a later one, in the order of the asset's page."
+    return f"The range from {range_} has no partition. {order}"
 
 
 def _range(context: dg.AssetExecutionContext) -> list[str]:

@@ -136,6 +136,13 @@ def test_a_month_of_the_job_and_a_month_of_some_assets(fresh: Path) -> None:
     assert len(materialized(fresh, "manhattan_map")) == 1
 
 
+def test_a_job_of_months_that_is_launched_without_one_says_how_to_give_it(fresh: Path) -> None:
+    for job in ("trip_update_job", "weekly_update_job"):
+        output = run_dg(fresh, "launch", "--job", job, code=1)
+        assert "The run has no partition. Launch it for one (--partition) or for a range" in output
+    assert materialized(fresh, "taxi_trips_file") == []
+
+
 def test_a_range_of_some_assets_and_the_assets_upstream_of_one(fresh: Path) -> None:
     run_dg(fresh, "launch", "--assets", "+taxi_trips", "--partition-range", "2023-01-01...2023-02-01")
     assert rows(fresh) == MONTHS

@@ -194,7 +194,7 @@ def _open_local(path: Path, known: DownloadedFile | None) -> Iterator[_Answer | 
         file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed below, by the with
     except (FileNotFoundError, NotADirectoryError):
         raise NotPublishedError(
-            "no such file. Put it into that folder, or point the setting to the folder that has it."
+            "no such file. Put it there, or correct TAXI_TRIPS_URL (for the zones, TAXI_ZONES_URL)."
         ) from None
     except OSError as error:
         raise _unreadable(error) from error
