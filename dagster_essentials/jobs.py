@@ -13,25 +13,26 @@ trip_update_job = dg.define_asset_job(
     selection=dg.AssetSelection.all() - trips_by_week - adhoc_request - fleets,
     # Deprecated, but without it the partitions_def of this object is None.
     partitions_def=monthly_partition,
-    description="A month from the TLC's file to the tables, with the zones and the map of Manhattan.",
+    description="Loads months, from the TLC's files to the table, and updates the zones and the map of Manhattan.",
 )
 
 weekly_update_job = dg.define_asset_job(
     "weekly_update_job",
     selection=trips_by_week,
     partitions_def=weekly_partition,
-    description="The aggregates of a week.",
+    description="Aggregates the trips of weeks.",
 )
 
 adhoc_request_job = dg.define_asset_job(
     "adhoc_request_job",
     selection=adhoc_request,
-    description="The picture that answers a request.",
+    description="Makes the plot that a request asks for.",
 )
 
 fleet_update_job = dg.define_asset_job(
     "fleet_update_job",
     selection=fleets,
     partitions_def=fleet_month_partition,
-    description="A month of another fleet from the TLC's file to the table, and the trips of all fleets by month.",
+    description="Loads months of the other fleets, from the TLC's files to the table, and counts the trips of all fleets by "
+    "month.",
 )

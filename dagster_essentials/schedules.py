@@ -23,7 +23,7 @@ NEW_YORK = "America/New_York"
     job=trip_update_job,
     cron_schedule="0 0 5 * *",
     execution_timezone=NEW_YORK,
-    description="Loads, on the 5th, every month that the TLC has published since the newest one that is loaded.",
+    description="On the 5th: loads every month that the TLC has published since the newest loaded one.",
 )
 def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """One run for each month that is due, with its partition key."""
@@ -37,7 +37,7 @@ def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason
     # On Sundays: the weeks that depend on a corrected month follow on Monday.
     cron_schedule="0 0 * * 0",
     execution_timezone=NEW_YORK,
-    description="Asks the source, on Sundays, for every loaded month, and loads those again that the TLC has corrected.",
+    description="On Sundays: asks the source for every loaded month, and loads those again that the TLC has corrected.",
 )
 def trip_corrections_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """One run for each corrected month, with its partition key."""
@@ -68,8 +68,8 @@ def request_months(
     job=weekly_update_job,
     cron_schedule="0 0 * * 1",
     execution_timezone=NEW_YORK,
-    description="Aggregates, on Mondays, every week whose months are loaded and that is not aggregated yet, or was before one "
-    "of its months changed.",
+    description="On Mondays: aggregates every week whose months are all loaded and that has not been aggregated since they "
+    "last changed.",
 )
 def weekly_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
     """One run for each week that is due, with its partition key."""

@@ -44,13 +44,13 @@ MANHATTAN_HAS_TRIPS = "manhattan_has_trips"
         dg.AssetCheckSpec(
             EVERY_DAY_HAS_TRIPS,
             asset="trips_by_week",
-            description="Trips began on each day of the week. Every day since 2011 has some; one without means that a part "
-            "of a file is missing.",
+            description="Trips began on each day of the week. Every day since 2011 has some, so a day without any means that "
+            "part of a file is missing.",
             partitions_def=weekly_partition,
         )
     ],
-    description="Trips, dollars, miles and passengers of each week, Sunday to Saturday: the table trips_by_week, and "
-    "trips_by_week.csv, which each run writes from the whole table (changes made to the file by hand are lost then).",
+    description="Trips, dollars, miles and passengers of each week, Sunday to Saturday: the table `trips_by_week`, and "
+    "trips_by_week.csv, which every run rewrites from the whole table. Do not edit the file: the next run replaces it.",
     metadata={
         "dagster/table_name": table_name("trips_by_week"),
         "dagster/column_schema": table_schema(*weekly.COLUMNS),
@@ -124,17 +124,17 @@ def _evaluate_days(week: weekly.WeeklySummary) -> dg.AssetCheckResult:
         dg.AssetCheckSpec(
             MANHATTAN_HAS_TRIPS,
             asset=dg.AssetKey(["manhattan", "manhattan_stats"]),
-            description="Trips were picked up in Manhattan in every month. They are nine in ten of a real month; without any, "
-            "the ids of the trips and of the zones do not belong together.",
+            description="Trips were picked up in Manhattan in every month. In real months these are nine in ten, so a month "
+            "without any means that the zone ids of the trips are not those of the zones.",
         ),
     ],
-    description="Trips picked up in each zone of Manhattan, in all months that are loaded, as GeoJSON.",
+    description="Trips picked up in each zone of Manhattan, in all loaded months, as GeoJSON.",
     metadata={
         "dagster/column_schema": table_schema(
             ("zone_id", "integer", "The zone's number, pickup_zone_id in trips"),
             ("zone", "varchar", "Name of the zone"),
             ("borough", "varchar", "Manhattan"),
-            ("num_trips", "bigint", "Trips picked up in the zone, 0 for a zone without"),
+            ("num_trips", "bigint", "Trips picked up in the zone; 0 if there are none"),
             ("geometry", "geojson", "Outline: multipolygon, degrees of longitude and latitude (WGS 84)"),
         ),
         "dagster/column_lineage": dg.TableColumnLineage(

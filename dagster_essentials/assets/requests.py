@@ -57,11 +57,11 @@ class AdhocRequestConfig(dg.Config):
         dg.AssetCheckSpec(
             PERIOD_IS_LOADED,
             asset="adhoc_request",
-            description="All months of the request's period are loaded. If some are not, the picture says so too.",
+            description="All months of the request's period are loaded. If some are not, the plot says so, too.",
         )
     ],
-    description="The answer to a request in data/requests: trips that began in a borough, by hour of the day and day of the "
-    "week, as data/outputs/NAME.png.",
+    description="The plot that a file in data/requests asks for: trips that began in a borough, by hour of the day and day of "
+    "the week. The request NAME.json gives data/outputs/NAME.png.",
     metadata={
         "dagster/column_schema": table_schema(
             ("hour_of_day", "integer", "Hour in which the trip began, 0 to 23: a bar"),

@@ -37,7 +37,7 @@ SOURCE_COLUMNS = {column.name: column.source for column in COLUMNS if column.sou
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="raw_files",
     kinds={"parquet"},
-    description="A month of yellow taxi trips, as the NYC Taxi & Limousine Commission publishes it.",
+    description="A month of yellow taxi trips, as published by the NYC Taxi & Limousine Commission (TLC).",
     metadata={
         "dagster/column_schema": table_schema(
             *((column.source, column.type.lower(), column.description) for column in COLUMNS if column.source)
@@ -58,7 +58,7 @@ def taxi_trips_file(context: dg.AssetExecutionContext) -> AssetEvents:
     group_name="ingested",
     kinds={"duckdb", "table"},
     check_specs=check_specs("taxi_trips", monthly_partition, YELLOW),
-    description="The table trips: one row per trip, all months, no trip dropped.",
+    description="The table `trips`: one row per trip, for all months. No trip is dropped.",
     metadata={
         "dagster/table_name": table_name("trips"),
         "dagster/column_schema": table_schema(
@@ -84,7 +84,7 @@ def taxi_trips(context: dg.AssetExecutionContext, config: LoadConfig, database: 
             ("the_geom", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude"),
             ("Shape_Area", "double", "Area, square degrees"),
             ("zone", "varchar", "Name of the zone"),
-            ("LocationID", "integer", "Number of the zone, but for OBJECTID 57, 104 and 105: there it is another's"),
+            ("LocationID", "integer", "Number of the zone; for OBJECTID 57, 104 and 105 that of another zone"),
             ("borough", "varchar", "Borough, or EWR for Newark Airport"),
         )
     },
@@ -109,8 +109,8 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="ingested",
     kinds={"duckdb", "table"},
-    description="The table zones: one row for each zone id, also for 264 (unknown) and 265 (outside of the city), so that a "
-    "join with it neither loses nor multiplies trips.",
+    description="The table `zones`: one row per zone id, including 264 (unknown) and 265 (outside the city), so that a join "
+    "with it neither loses nor duplicates trips.",
     metadata={
         "dagster/table_name": table_name("zones"),
         "dagster/column_schema": table_schema(*zones_table.COLUMNS),
