@@ -10,7 +10,8 @@ import duckdb
 from dagster_essentials_tests.support.dagster_dev import BIN, copy_of_project
 from dagster_essentials_tests.support.project import ROOT
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "data/requests/README.md"]
+READMES = ("README.md", "data/requests/README.md", "benchmarks/README.md", "chaos/README.md")
+DOCUMENTS = [*(ROOT / name for name in READMES), *sorted((ROOT / "docs").glob("*.md"))]
 LESSON = ROOT / "docs/lesson-8.md"
 TWO_DIMENSIONS = ROOT / "docs/two-dimensions.md"
 NOT_RUN = ("make setup", ". .venv", "dg dev", "dagster job backfill")
@@ -22,16 +23,28 @@ def _commands(document: Path) -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
+def _anchors(document: Path) -> set[str]:
+    """What a link may have after its #: the headings, as GitHub turns them into anchors."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_the_links_of_the_documents_resolve() -> None:
-    linked = {
-        (document.parent / target.partition("#")[0])
+    links = [
+        (document, target)
         for document in DOCUMENTS
         for targets in re.findall(r'\]\(([^)\s]+)\)|src="([^"]+)"', document.read_text())
         for target in targets
         if target and "://" not in target
-    }
-    assert len(linked) > 20
-    assert [path for path in linked if not path.exists()] == []
+    ]
+    assert len(links) > 40
+    broken = []
+    for document, target in links:
+        name, _, anchor = target.partition("#")
+        path = document.parent / name if name else document
+        if not path.exists() or (anchor and anchor not in _anchors(path)):
+            broken.append(f"{document.name}: {target}")
+    assert broken == []
 
 
 def test_the_architecture_lists_every_module_and_no_others() -> None:
