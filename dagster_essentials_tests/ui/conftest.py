@@ -141,11 +141,11 @@ def go_to(page: Page, name: str) -> None:
     page.get_by_role("link").filter(has_text=re.compile(f"^{name}$")).first.click()
 
 
-def open_lineage(page: Page) -> None:
-    """Open the asset graph with all groups expanded."""
+def open_lineage(page: Page, groups: int = 4) -> None:
+    """Open the asset graph with all groups expanded; those of the lesson are four."""
     page.set_viewport_size(WIDE)
     go_to(page, "Lineage")
-    expect(page.get_by_label("unfold_more")).to_have_count(4)
+    expect(page.get_by_label("unfold_more")).to_have_count(groups)
     page.locator("button", has=page.get_by_label("settings")).filter(has_not_text="Settings").click()
     page.get_by_text("Expand all groups").filter(visible=True).click()
     page.keyboard.press("Escape")

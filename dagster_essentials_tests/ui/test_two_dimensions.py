@@ -15,7 +15,14 @@ from dagster_essentials.sample import write_fleet_month
 from dagster_essentials_tests.support.dagster_dev import Dev, copy_of_project
 from dagster_essentials_tests.support.project import ROOT
 from dagster_essentials_tests.support.source_server import SourceServer
-from dagster_essentials_tests.ui.conftest import RUN_TIMEOUT, Screenshot, go_to, open_newest_backfill
+from dagster_essentials_tests.ui.conftest import (
+    RUN_TIMEOUT,
+    Screenshot,
+    go_to,
+    node,
+    open_lineage,
+    open_newest_backfill,
+)
 
 FLEETS = ("green", "fhv", "fhvhv")
 MONTHS = ("2023-01", "2023-02", "2023-03")
@@ -130,6 +137,9 @@ def test_the_asset_shows_its_partitions_in_both_dimensions(page: Page, screensho
     for name, value in metadata.items():
         expect(page.get_by_role("row", name=name)).to_contain_text(value)
     screenshot("two-dimensions-month")
+    # Six of them are not rules of green and fhv.
+    open_lineage(page, groups=5)
+    expect(node(page, "fleet_trips")).to_contain_text("12 / 12 Passed")
 
 
 def open_partitions(page: Page, asset: str) -> None:
