@@ -75,3 +75,13 @@ class DatabaseBusyError(DatabaseError):
 
 class DatabaseUnusableError(DatabaseError):
     """It cannot be opened as a DuckDB database, or its tables are not those of this project."""
+
+
+class ConnectionLostError(DatabaseError):
+    """The connection to the lake's catalogue was lost, for a `reason`. The same can be done again without harm."""
+
+    def __init__(self, reason: str):
+        super().__init__(
+            f"The connection to the lake's catalogue in PostgreSQL was lost ({reason}). What was being done then is done "
+            "completely, or not at all. Materialize again."
+        )

@@ -15,6 +15,7 @@ from dagster_essentials.materialization_events import (
     suppress_final_materialization,
 )
 from dagster_essentials.partitions import month_label, weekly_partition
+from dagster_essentials.step_retries import retry_if_connection_lost
 
 FAILED = "failed"
 """The metadata key of the observation that shows on a partition's page why it failed."""
@@ -48,8 +49,8 @@ class PartitionRun:
     ) -> Iterator[None]:
         """Let an error of the pipeline in the block fail the partition `key`, and the run go on.
 
-        An unusable database fails all that are pending: each would wait as long for the same error. `failed_checks`
-        returns the results of the checks that found the error.
+        An unusable database fails all that are pending: each would wait as long for the same error. After a lost connection,
+        Dagster executes the step again. `failed_checks` returns the results of the checks that found the error.
         """
         try:
             yield
@@ -138,6 +139,7 @@ class PartitionRun:
             write(f"{self._label(key)}{progress}{text}")
 
     def _fail_pending(self, error: PipelineError) -> None:
+        retry_if_connection_lost(error)
         pending = list(self.pending())
         if not pending:
             raise error

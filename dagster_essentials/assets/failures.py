@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from dagster_essentials.errors import PipelineError
+from dagster_essentials.step_retries import retry_if_connection_lost
 
 
 @contextmanager
@@ -15,10 +16,12 @@ def fail_with_message(label: str = "") -> Iterator[None]:
     Dagster shows a Failure as it is; for any other error, the run's page first says in which op it occurred.
 
     Raises:
-        dagster.Failure: for every PipelineError.
+        dagster.RetryRequested: the connection to the lake's catalogue was lost.
+        dagster.Failure: for every other PipelineError.
     """
     try:
         yield
     except PipelineError as error:
+        retry_if_connection_lost(error)
         # From None: the message is complete, and Dagster would print the stack trace of a cause as well.
         raise dg.Failure(error.describe(label), allow_retries=False) from None

@@ -5,34 +5,24 @@ connection then has the locks of `lake_locks.py`.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import duckdb
 
+if TYPE_CHECKING:
+    # It needs psycopg2, which is installed for a lake only.
+    from dagster_essentials.warehouse.lake_locks import CatalogLocks
+
 COMMITS = "commits"
 """The name that `transaction` takes: whoever has it sees no other process's commit, and no commit of its own conflicts."""
 
-
-class Locks(Protocol):
-    """The locks of one connection, by name. The same connection may take one several times."""
-
-    def hold(self, name: str) -> None:
-        """Wait until no other connection has `name`, and keep it until this connection is closed."""
-
-    def exclusive(self, name: str) -> AbstractContextManager[None]:
-        """Wait until no other connection has `name`, and keep it for the block."""
-
-    def confirm(self) -> None:
-        """Check that none of these locks was lost."""
-
-
-_LOCKS: WeakKeyDictionary[duckdb.DuckDBPyConnection, Locks] = WeakKeyDictionary()
+_LOCKS: "WeakKeyDictionary[duckdb.DuckDBPyConnection, CatalogLocks]" = WeakKeyDictionary()
 
 
 @contextmanager
-def shared_connection(connection: duckdb.DuckDBPyConnection, locks: Locks) -> Iterator[None]:
+def shared_connection(connection: duckdb.DuckDBPyConnection, locks: "CatalogLocks") -> Iterator[None]:
     """In the block, `connection` is one of several to the same database, and `locks` are what it needs for that."""
     _LOCKS[connection] = locks
     try:
@@ -74,7 +64,7 @@ def confirm(connection: duckdb.DuckDBPyConnection) -> None:
     """Check that this connection still has what it holds.
 
     Raises:
-        QueryError: it was lost, so another process may be at work on the same.
+        ConnectionLostError: it does not, so another process may be at work on the same.
     """
     if locks := _LOCKS.get(connection):
         locks.confirm()

@@ -4,6 +4,7 @@ Many processes have one at a time, and none waits for another to read. Each erro
 has no password in it.
 """
 
+import ctypes
 import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +14,11 @@ from typing import Any
 
 import duckdb
 
-from dagster_essentials.errors import DatabaseUnusableError
+from dagster_essentials.errors import DatabaseUnusableError, QueryError
 from dagster_essentials.remote_settings import LAKE_NAME, Lake, ObjectStore
 from dagster_essentials.warehouse.exclusive import shared_connection
+from dagster_essentials.warehouse.locked_connection import set_options
+from dagster_essentials.warehouse.transaction import raise_if_connection_lost
 
 EXTENSIONS = ("ducklake", "postgres_scanner", "httpfs")
 
@@ -36,6 +39,7 @@ def lake_connection(
 
     Raises:
         DatabaseUnusableError: an extension is missing, or the catalogue or the data files cannot be reached.
+        ConnectionLostError: the catalogue could be reached, but not to the end of the block.
     """
     key = (lake, tuple(sorted(config.items())))
     with ExitStack() as stack:
@@ -49,13 +53,15 @@ def lake_connection(
             if not instance.is_attached:
                 with locks.exclusive("the lake itself"):
                     instance.attach(lake, connect_string, password)
-            connection = stack.enter_context(instance.connection.cursor())
-            connection.execute(f"USE {LAKE_NAME}")
-            stack.enter_context(shared_connection(connection, locks))
-            yield connection
-        except BaseException:
+            with shared_connection(instance.connection, locks):
+                yield instance.connection
+        except BaseException as error:
             # It may have connections to PostgreSQL that are broken.
             instance.close()
+            if isinstance(error, (duckdb.Error, QueryError)):
+                # DuckDB's message does not always say so.
+                locks.confirm()
+                raise_if_connection_lost(error)
             raise
         if _idle.setdefault(key, instance) is not instance:
             instance.close()
@@ -70,8 +76,7 @@ class _Instance:
         self.is_attached = False
 
     def attach(self, lake: Lake, connect_string: str, password: str) -> None:
-        # As for a file: a progress bar writes control characters, and /dev/fd/3 may be another file later on.
-        self.connection.execute("SET enable_progress_bar = false; SET enable_external_file_cache = false")
+        set_options(self.connection)
         for extension in EXTENSIONS:
             _load_extension(self.connection, extension)
         if lake.store:
@@ -80,9 +85,19 @@ class _Instance:
             _create_secret(self.connection, "postgres", {"PASSWORD": password})
         _check_data_path(self.connection, lake)
         _attach(self.connection, lake, connect_string, has_password=bool(password))
+        self.connection.execute(f"USE {LAKE_NAME}")
         self.is_attached = True
 
     def close(self) -> None:
+        try:
+            self.connection.execute("SELECT 1")
+        except duckdb.FatalException:
+            # DuckDB 1.5.5 has invalidated this database, as it does in one of fifty cases if the connection to PostgreSQL is
+            # lost. To close it would end the process (SIGABRT), so its memory is never freed.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.connection))
+            return
+        except duckdb.Error:
+            pass  # A transaction that has been aborted.
         self.connection.close()
         self._spill.cleanup()
 
@@ -97,7 +112,7 @@ def _open_catalog(catalog: str) -> tuple[Any, str, str]:
         # Only a lake needs it.
         import psycopg2.extensions
 
-        from dagster_essentials.warehouse.lake_locks import connect_catalog
+        from dagster_essentials.warehouse.lake_locks import CONNECTION_OPTIONS, connect_catalog
     except ImportError:
         raise DatabaseUnusableError(
             "DUCKDB_DATABASE is a DuckLake, which needs psycopg2. Install the project with its extra `lake`, as "
@@ -115,12 +130,14 @@ def _open_catalog(catalog: str) -> tuple[Any, str, str]:
     try:
         session = connect_catalog(catalog)
     except psycopg2.Error as error:
+        # It may be about to stop or to start.
+        raise_if_connection_lost(error)
         reason = " ".join(str(error).split()) or "no answer"
         raise DatabaseUnusableError(
             f"The lake's catalogue in PostgreSQL cannot be used ({reason}). Nothing was changed. Check that it runs, and the "
             "host, user, password and database in DUCKDB_DATABASE; then materialize again."
         ) from None
-    return session, psycopg2.extensions.make_dsn(**parts), password
+    return session, psycopg2.extensions.make_dsn(**{**parts, **CONNECTION_OPTIONS}), password
 
 
 def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
@@ -184,6 +201,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, lake: Lake, connect_string: s
             f"(DATA_PATH {_quote(lake.data_path)}, DATA_INLINING_ROW_LIMIT {INLINED_ROWS}{secret})"
         )
     except duckdb.Error as error:
+        raise_if_connection_lost(error)
         raise DatabaseUnusableError(
             f"The lake cannot be attached ({_first_line(error)}). Nothing was changed. If its data path is another one, set "
             "DUCKLAKE_DATA_PATH to that; if it was made by a newer DuckLake, install that version of DuckDB."

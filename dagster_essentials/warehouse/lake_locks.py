@@ -7,18 +7,19 @@ conflict only when one transaction deletes: of four that loaded the same new mon
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
 
-from dagster_essentials.errors import DatabaseBusyError, QueryError
+from dagster_essentials.errors import ConnectionLostError, DatabaseBusyError
 
 _KEY = "hashtextextended(%s, 0)"
 # A machine that is gone without closing its connections keeps its locks for a minute.
 _KEEPALIVES = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-CONNECT_SECONDS = 10
+CONNECTION_OPTIONS: Mapping[str, int] = {"connect_timeout": 10, **_KEEPALIVES}
+"""Of each connection to the catalogue, for libpq. Without them, one that was cut off is waited for without an end."""
 
 
 def connect_catalog(catalog: str) -> Any:
@@ -28,7 +29,7 @@ def connect_catalog(catalog: str) -> Any:
         psycopg2.Error: it cannot be reached, does not accept the user, or the connection string is invalid.
     """
     name = f"taxi trips, process {os.getpid()} on {socket.gethostname()}"[:63]
-    session = psycopg2.connect(catalog, connect_timeout=CONNECT_SECONDS, application_name=name, **_KEEPALIVES)
+    session = psycopg2.connect(catalog, application_name=name, **CONNECTION_OPTIONS)
     session.autocommit = True
     with session.cursor() as cursor:
         for setting, seconds in _KEEPALIVES.items():
@@ -45,11 +46,11 @@ class CatalogLocks:
         self._session, self._wait_seconds, self._log = session, wait_seconds, log
 
     def hold(self, name: str) -> None:
-        """As `exclusive.Locks`: for the rest of the session.
+        """Wait until no other session has the lock `name`, and keep it until this one is closed. It may be taken again.
 
         Raises:
             DatabaseBusyError: another process has had it for `wait_seconds`.
-            QueryError: the session was lost.
+            ConnectionLostError: the session was lost.
         """
         deadline = time.monotonic() + self._wait_seconds
         is_logged = False
@@ -71,26 +72,28 @@ class CatalogLocks:
 
     @contextmanager
     def exclusive(self, name: str) -> Iterator[None]:
-        """As `exclusive.Locks`, with the errors of `hold`."""
+        """Wait for the lock `name` as `hold` does, with its errors, and keep it for the block."""
         self.hold(name)
         try:
             yield
         finally:
             # If the session was lost, so was the lock. What is committed by now was confirmed before.
-            with suppress(QueryError):
+            with suppress(ConnectionLostError):
                 self._query(f"SELECT pg_advisory_unlock({_KEY})", name)
 
     def confirm(self) -> None:
         """Check that the session, and so each of its locks, was not lost.
 
         Raises:
-            QueryError: it was.
+            ConnectionLostError: it was.
         """
         self._query("SELECT 1")
 
     def _holder(self, name: str) -> str:
         found = self._query(
             "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' "
+            # A server may have several lakes, each with a lock of this name.
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) "
             f"AND granted AND (classid::bigint << 32 | objid::bigint) = {_KEY}",
             name,
         )
@@ -103,7 +106,5 @@ class CatalogLocks:
                 return list(cursor.fetchall())
         except psycopg2.errors.LockNotAvailable:
             raise
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            raise QueryError(
-                "The connection to the lake's catalogue in PostgreSQL was lost, and nothing was changed. Materialize again."
-            ) from None
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            raise ConnectionLostError(str(error).strip().partition("\n")[0] or "no answer") from None

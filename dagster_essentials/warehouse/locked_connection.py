@@ -112,15 +112,20 @@ def _connect(path: Path, config: Mapping[str, Any], deadline: float, waiting: _W
                 raise waiting.give_up(holder) from None
             time.sleep(POLL_SECONDS)
         else:
-            # A progress bar would write its control characters into the run's logs.
-            connection.execute("SET enable_progress_bar = false")
-            # The cache of file contents is keyed by path, and several files may be /dev/fd/3 one after the other. If one of
-            # them is replaced while it is read, DuckDB 1.5.6 returns rows of the one before. A load is as fast without it.
-            connection.execute("SET enable_external_file_cache = false")
-            # To insert rows in their order, DuckDB collects what its threads read, and writes it to temporary files when
-            # memory is short: with 512 MB, a month of fhvhv (20 million rows) then takes 131 s of CPU time instead of 61.
-            connection.execute("SET preserve_insertion_order = false")
+            set_options(connection)
             return connection
+
+
+def set_options(connection: duckdb.DuckDBPyConnection) -> None:
+    """Set the options of DuckDB that loads rely on, in a new database of any kind."""
+    # A progress bar would write its control characters into the run's logs.
+    connection.execute("SET enable_progress_bar = false")
+    # The cache of file contents is keyed by path, and several files may be /dev/fd/3 one after the other. If one of
+    # them is replaced while it is read, DuckDB 1.5.6 returns rows of the one before. A load is as fast without it.
+    connection.execute("SET enable_external_file_cache = false")
+    # To insert rows in their order, DuckDB collects what its threads read, and writes it to temporary files when
+    # memory is short: with 512 MB, a month of fhvhv (20 million rows) then takes 131 s of CPU time instead of 61.
+    connection.execute("SET preserve_insertion_order = false")
 
 
 def _overwrite(fd: int, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import duckdb
 
-from dagster_essentials.errors import QueryError
+from dagster_essentials.errors import ConnectionLostError, QueryError
 from dagster_essentials.warehouse.exclusive import confirm, exclusive
 
 T = TypeVar("T")
@@ -55,16 +55,34 @@ def explain_duckdb_errors(what: str, advice: str) -> Iterator[None]:
     """Turn an error of DuckDB in the block into one with `what` failed, DuckDB's message, and `advice`.
 
     Raises:
-        QueryError: for every duckdb.Error.
+        ConnectionLostError: the connection to the lake's catalogue was lost.
+        QueryError: for every other duckdb.Error.
     """
     try:
         yield
     except duckdb.Error as error:
+        raise_if_connection_lost(error)
         text = str(error).partition("\n")[0].rstrip(".!")
         if re.search("could not write|no space left", text, re.IGNORECASE):
             advice = "Free some disk space for the database (DUCKDB_DATABASE), and materialize again."
-        elif re.search(
-            "failed to execute query|server closed the connection|terminating connection", text, re.IGNORECASE
-        ):
-            advice = "The connection to the lake's catalogue in PostgreSQL was lost: materialize again."
         raise QueryError(f"{what}: {text}. {advice}") from None
+
+
+# What libpq says, PostgreSQL while it stops and starts, and DuckDB if it needs another connection then.
+_LOST = re.compile(
+    "server closed the connection|connection not open|no connection to the server|could not (send|receive) data"
+    "|SSL (connection|SYSCALL)|terminating connection|database system is (shutting|starting)|unable to connect to Postgres"
+    # What DuckDB 1.5.5 makes of it in the middle of a query, and if it can neither commit nor roll back.
+    '|unsuccessful query result|database has been invalidated|failed to execute query "ROLLBACK"',
+    re.IGNORECASE,
+)
+
+
+def raise_if_connection_lost(error: Exception) -> None:
+    """Raise that the connection to the lake's catalogue was lost, if that is what `error` of a statement means.
+
+    Raises:
+        ConnectionLostError: it was.
+    """
+    if lost := _LOST.search(str(error)):
+        raise ConnectionLostError(lost[0]) from None
