@@ -15,6 +15,7 @@ from dagster_essentials.ingestion.trip_files import MonthFile, download_months
 from dagster_essentials.materialization_events import AssetEvents
 from dagster_essentials.partition_run import PartitionRun
 from dagster_essentials.partitions import dataset_of, fleet_and_month
+from dagster_essentials.recorded_months import UNCHANGED, recorded_version
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.trips_table import replace_month
 
@@ -79,6 +80,8 @@ def load_partitions(
                 connection, source.month, source.path, Path(constants.TAXI_ZONES_FILE_PATH), force, source.dataset
             )
             seconds = time.monotonic() - started - waited
+            # Not if a run was killed between its commit and its record, or lost its connection while it committed.
+            is_recorded = month.version.data_version == recorded_version(context.instance, context.asset_key, key)
             checks = evaluate_month(month, source.dataset)
             unchanged += month.is_unchanged
             waited_note = f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else ""
@@ -92,6 +95,7 @@ def load_partitions(
                 checks=checks,
                 metadata={
                     **month_metadata(month, checks),
+                    UNCHANGED: month.is_unchanged and is_recorded,
                     "seconds": round(seconds, 3),
                     "seconds_waited": round(waited, 3),
                     "upstream": dg.MetadataValue.asset(upstream.key),
