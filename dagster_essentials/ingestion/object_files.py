@@ -79,10 +79,13 @@ def upload(file: Path, path: Path) -> None:
     """
     if SETTINGS.remote is None:
         return
+    import pyarrow as pa
+
     try:
-        with open(file, "rb") as content, _file_system().open_output_stream(_key(path)) as target:
-            while chunk := content.read(CHUNK_BYTES):
-                target.write(chunk)
+        with pa.memory_map(str(file)) as content, _file_system().open_output_stream(_key(path)) as target:
+            # In one call, which no signal interrupts: after an exception between two, pyarrow closes the stream, and what has
+            # been uploaded until then becomes the object.
+            target.write(content.read_buffer())
     except OSError as error:
         raise WriteError(
             f"{location(path)} could not be written ({_reason(error)}). What was there before is unchanged. Check "
@@ -138,7 +141,7 @@ def prepare_folder() -> None:
         return
     folder = SETTINGS.data_dir
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if folder.lstat().st_uid != os.getuid():
         raise WriteError(
             f"{folder}, where files from S3 go for a while, is another user's. Set TMPDIR to a folder of yours."
         )
