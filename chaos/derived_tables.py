@@ -6,7 +6,6 @@ As the oracle, it shares no code with the pipeline.
 import math
 from collections.abc import Collection, Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path
 
 import duckdb
 
@@ -33,24 +32,21 @@ Group = tuple[str, list[float | None]]
 
 
 def check_derived_tables(
-    database: Path, present: Collection[str], known: Mapping[str, tuple[str, int]]
+    connection: duckdb.DuckDBPyConnection, present: Collection[str], known: Mapping[str, tuple[str, int]]
 ) -> Iterator[str]:
     """The violations in the tables beside `trips`.
 
     Args:
-        database: where they are.
+        connection: to the database in which they are.
         present: the months (``YYYY-MM``) that have rows in `trips`.
         known: those of them whose rows are a known version: the SHA-256 of its file, and its number of rows.
     """
-    if not database.exists():
-        return
-    with duckdb.connect(str(database), read_only=True) as connection:
-        tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-        yield from _check_versions(connection, tables, present, known)
-        if "trips" in tables:
-            loaded_elsewhere = {month for month, (sha256, _) in known.items() if sha256 == UNKNOWN_FILE}
-            for table in _AGGREGATES:
-                yield from _check_aggregate(connection, table, table in tables, loaded_elsewhere)
+    tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    yield from _check_versions(connection, tables, present, known)
+    if "trips" in tables:
+        loaded_elsewhere = {month for month, (sha256, _) in known.items() if sha256 == UNKNOWN_FILE}
+        for table in _AGGREGATES:
+            yield from _check_aggregate(connection, table, table in tables, loaded_elsewhere)
 
 
 def _check_versions(

@@ -8,7 +8,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +89,7 @@ class Oracle:
 
     Attributes:
         data_dir, home: the folders of the warehouse and of its Dagster instance.
+        connect: connects to its database, if that is not the file in `data_dir`.
         zones: the zones CSV, as the source has it.
         published: for each month, the versions that the source had, oldest first.
         table: which version of each month was in `trips` at the last check.
@@ -97,6 +99,7 @@ class Oracle:
 
     data_dir: Path
     home: Path
+    connect: Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]] | None = None
     zones: bytes = b""
     published: dict[str, list[Version]] = field(default_factory=dict)
     table: dict[str, Version] = field(default_factory=dict)
@@ -120,7 +123,9 @@ class Oracle:
 
     def adopt_database(self) -> None:
         """Accept the rows of a database that was made by something else: without files, and not recorded in Dagster."""
-        for month, digest in read_table(self.database).items():
+        with self._open_database() as connection:
+            found = read_table(connection)
+        for month, digest in found.items():
             version = Version(UNKNOWN_FILE, digest)
             self.table[month] = version
             self.unrecorded.add(month)
@@ -144,10 +149,11 @@ class Oracle:
             succeeded: whether all of them have reported success.
         """
         before = dict(self.table)
-        found = read_table(self.database)
-        violations = list(self._check_table(found, tried))
-        known = {month: (version.sha256, version.digest[0]) for month, version in self.table.items()}
-        violations += check_derived_tables(self.database, found.keys(), known)
+        with self._open_database() as connection:
+            found = read_table(connection)
+            violations = list(self._check_table(found, tried))
+            known = {month: (version.sha256, version.digest[0]) for month, version in self.table.items()}
+            violations += check_derived_tables(connection, found.keys(), known)
         violations += self._check_files()
         violations += self._check_records(tried, killed)
         violations += [
@@ -186,6 +192,12 @@ class Oracle:
         if (wal := Path(f"{self.database}.wal")).exists():
             violations.append(f"{wal.name} was left behind")
         return violations
+
+    def _open_database(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """A connection to the database; to an empty one if there is no file."""
+        if self.connect is not None:
+            return self.connect()
+        return duckdb.connect(str(self.database), read_only=True) if self.database.exists() else duckdb.connect()
 
     def _served_since_check(self, month: str) -> list[Version]:
         return self.published[month][self._since[month] :]
@@ -265,19 +277,16 @@ class Oracle:
         self._last_event = max([self._last_event, *(record.storage_id for record in [*failures, *loads])])
 
 
-def read_table(database: Path) -> dict[str, Digest]:
+def read_table(connection: duckdb.DuckDBPyConnection) -> dict[str, Digest]:
     """The digest of each month of `trips`; a missing column counts as one without values."""
-    if not database.exists():
+    if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips'").fetchall():
         return {}
-    with duckdb.connect(str(database), read_only=True) as connection:
-        if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips'").fetchall():
-            return {}
-        present = {name for name, *_ in connection.execute("DESCRIBE trips").fetchall()}
-        # As in a file without this column: DuckDB's hash of a null does not depend on its type.
-        missing = "".join(f", NULL AS {name}" for name in FROM_FILE if name not in present)
-        rows = connection.execute(
-            f"SELECT partition_date, {_DIGEST} FROM (SELECT *{missing} FROM trips) GROUP BY partition_date"
-        ).fetchall()
+    present = {name for name, *_ in connection.execute("DESCRIBE trips").fetchall()}
+    # As in a file without this column: DuckDB's hash of a null does not depend on its type.
+    missing = "".join(f", NULL AS {name}" for name in FROM_FILE if name not in present)
+    rows = connection.execute(
+        f"SELECT partition_date, {_DIGEST} FROM (SELECT *{missing} FROM trips) GROUP BY partition_date"
+    ).fetchall()
     return {month: (count, digest) for month, count, digest in rows}
 
 

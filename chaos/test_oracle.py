@@ -13,7 +13,7 @@ import pytest
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from PIL import Image
 
-from chaos.oracle import FILE_ASSET, FROM_FILE, TABLE_ASSET, Oracle, read_table, version_of
+from chaos.oracle import FILE_ASSET, FROM_FILE, TABLE_ASSET, Digest, Oracle, read_table, version_of
 from dagster_essentials.partition_run import FAILED
 from dagster_essentials.reports.weekly import COLUMNS as WEEK_COLUMNS
 from dagster_essentials.sample import write_zones
@@ -45,6 +45,10 @@ class Warehouse:
     def sql(self, statement: str, **values: Any) -> None:
         with duckdb.connect(str(self.project.database)) as connection:
             connection.execute(statement, values)
+
+    def digests(self) -> dict[str, Digest]:
+        with duckdb.connect(str(self.project.database), read_only=True) as connection:
+            return read_table(connection)
 
     def load(self, month: str, content: bytes) -> None:
         """Load as a run does that is killed before it records the month."""
@@ -110,8 +114,7 @@ def test_every_schema_is_read_as_the_pipeline_loads_it(month: str, tmp_path: Pat
     (tmp_path / "month.parquet").write_bytes(content)
     with duckdb.connect(str(tmp_path / "data.duckdb")) as connection:
         replace_month(connection, month, tmp_path / "month.parquet")
-
-    assert read_table(tmp_path / "data.duckdb") == {month: version_of(content).digest}
+        assert read_table(connection) == {month: version_of(content).digest}
 
 
 def test_the_order_of_the_rows_does_not_matter() -> None:
@@ -120,12 +123,11 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     assert version_of(backwards).sha256 != version_of(NOW).sha256
 
 
-def test_a_database_without_trips_is_read_as_empty(tmp_path: Path) -> None:
-    database = tmp_path / "data.duckdb"
-    assert read_table(database) == {}
-    with duckdb.connect(str(database)) as connection:
+def test_a_database_without_trips_is_read_as_empty() -> None:
+    with duckdb.connect() as connection:
+        assert read_table(connection) == {}
         connection.execute("CREATE TABLE zones (zone_id INTEGER)")
-    assert read_table(database) == {}
+        assert read_table(connection) == {}
 
 
 def test_an_empty_warehouse_is_accepted(tmp_path: Path) -> None:
@@ -567,19 +569,19 @@ ANOTHER_VALUE = {
 
 
 def test_a_changed_value_is_another_digest_in_every_column(warehouse: Warehouse) -> None:
-    before = read_table(warehouse.project.database)
+    before = warehouse.digests()
     unseen = []
     for column, (_, type_) in FROM_FILE.items():
         [(row,)] = warehouse.project.query("SELECT max(rowid) FROM trips WHERE partition_date = '2023-01'")
         kept = warehouse.project.query(f"SELECT {column} FROM trips WHERE rowid = $1", row)[0][0]
         another = ANOTHER_VALUE[str(type_)].format(column)
         warehouse.sql(f"UPDATE trips SET {column} = {another} WHERE rowid = $row", row=row)
-        now = read_table(warehouse.project.database)
+        now = warehouse.digests()
         if now["2023-01"] == before["2023-01"] or now["2023-02"] != before["2023-02"]:
             unseen.append(column)
         warehouse.sql(f"UPDATE trips SET {column} = $kept WHERE rowid = $row", row=row, kept=kept)
     assert unseen == []
-    assert read_table(warehouse.project.database) == before
+    assert warehouse.digests() == before
 
 
 def test_a_wrong_version_is_reported_once(warehouse: Warehouse) -> None:

@@ -35,6 +35,13 @@ def restore_sigint() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def ask_ui(url: str, query: str, **variables: Any) -> Any:
+    """Send a query or mutation to the UI at `url`, as its pages do."""
+    answer = requests.post(f"{url}/graphql", json={"query": query, "variables": variables}, timeout=60).json()
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
 class Dev:
     """`dagster dev` in `root`, a copy of the project, with `settings` as its environment variables.
 
@@ -139,12 +146,7 @@ class Dev:
 
     def graphql(self, query: str, **variables: Any) -> Any:
         """Send a query or mutation, as the UI does."""
-        response = requests.post(
-            f"http://127.0.0.1:{self.port}/graphql", json={"query": query, "variables": variables}, timeout=60
-        )
-        answer = response.json()
-        assert "errors" not in answer, answer
-        return answer["data"]
+        return ask_ui(f"http://127.0.0.1:{self.port}", query, **variables)
 
     @contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
