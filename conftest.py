@@ -24,6 +24,8 @@ os.environ["TAXI_START_DATE"] = "2011-01-01"
 from cluster.servers import postgres, s3  # noqa: E402
 from dagster_essentials.assets import constants  # noqa: E402
 from dagster_essentials.ingestion.zones import read_zones  # noqa: E402
+from dagster_essentials.remote_settings import Lake  # noqa: E402
+from dagster_essentials.sample import write_month, write_zones  # noqa: E402
 from dagster_essentials.settings import SETTINGS  # noqa: E402
 from dagster_essentials.warehouse.locked_connection import locked_connection  # noqa: E402
 from dagster_essentials.warehouse.trips_table import replace_month  # noqa: E402
@@ -48,6 +50,8 @@ SLOW = (
 # The order in which pytest-xdist distributes the files: those with the longest times first, so that the short ones balance
 # the workers at the end. Each file stays on one worker, because tests may share a `dagster dev` and build on each other.
 LONGEST_FIRST = (
+    "test_cluster",
+    "test_lake",
     *SLOW,
     "test_bad_input",
     "test_requests",
@@ -81,8 +85,8 @@ DUCKDB = (
     "test_trip_details",
 )
 
-# What needs PostgreSQL and DuckDB's extensions: `make test-cluster` runs these files.
-CLUSTER = ("test_cluster", "test_lake", "test_object_files")
+# What needs PostgreSQL and DuckDB's extensions: `make test-cluster` runs these files, and the tests marked with FILE_AND_LAKE.
+CLUSTER = ("test_cluster", "test_lake", "test_lake_faults", "test_object_files")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -91,10 +95,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-        if item.path.stem in DUCKDB:
-            item.add_marker(pytest.mark.duckdb)
         if item.path.stem in CLUSTER:
             item.add_marker(pytest.mark.cluster)
+        # DuckDB's extensions for a lake are installed for one version only.
+        if item.path.stem in DUCKDB and not item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.duckdb)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -130,9 +135,26 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source_server: SourceServer) -> Project:
+def storage() -> str:
+    """What `project` has its tables in: a file, unless the test is marked with `FILE_AND_LAKE`."""
+    return "file"
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source_server: SourceServer,
+    storage: str,
+    request: pytest.FixtureRequest,
+) -> Project:
     """A project that reads from `source_server`, also for what the test runs in its own process."""
     project = Project(tmp_path, source_server.trips_url, source_server.zones_url)
+    if storage == "lake":
+        servers: LakeServers = request.getfixturevalue("lake_servers")
+        # In a folder, as S3 is tested in test_lake.py.
+        project.lake = servers.new_lake(tmp_path / "lake")
+        monkeypatch.setattr("dagster_essentials.resources.SETTINGS", replace(SETTINGS, lake=project.lake))
     settings = replace(
         SETTINGS,
         trips_url=project.trips_url,
@@ -199,3 +221,18 @@ def lake_servers() -> Iterator[LakeServers]:
         folder.chmod(0o755)
         with postgres(folder / "postgres") as database, s3(folder / "s3", "taxi") as environ:
             yield LakeServers(database, environ)
+
+
+@pytest.fixture
+def lake(lake_servers: LakeServers) -> Lake:
+    return lake_servers.new_lake()
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve sample months, 20,000 trips each, and the zones."""
+    folder = tmp_path_factory.mktemp("samples")
+    for month in range(1, 13):
+        write_month(folder, f"2023-{month:02}", 20_000)
+    write_zones(folder / "taxi_zones.csv")
+    return folder

@@ -5,7 +5,7 @@ import pytest
 
 from dagster_essentials.assets import trips
 from dagster_essentials_tests.support.faults.samples import query_file, rewrite, sample
-from dagster_essentials_tests.support.project import Project, materialize
+from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, materialize
 from dagster_essentials_tests.support.run_results import (
     TRIPS,
     check_evaluations,
@@ -113,6 +113,7 @@ VIOLATIONS = {
 }
 
 
+@FILE_AND_LAKE
 def test_violations_are_kept_and_counted_month_by_month(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:

@@ -13,8 +13,8 @@ from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.trips_table import replace_month
 from dagster_essentials_tests.support.faults.files import zeroed_pages
 from dagster_essentials_tests.support.faults.samples import sample
-from dagster_essentials_tests.support.loaded_trips import daily, database, load_trips, load_zones
-from dagster_essentials_tests.support.project import Project, materialize
+from dagster_essentials_tests.support.loaded_trips import daily, load_trips, load_zones
+from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, materialize
 from dagster_essentials_tests.test_existing_databases import ADDED_COLUMNS
 from dagster_essentials_tests.test_weekly import aggregate
 
@@ -57,10 +57,11 @@ def test_tables_and_columns_say_what_the_ui_shows(project: Project, instance: dg
     assert {name: details[name] for name in shown(taxi_trips)} == shown(taxi_trips)
 
 
+@FILE_AND_LAKE
 def test_comments_of_earlier_releases_are_replaced_and_other_columns_keep_theirs(project: Project) -> None:
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     before = comments(project, "trips")
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute("COMMENT ON TABLE trips IS 'as it was'")
         connection.execute("COMMENT ON COLUMN trips.vendor_id IS 'as it was'")
         connection.execute("COMMENT ON COLUMN trips.tip_amount IS NULL")
@@ -74,7 +75,7 @@ def test_columns_that_a_load_adds_have_comments_in_the_view_too(project: Project
     load_zones(project)
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     before = comments(project, "trip_details")
-    with database(project) as connection:
+    with project.connect() as connection:
         for name in ("fare_amount", "request_source"):
             connection.execute(f"ALTER TABLE trips DROP COLUMN {name}")
     load_trips(project, "2023-02", daily("2023-02-01", "2023-02-28"))
@@ -86,7 +87,7 @@ def test_a_database_of_the_course_has_comments_after_its_next_load_unless_that_f
 ) -> None:
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     expected = comments(project, "trips")
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute("CREATE TABLE course AS SELECT * FROM trips")
         connection.execute("DROP TABLE trips")
         connection.execute("ALTER TABLE course RENAME TO trips")
@@ -123,7 +124,7 @@ def test_a_load_writes_neither_comments_nor_views_if_they_are_right_already(proj
     file = write_month(project.folder, "2023-01", 10)
     written: list[list[str]] = []
     for _ in range(3):
-        with database(project) as connection:
+        with project.connect() as connection:
             recorder: Any = Recorder(connection)
             replace_month(recorder, "2023-01", file, force=True)
             written.append(recorder.descriptions())
@@ -153,6 +154,7 @@ def test_comments_are_rolled_back_with_the_transaction() -> None:
         assert connection.execute(COMMENTS_OF, ["mine"]).fetchall() == [(None,)]
 
 
+@FILE_AND_LAKE
 def test_every_table_and_column_is_described(project: Project, instance: dg.DagsterInstance) -> None:
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     load_zones(project)

@@ -12,7 +12,7 @@ from dagster_essentials.assets.metrics import manhattan_stats
 from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.support.faults.files import zeroed_pages
 from dagster_essentials_tests.support.faults.samples import query_file, sample
-from dagster_essentials_tests.support.project import Project, failure_text, materialize
+from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import TRIPS, ZONES, publish
 from dagster_essentials_tests.support.source_server import SourceServer
 
@@ -59,8 +59,7 @@ ADDED_COLUMNS = (
 @pytest.fixture
 def course_rows(project: Project) -> list[tuple[Any, ...]]:
     """The rows, of December 2022 and January 2023, of a database that the course's code has made."""
-    project.database.parent.mkdir()
-    with duckdb.connect(str(project.database)) as connection:
+    with project.connect() as connection:
         connection.execute(f"CREATE TABLE trips ({COURSE_COLUMNS})")
         connection.execute(
             "INSERT INTO trips SELECT 1, range, 200, 1.0, 2, TIMESTAMP '2022-12-05' + to_hours(range), "
@@ -75,6 +74,7 @@ def columns(project: Project) -> str:
     return ", ".join(f"{name} {type_.lower()}" for name, type_, *_ in project.query("DESCRIBE trips"))
 
 
+@FILE_AND_LAKE
 def test_the_courses_database_is_upgraded_and_loses_nothing(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer, course_rows: list[tuple[Any, ...]]
 ) -> None:
@@ -92,6 +92,7 @@ def test_the_courses_database_is_upgraded_and_loses_nothing(
     assert project.query("FROM zones") == [(1, "Newark Airport")]
 
 
+@FILE_AND_LAKE
 def test_a_load_that_fails_does_not_upgrade_the_courses_database(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer, course_rows: list[tuple[Any, ...]]
 ) -> None:

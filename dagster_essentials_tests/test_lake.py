@@ -1,12 +1,10 @@
-"""A DuckLake as the database: the same tables, a month once whoever loads it, whole months for readers, and clear errors."""
+"""A DuckLake as the database: the same tables, a month once whoever loads it, and whole months for readers."""
 
 import json
-import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,15 +13,13 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.servers import PASSWORD, free_port
-from dagster_essentials.datasets.dataset import Dataset
+from cluster.servers import PASSWORD
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.errors import DatabaseBusyError, DatabaseUnusableError, QueryError
+from dagster_essentials.errors import DatabaseBusyError, QueryError
 from dagster_essentials.ingestion.zones import read_zones
 from dagster_essentials.remote_settings import Lake
 from dagster_essentials.reports.weekly import upsert_weeks
-from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.warehouse.aggregates import loaded_months
 from dagster_essentials.warehouse.copy_months import copy_months
 from dagster_essentials.warehouse.exclusive import exclusive
@@ -34,94 +30,20 @@ from dagster_essentials.warehouse.locked_connection import locked_connection
 from dagster_essentials.warehouse.month_versions import versions_by_month
 from dagster_essentials.warehouse.trips_table import replace_month
 from dagster_essentials.warehouse.zones_table import replace_zones
-from dagster_essentials_tests.support.lake_servers import LakeServers, opened
-from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS
-from dagster_essentials_tests.support.source_server import SourceServer
-
-SECONDS = 120
-"""For a process to end: a time-out, not a wait."""
-
-LOAD = """
-import sys
-from pathlib import Path
-from dagster_essentials.settings import SETTINGS
-from dagster_essentials.warehouse.lake import lake_connection
-from dagster_essentials.warehouse.trips_table import replace_month
-
-print("ready", flush=True)
-sys.stdin.readline()
-for month in {months}:
-    with lake_connection(SETTINGS.lake, {{}}, 600, print) as connection:
-        loaded = replace_month(connection, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force={force})
-        print(month, "unchanged" if loaded.is_unchanged else "loaded", flush=True)
-"""
-
-
-@pytest.fixture
-def lake(lake_servers: LakeServers) -> Lake:
-    return lake_servers.new_lake()
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve sample months, 20,000 trips each, and the zones."""
-    folder = tmp_path_factory.mktemp("samples")
-    for month in range(1, 13):
-        write_month(folder, f"2023-{month:02}", 20_000)
-    write_zones(folder / "taxi_zones.csv")
-    return folder
-
-
-def file(folder: Path, month: str) -> Path:
-    return folder / f"yellow_tripdata_{month}.parquet"
-
-
-def rows(lake: Lake) -> dict[str, int]:
-    with opened(lake) as connection:
-        return dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
-
-
-def rows_in_files(folder: Path, months: Sequence[str]) -> dict[str, int]:
-    return {month: pq.read_metadata(file(folder, month)).num_rows for month in months}
-
-
-def assert_consistent(lake: Lake, folder: Path, months: Sequence[str]) -> None:
-    """The lake has these months of `folder`, each once, and its other tables say the same of them."""
-    expected = rows_in_files(folder, months)
-    assert rows(lake) == expected
-    with opened(lake) as connection:
-        versions = {month: each for (_, month), each in versions_by_month(connection).items()}
-        assert {month: each[-1].num_trips for month, each in versions.items()} == expected
-        assert {len(each) for each in versions.values()} == {1}
-        for table in ("trips_by_day", "pickups_by_zone"):
-            sums = f"SELECT partition_date, sum(num_trips) FROM {table} GROUP BY ALL"
-            assert dict(connection.execute(sums).fetchall()) == expected
-        for month in months:
-            dollars = sum(pq.read_table(file(folder, month))["total_amount"].to_pylist())
-            assert versions[month][-1].total_amount == pytest.approx(dollars, abs=0.01)
-
-
-def load_at_once(
-    lake_servers: LakeServers, lake: Lake, folder: Path, months: Sequence[Sequence[str]], force: bool = False
-) -> list[str]:
-    """Let a process for each of `months` load these, all starting at the same time; returns what they print."""
-    processes = [
-        lake_servers.start(lake, LOAD.format(months=list(each), folder=str(folder), force=force)) for each in months
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    outputs = []
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        output, _ = process.communicate(timeout=SECONDS)
-        assert process.returncode == 0, output
-        outputs.append(output)
-    return outputs
-
+from dagster_essentials_tests.support.lake_servers import (
+    SECONDS,
+    LakeServers,
+    assert_consistent,
+    file,
+    load_at_once,
+    opened,
+    rows,
+)
+from dagster_essentials_tests.support.project import (
+    NO_REAL_DATA,
+    REAL_DATA,
+    REAL_MONTHS,
+)
 
 # What is in the tables
 
@@ -394,139 +316,6 @@ def test_a_reader_sees_whole_months_only_and_never_waits(lake_servers: LakeServe
         reader.join(SECONDS)
     assert len(seen) > 3 * 10
     assert set(seen) == {(month, 20_000, 60_000) for month in months}
-
-
-# What is left after a kill
-
-HANG = """
-import dagster_essentials.warehouse.{module} as module
-def hang(*args):
-    print("here", flush=True)
-    sys.stdin.readline()
-import sys
-module.{name} = hang
-"""
-
-
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [("trips_table", "profile_month"), ("transaction", "confirm")],
-    ids=["staged", "before the commit"],
-)
-def test_a_killed_writer_leaves_the_month_as_it_was_and_frees_it(
-    lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path, module: str, name: str
-) -> None:
-    load_at_once(lake_servers, lake, samples, [["2023-01"]])
-    code = HANG.format(module=module, name=name) + LOAD.format(months=["2023-01"], folder=str(samples), force=True)
-    process = lake_servers.start(lake, code)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("go\n")
-    process.stdin.flush()
-    assert "here\n" in iter(process.stdout.readline, "")
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=SECONDS)
-    assert_consistent(lake, samples, ["2023-01"])
-    with opened(lake, wait_seconds=30) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
-    assert_consistent(lake, samples, ["2023-01"])
-
-
-def test_a_writer_that_lost_its_connection_commits_nothing(
-    lake_servers: LakeServers, lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    database = lake.catalog.rpartition("/")[2]
-
-    def lose_connection(connection: object, dataset: Dataset, month: str) -> object:
-        lake_servers.query(
-            "postgres",
-            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}' "
-            "AND application_name LIKE 'taxi trips%'",
-        )
-        return profile(connection, dataset, month)  # type: ignore[arg-type]
-
-    from dagster_essentials.warehouse.quality import profile_month as profile
-
-    with opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"))
-    monkeypatch.setattr("dagster_essentials.warehouse.trips_table.profile_month", lose_connection)
-    with pytest.raises(QueryError, match="connection to the lake's catalogue"), opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
-    monkeypatch.undo()
-    assert_consistent(lake, samples, ["2023-01"])
-    with opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
-    assert_consistent(lake, samples, ["2023-01"])
-
-
-# Errors
-
-
-def assert_unusable(lake: Lake, *texts: str) -> None:
-    """A connection to `lake` fails within seconds, with `texts` in the message, and no secret."""
-    began = time.monotonic()
-    with pytest.raises(DatabaseUnusableError) as raised, opened(lake):
-        pass
-    assert time.monotonic() - began < 20
-    message = str(raised.value)
-    assert all(text in message for text in texts), message
-    assert PASSWORD not in message
-    assert "wrong-word" not in message
-
-
-def test_a_wrong_password_is_reported(lake: Lake) -> None:
-    wrong = replace(lake, catalog=lake.catalog.replace(PASSWORD, "wrong-word"))
-    assert_unusable(wrong, "password authentication failed", "Check that it runs", "DUCKDB_DATABASE")
-
-
-def test_a_catalogue_that_is_not_there_is_reported(lake: Lake) -> None:
-    assert_unusable(replace(lake, catalog=f"{lake.catalog}-none"), "does not exist", "DUCKDB_DATABASE")
-    closed = replace(lake, catalog=f"host=127.0.0.1 port={free_port()} user=lake password=wrong-word dbname=lake")
-    assert_unusable(closed, "Connection refused", "DUCKDB_DATABASE")
-    assert_unusable(replace(lake, catalog="host password=wrong-word"), "connection string", "postgresql://")
-
-
-def test_a_bucket_that_is_not_there_is_reported(lake: Lake) -> None:
-    assert_unusable(replace(lake, data_path="s3://no-such-bucket/lake/"), "NoSuchBucket", "DUCKLAKE_DATA_PATH")
-
-
-def test_an_s3_server_that_does_not_answer_is_reported(lake: Lake) -> None:
-    assert lake.store is not None
-    closed = replace(lake.store, endpoint=f"http://127.0.0.1:{free_port()}")
-    assert_unusable(replace(lake, store=closed), "Could not connect", "AWS_ENDPOINT_URL")
-
-
-def test_keys_that_s3_refuses_are_reported(lake: Lake, source_server: SourceServer) -> None:
-    assert lake.store is not None
-    refusing = replace(lake.store, endpoint=source_server.url)
-    assert_unusable(replace(lake, store=refusing), "DUCKLAKE_DATA_PATH", "keys")
-
-
-def test_another_data_path_than_that_of_the_lake_is_reported(lake: Lake) -> None:
-    with opened(lake):
-        pass
-    other = f"{lake.data_path}elsewhere/"
-    assert_unusable(replace(lake, data_path=other), "does not match", lake.data_path, "DUCKLAKE_DATA_PATH")
-
-
-def test_a_missing_extension_is_reported(lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("dagster_essentials.warehouse.lake.EXTENSIONS", ("no_such_extension",))
-    assert_unusable(lake, "no_such_extension", "DuckDB's extension repository", "docs/scale-out.md")
-
-
-def test_a_missing_driver_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg2.extensions", None)
-    assert_unusable(lake, "psycopg2", "docs/scale-out.md")
-
-
-def test_no_secret_is_in_an_error_of_a_query(lake: Lake) -> None:
-    with opened(lake) as connection:
-        paths = connection.execute("SELECT path FROM duckdb_databases()").fetchall()
-        secrets = connection.execute("FROM duckdb_secrets()").fetchall()
-    assert PASSWORD not in repr(paths)
-    assert PASSWORD not in repr(secrets)
-    assert PASSWORD not in repr(lake)
 
 
 # Moving there and back

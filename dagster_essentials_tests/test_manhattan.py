@@ -29,7 +29,6 @@ from dagster_essentials_tests.support.loaded_trips import (
     REAL_FILES,
     Trip,
     daily,
-    database,
     decode_picture,
     edit_trips,
     load_trips,
@@ -197,7 +196,7 @@ def test_a_duplicate_zone_in_the_zones_table_fails_the_check_of_the_sum(
 ) -> None:
     load_zones(project)
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute("INSERT INTO zones SELECT * FROM zones WHERE zone_id = 100")
     result = materialize(project, instance, [manhattan_stats])
     assert passed(result) == {**ALL_PASSED, "sum_matches_trips": False}

@@ -14,7 +14,7 @@ from dagster_essentials.recorded_months import recorded_version
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.fleet_files import fleet_sample
-from dagster_essentials_tests.support.loaded_trips import database, load_file
+from dagster_essentials_tests.support.loaded_trips import load_file
 from dagster_essentials_tests.support.project import Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import FLEETS, TRIPS, check_evaluations, publish, step_log
 from dagster_essentials_tests.support.source_server import SourceServer
@@ -111,7 +111,7 @@ def test_a_month_of_a_fleet_that_the_table_lacks_is_named_with_the_command_that_
     loaded: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     load_fleets(loaded, instance, source_server)
-    with database(loaded) as connection:
+    with loaded.connect() as connection:
         for table, month in (("fleet_trips", "partition_date"), ("month_versions", "month")):
             connection.execute(f"DELETE FROM {table} WHERE fleet = 'green' AND {month} = '2023-02'")
             connection.execute(f"DELETE FROM {table} WHERE fleet = 'fhv' AND {month} = '2023-01'")
@@ -155,7 +155,7 @@ def test_a_version_that_is_older_than_a_rule_is_recorded_without_its_check(
     loaded: Project, instance: dg.DagsterInstance
 ) -> None:
     older = "map_from_entries(list_filter(map_entries(violations), entry -> entry.key <> 'zones_known'))"
-    with database(loaded) as connection:
+    with loaded.connect() as connection:
         connection.execute(f"UPDATE month_versions SET violations = {older}")
     with dg.DagsterInstance.ephemeral() as emptied:
         result = reconcile(loaded, emptied)
@@ -169,7 +169,7 @@ def test_a_version_that_is_older_than_a_rule_is_recorded_without_its_check(
 def test_rows_that_an_earlier_release_has_loaded_are_named_where_dagster_does_not_know_them(
     loaded: Project, instance: dg.DagsterInstance
 ) -> None:
-    with database(loaded) as connection:
+    with loaded.connect() as connection:
         connection.execute("DROP TABLE month_versions")
     assert reconcile(loaded, instance).success, "recorded and loaded"
     with dg.DagsterInstance.ephemeral() as emptied:

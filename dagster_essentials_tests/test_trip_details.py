@@ -23,7 +23,6 @@ from dagster_essentials_tests.support.loaded_trips import (
     REAL_FILES,
     Trip,
     daily,
-    database,
     load_file,
     load_trips,
     load_zones,
@@ -156,7 +155,7 @@ def test_a_load_that_fails_leaves_no_view(course: Project, instance: dg.DagsterI
 def test_a_load_replaces_the_view_of_an_earlier_release(project: Project) -> None:
     load_zones(project)
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute("CREATE OR REPLACE VIEW trip_details AS SELECT vendor_id FROM trips")
         connection.execute("COMMENT ON VIEW trip_details IS 'that of an earlier release'")
         for column in ADDED_COLUMNS.split(", ")[5:]:
@@ -168,7 +167,7 @@ def test_a_load_replaces_the_view_of_an_earlier_release(project: Project) -> Non
 def test_between_two_loads_both_tables_can_be_changed_under_the_view(project: Project) -> None:
     load_zones(project)
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute("ALTER TABLE trips ADD COLUMN mine INTEGER DEFAULT 7")
     assert_complete(project)
     assert project.query("SELECT DISTINCT mine FROM trip_details") == [(7,)]
@@ -186,7 +185,7 @@ def test_a_table_or_view_of_that_name_is_not_replaced_and_the_error_says_so(
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     source_server.files["/taxi_zones.csv"] = write_zones(project.folder / "source" / "zones.csv").read_bytes()
     publish(source_server, "2023-02", sample("2023-02"))
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute(f"CREATE {theirs}")
         connection.execute(
             "CREATE TABLE zones AS SELECT 100 AS zone_id, 'East Village' AS zone, 'Manhattan' AS borough"
@@ -200,7 +199,7 @@ def test_a_table_or_view_of_that_name_is_not_replaced_and_the_error_says_so(
     assert project.query("FROM trip_details") == [(42,)]
     assert project.query("SELECT count(*) FROM zones") == [(1,)]
     assert project.rows() == {"2023-01": 31}
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute(f"ALTER {theirs.split()[0]} trip_details RENAME TO my_details")
     assert materialize(project, instance, TRIPS, "2023-02").success
     assert_complete(project)
@@ -208,11 +207,11 @@ def test_a_table_or_view_of_that_name_is_not_replaced_and_the_error_says_so(
 
 def test_tables_of_others_are_no_reason_for_a_load_to_fail(project: Project, instance: dg.DagsterInstance) -> None:
     project.database.parent.mkdir()
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute("CREATE TABLE zones AS SELECT 1 AS zone_id, 'Newark Airport' AS zone")
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     assert views(project) == []
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute("DROP TABLE trips")
         connection.execute("CREATE TABLE trips AS SELECT 1 AS trip")
     load_zones(project)
@@ -226,7 +225,7 @@ def test_a_copy_and_a_database_that_was_not_closed_have_the_view(course: Project
     copies = [tmp_path / name for name in ("killed", "closed")]
     for copy in copies:
         copy.mkdir()
-    with database(course) as connection:
+    with course.connect() as connection:
         connection.execute("SET wal_autocheckpoint = '1GB'")
         replace_month(connection, "2023-01", file)
         replace_zones(connection, zones)

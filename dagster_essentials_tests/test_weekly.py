@@ -29,14 +29,12 @@ from dagster_essentials.assets.metrics import manhattan_stats, trips_by_week
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.reports import manhattan, weekly
 from dagster_essentials.reports.plots import plot_weeks
-from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.sample import write_month
 from dagster_essentials.settings import SETTINGS
 from dagster_essentials_tests.support.loaded_trips import (
     REAL_FILES,
     Trip,
     daily,
-    database,
     decode_picture,
     edit_trips,
     load_file,
@@ -75,7 +73,7 @@ def aggregate(
     return dg.materialize(
         [trips_by_week, *others],
         instance=instance,
-        resources={"database": LockedDuckDBResource(database=str(project.database), wait_seconds=60)},
+        resources={"database": project.resource()},
         raise_on_error=False,
         **({"tags": tags} if last else {"partition_key": first}),
     )
@@ -157,7 +155,7 @@ def test_a_week_that_is_aggregated_again_replaces_its_row(real: Project, instanc
     for _ in range(2):
         assert aggregate(real, instance, "2019-01-06", "2019-01-20").success
         assert_weeks(real, REAL_FILES, sundays("2019-01-06", "2019-01-20"))
-    with database(real) as connection:
+    with real.connect() as connection:
         connection.execute("UPDATE trips_by_week SET num_trips = 1")
     assert aggregate(real, instance, "2019-01-13").success
     assert [trips == 1 for _, trips, *_ in table(real)] == [True, False, True]
@@ -363,7 +361,7 @@ def test_weeks_whose_months_are_not_loaded_fail_and_the_others_are_aggregated(
 ) -> None:
     assert aggregate(real, instance, "2020-04-05").success
     before = table(real)
-    with database(real) as connection:
+    with real.connect() as connection:
         connection.execute("DELETE FROM trips WHERE partition_date = '2019-02'")
     result = aggregate(real, instance, "2018-12-30", "2019-03-31")
     assert not result.success
@@ -408,7 +406,7 @@ def test_without_any_month_every_week_fails_and_nothing_is_written(
     if tables == "empty trips":
         load_trips(project, "2023-05", daily("2023-05-01", "2023-05-31"))
     if tables != "no database":
-        with database(project) as connection:
+        with project.connect() as connection:
             connection.execute("DELETE FROM trips" if tables == "empty trips" else "CREATE TABLE other (a INTEGER)")
     text = failure_text(aggregate(project, instance, "2023-01-08", "2023-01-15"))
     assert "2 of 2 weeks failed:" in text
@@ -421,7 +419,7 @@ def test_without_any_month_every_week_fails_and_nothing_is_written(
 def test_a_failed_week_keeps_the_row_of_an_earlier_run(real: Project, instance: dg.DagsterInstance) -> None:
     assert aggregate(real, instance, "2019-01-06", "2019-03-03").success
     before, file = table(real), csv_path(real).read_bytes()
-    with database(real) as connection:
+    with real.connect() as connection:
         connection.execute("DELETE FROM trips WHERE partition_date = '2019-02'")
     assert not aggregate(real, instance, "2019-02-03", "2019-02-24").success
     assert (table(real), csv_path(real).read_bytes()) == (before, file)
@@ -472,7 +470,7 @@ def test_if_the_csv_cannot_be_written_table_and_file_are_unchanged(
     fault: str, real: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert aggregate(real, instance, "2019-01-06").success
-    with database(real) as connection:
+    with real.connect() as connection:
         connection.execute("UPDATE trips_by_week SET num_trips = 1")
     before, file = table(real), csv_path(real).read_bytes()
     if fault == "file instead of folder":
@@ -505,7 +503,7 @@ def test_a_table_that_something_else_made_is_unchanged_and_named(
     made: str, project: Project, instance: dg.DagsterInstance
 ) -> None:
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
-    with database(project) as connection:
+    with project.connect() as connection:
         connection.execute(made)
     before = project.query("DESCRIBE trips_by_week")
     text = failure_text(aggregate(project, instance, "2023-01-08"))

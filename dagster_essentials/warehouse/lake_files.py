@@ -53,7 +53,8 @@ def stage(
 def add_file(connection: duckdb.DuckDBPyConnection, table: str, staged: StagedFile) -> None:
     """Add the rows of the file to `table`, in the transaction of the caller."""
     connection.execute(
-        f"CALL ducklake_add_data_files('{LAKE_NAME}', $table, $path, hive_partitioning => true)",
+        # A table may have columns that somebody else has added.
+        f"CALL ducklake_add_data_files('{LAKE_NAME}', $table, $path, allow_missing => true, hive_partitioning => true)",
         {"table": table, "path": staged.path},
     )
 

@@ -1,9 +1,9 @@
-"""A lake for a test: a catalogue and a bucket of its own, and processes that use it."""
+"""A lake for a test: a catalogue and a bucket of its own, processes that use it, and what it has to have afterwards."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +12,33 @@ from urllib.request import Request, urlopen
 from uuid import uuid4
 
 import duckdb
+import pyarrow.parquet as pq
+import pytest
 
 from cluster.servers import PASSWORD, Postgres
 from dagster_essentials.remote_settings import Lake, ObjectStore
 from dagster_essentials.warehouse.lake import lake_connection
+from dagster_essentials.warehouse.month_versions import versions_by_month
 
 SECRETS = (PASSWORD,)
 """What no message may contain."""
+SECONDS = 120
+"""For a process to end: a time-out, not a wait."""
+
+LOAD = """
+import sys
+from pathlib import Path
+from dagster_essentials.settings import SETTINGS
+from dagster_essentials.warehouse.lake import lake_connection
+from dagster_essentials.warehouse.trips_table import replace_month
+
+print("ready", flush=True)
+sys.stdin.readline()
+for month in {months}:
+    with lake_connection(SETTINGS.lake, {{}}, 600, print) as connection:
+        loaded = replace_month(connection, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force={force})
+        print(month, "unchanged" if loaded.is_unchanged else "loaded", flush=True)
+"""
 
 
 @dataclass
@@ -91,3 +111,54 @@ def opened(lake: Lake, wait_seconds: float = 60) -> Iterator[duckdb.DuckDBPyConn
     """A connection to `lake`, as runs have it."""
     with lake_connection(lake, {"memory_limit": "512MB"}, wait_seconds, log=print) as connection:
         yield connection
+
+
+def file(folder: Path, month: str) -> Path:
+    return folder / f"yellow_tripdata_{month}.parquet"
+
+
+def rows(lake: Lake) -> dict[str, int]:
+    with opened(lake) as connection:
+        return dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
+
+
+def rows_in_files(folder: Path, months: Sequence[str]) -> dict[str, int]:
+    return {month: pq.read_metadata(file(folder, month)).num_rows for month in months}
+
+
+def assert_consistent(lake: Lake, folder: Path, months: Sequence[str]) -> None:
+    """The lake has these months of `folder`, each once, and its other tables say the same of them."""
+    expected = rows_in_files(folder, months)
+    assert rows(lake) == expected
+    with opened(lake) as connection:
+        versions = {month: each for (_, month), each in versions_by_month(connection).items()}
+        assert {month: each[-1].num_trips for month, each in versions.items()} == expected
+        assert {len(each) for each in versions.values()} == {1}
+        for table in ("trips_by_day", "pickups_by_zone"):
+            sums = f"SELECT partition_date, sum(num_trips) FROM {table} GROUP BY ALL"
+            assert dict(connection.execute(sums).fetchall()) == expected
+        for month in months:
+            dollars = sum(pq.read_table(file(folder, month))["total_amount"].to_pylist())
+            assert versions[month][-1].total_amount == pytest.approx(dollars, abs=0.01)
+
+
+def load_at_once(
+    lake_servers: LakeServers, lake: Lake, folder: Path, months: Sequence[Sequence[str]], force: bool = False
+) -> list[str]:
+    """Let a process for each of `months` load these, all starting at the same time; returns what they print."""
+    processes = [
+        lake_servers.start(lake, LOAD.format(months=list(each), folder=str(folder), force=force)) for each in months
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    outputs = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        output, _ = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, output
+        outputs.append(output)
+    return outputs

@@ -1,33 +1,23 @@
 """Trips and zones that a test loads into the tables, and what reports say of them."""
 
 import base64
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dagster_essentials.ingestion.zones import read_zones
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials.warehouse.locked_connection import locked_connection
 from dagster_essentials.warehouse.trips_table import replace_month
 from dagster_essentials.warehouse.zones_table import replace_zones
 from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project
 
 REAL_FILES = [REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet" for month in REAL_MONTHS]
-
-
-@contextmanager
-def database(project: Project) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The database of `project`, opened as its runs open it."""
-    with locked_connection(project.database, {}, wait_seconds=60, log=print) as connection:
-        yield connection
 
 
 @dataclass(frozen=True)
@@ -72,21 +62,21 @@ def load_trips(project: Project, month: str, trips: Sequence[Trip]) -> Path:
 
 def edit_trips(project: Project, *statements: str) -> None:
     """Change `trips` by hand, and drop what was aggregated from it, as the guarantees and limits say."""
-    with database(project) as connection:
+    with project.connect() as connection:
         for statement in (*statements, "DROP TABLE IF EXISTS trips_by_day", "DROP TABLE IF EXISTS pickups_by_zone"):
             connection.execute(statement)
 
 
 def load_file(project: Project, month: str, path: Path) -> None:
     """Load the file at `path` as `month` (``YYYY-MM``)."""
-    with database(project) as connection:
+    with project.connect() as connection:
         replace_month(connection, month, path)
 
 
 def load_zones(project: Project) -> Path:
     """Load the sample's zones; return their file."""
     path = write_zones(project.folder / "source" / "taxi_zones.csv")
-    with database(project) as connection:
+    with project.connect() as connection:
         replace_zones(connection, read_zones(path))
     return path
 

@@ -4,14 +4,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import duckdb
+import pytest
+from dagster_duckdb import DuckDBResource
 
-from dagster_essentials.resources import LockedDuckDBResource
+from dagster_essentials.remote_settings import LAKE_NAME, Lake
+from dagster_essentials.resources import DuckLakeResource, LockedDuckDBResource
+from dagster_essentials.warehouse.locked_connection import locked_connection
+from dagster_essentials_tests.support.lake_servers import opened
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
@@ -19,15 +25,22 @@ NO_REAL_DATA = "needs the published files, which are not beside this project"
 """The one reason for which CI lets a test be skipped, and only where there is no `REAL_DATA`."""
 REAL_MONTHS = ("2019-01", "2019-02", "2019-03", "2020-04", "2025-02")
 
+FILE_AND_LAKE = pytest.mark.parametrize("storage", ["file", pytest.param("lake", marks=pytest.mark.cluster)])
+"""For a test of `project` that runs twice: `make test` has the one whose tables are in a file, `make test-cluster` the other."""
+
 
 @dataclass
 class Project:
-    """A data folder, a database and a Dagster instance of its own, under `folder`, reading from `trips_url`."""
+    """A data folder, a database and a Dagster instance of its own, under `folder`, reading from `trips_url`.
+
+    If there is a `lake`, that is its database for what the test runs in its own process.
+    """
 
     folder: Path
     trips_url: str
     zones_url: str
     environ: dict[str, str] = field(default_factory=dict)
+    lake: Lake | None = None
 
     @property
     def database(self) -> Path:
@@ -41,13 +54,23 @@ class Project:
         """Where the file of `month` (``YYYY-MM``) goes."""
         return self.folder / "raw" / f"taxi_trips_{month}.parquet"
 
+    def connect(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """The database, opened as runs open it."""
+        return opened(self.lake) if self.lake else locked_connection(self.database, {}, wait_seconds=60, log=print)
+
+    def resource(self, wait_seconds: float = 60) -> DuckDBResource:
+        """What assets use as their database."""
+        if self.lake:
+            return DuckLakeResource(database=LAKE_NAME, wait_seconds=wait_seconds)
+        return LockedDuckDBResource(database=str(self.database), wait_seconds=wait_seconds)
+
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with duckdb.connect(str(self.database), read_only=True) as connection:
+        with self.connect() if self.lake else duckdb.connect(str(self.database), read_only=True) as connection:
             return connection.execute(sql, list(parameters)).fetchall()
 
     def rows(self) -> dict[str, int]:
         """The number of rows of each month in `trips`; empty when there is no such table."""
-        if not self.database.exists():
+        if not self.lake and not self.database.exists():
             return {}
         if not self.query("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips'"):
             return {}
@@ -111,9 +134,7 @@ def materialize(
     return dg.materialize(
         assets,
         instance=instance,
-        resources={
-            "database": LockedDuckDBResource(database=str(project.database), wait_seconds=wait_seconds),
-        },
+        resources={"database": project.resource(wait_seconds)},
         run_config={"ops": {name: {"config": values} for name, values in (config or {}).items()}},
         raise_on_error=False,
         partition_key=f"{first}-01" if first is not None and last is None else None,
