@@ -15,7 +15,12 @@ with warnings.catch_warnings():
     from dagster_essentials.lake_maintenance import lake_maintenance_job
     from dagster_essentials.reconcile import reconcile_job
     from dagster_essentials.resources import database_resource
-    from dagster_essentials.schedules import trip_corrections_schedule, trip_update_schedule, weekly_update_schedule
+    from dagster_essentials.schedules import (
+        lake_maintenance_schedule,
+        trip_corrections_schedule,
+        trip_update_schedule,
+        weekly_update_schedule,
+    )
     from dagster_essentials.sensors import adhoc_request_sensor, late_month_alert_sensor, run_failure_alert_sensor
     from dagster_essentials.settings import SETTINGS
 
@@ -23,7 +28,6 @@ with warnings.catch_warnings():
     # all" in the UI has no choice of months any more: it backfills all partitions of all assets.
     of_fleets = bool(SETTINGS.fleets)
 
-    lake_jobs = [lake_maintenance_job] if SETTINGS.lake else []
     defs = dg.Definitions(
         assets=dg.with_source_code_references(
             dg.load_assets_from_modules([trips, metrics, requests, *([fleets] if of_fleets else [])])
@@ -32,11 +36,12 @@ with warnings.catch_warnings():
         jobs=[
             *(trip_update_job, weekly_update_job, adhoc_request_job, reconcile_job),
             *([fleet_update_job] if of_fleets else []),
-            *lake_jobs,
+            *([lake_maintenance_job] if SETTINGS.lake else []),
         ],
         schedules=[
             *(trip_update_schedule, trip_corrections_schedule, weekly_update_schedule),
             *([fleet_update_schedule, fleet_corrections_schedule] if of_fleets else []),
+            *([lake_maintenance_schedule] if SETTINGS.lake else []),
         ],
         sensors=[adhoc_request_sensor, run_failure_alert_sensor, late_month_alert_sensor],
         # Six trivial steps take 0.3 s in one process and 11 s in one process each.

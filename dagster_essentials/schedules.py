@@ -9,6 +9,7 @@ from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.due_partitions import DueMonths, due_weeks
 from dagster_essentials.jobs import trip_update_job, weekly_update_job
+from dagster_essentials.lake_maintenance import lake_maintenance_job
 from dagster_essentials.partitions import partition_key, weekly_partition
 from dagster_essentials.recorded_months import last_changes
 from dagster_essentials.reports.weekly import months_of_week
@@ -83,3 +84,14 @@ def weekly_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReas
     if not due.weeks:
         return dg.SkipReason(due.reason)
     return [dg.RunRequest(run_key=week, partition_key=week) for week in due.weeks]
+
+
+lake_maintenance_schedule = dg.ScheduleDefinition(
+    name="lake_maintenance_job_schedule",
+    job=lake_maintenance_job,
+    # Not on a day of another schedule, whose runs would wait for it.
+    cron_schedule="0 0 * * 3",
+    execution_timezone=NEW_YORK,
+    description="Merges small files of the lake and removes what is not needed any more, on Wednesdays.",
+)
+"""Registered only if the database is a lake."""
