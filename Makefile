@@ -82,9 +82,8 @@ test-duckdb-2: .venv/duckdb-2
 	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(PYTEST) -m duckdb
 
 # With a DuckLake, PostgreSQL and an S3 server on this machine, as docs/scale-out.md says.
-test-cluster: WORKERS := 2
 test-cluster: .venv/cluster
-	PYTHONPATH='$(CURDIR)/.venv/cluster' $(PYTEST) -m cluster
+	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m cluster
 
 # Fault injection into real runs, with a check of the data after each fault. `make chaos SEED=7` repeats the faults of a seed.
 chaos: .venv/.ready .venv/duckdb-2

@@ -154,7 +154,6 @@ def test_comments_are_rolled_back_with_the_transaction() -> None:
         assert connection.execute(COMMENTS_OF, ["mine"]).fetchall() == [(None,)]
 
 
-@FILE_AND_LAKE
 def test_every_table_and_column_is_described(project: Project, instance: dg.DagsterInstance) -> None:
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     load_zones(project)

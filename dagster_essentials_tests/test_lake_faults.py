@@ -84,7 +84,7 @@ def end_connections(lake_servers: LakeServers, lake: Lake, whose: str = "true") 
     )
 
 
-@pytest.mark.parametrize("whose", [OF_LOCKS, f"NOT {OF_LOCKS}", "true"], ids=["its locks", "DuckDB's", "all"])
+@pytest.mark.parametrize("whose", [OF_LOCKS, f"NOT {OF_LOCKS}"], ids=["its locks", "DuckDB's"])
 @pytest.mark.parametrize(
     ("module", "name"),
     [("trips_table", "profile_month"), ("trips_table", "record_version"), ("transaction", "confirm")],

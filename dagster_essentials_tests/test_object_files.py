@@ -105,10 +105,8 @@ def test_a_worker_loads_what_another_one_downloaded(bucket: Bucket) -> None:
     assert "unchanged at the source" in output
     bucket.materialize("three", "taxi_trips", "--partition", "2023-01-01")
     assert not list((bucket.folder / "three").rglob("*.parquet"))
-    bucket.materialize("one", "taxi_zones")
-    bucket.materialize("one", "manhattan/manhattan_stats")
-    bucket.materialize("two", "manhattan/manhattan_stats")
-    bucket.materialize("three", "manhattan_map")
+    bucket.materialize("three", "taxi_zones,manhattan/manhattan_stats")
+    bucket.materialize("two", "manhattan_map")
     bucket.materialize("two", "trips_by_week", "--partition", "2023-01-08")
     objects = bucket.objects()
     assert json.loads(objects["staging/manhattan_stats.geojson"])["months"] == ["2023-01"]
