@@ -6,6 +6,7 @@ to do. An object appears when all of it is uploaded, and not at all if the proce
 
 import os
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,18 +80,23 @@ def upload(file: Path, path: Path) -> None:
     """
     if SETTINGS.remote is None:
         return
-    import pyarrow as pa
-
     try:
-        with pa.memory_map(str(file)) as content, _file_system().open_output_stream(_key(path)) as target:
-            # In one call, which no signal interrupts: after an exception between two, pyarrow closes the stream, and what has
-            # been uploaded until then becomes the object.
-            target.write(content.read_buffer())
+        # In a thread, because signals interrupt the main one only: after an exception, pyarrow closes the stream, and what has
+        # been uploaded until then becomes the object. When a run is cancelled, this waits until all of it is uploaded.
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pool.submit(_upload, file, path).result()
     except OSError as error:
         raise WriteError(
             f"{location(path)} could not be written ({_reason(error)}). What was there before is unchanged. Check "
             "TAXI_DATA_DIR, AWS_ENDPOINT_URL and the keys, which have to allow it, and materialize again."
         ) from None
+
+
+def _upload(file: Path, path: Path) -> None:
+    import pyarrow as pa
+
+    with pa.memory_map(str(file)) as content, _file_system().open_output_stream(_key(path)) as target:
+        target.write(content.read_buffer())
 
 
 def _fetch(path: Path) -> None:
