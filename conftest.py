@@ -230,9 +230,9 @@ def lake(lake_servers: LakeServers) -> Lake:
 
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve sample months, 20,000 trips each, and the zones."""
+    """Eight sample months, 20,000 trips each, and the zones."""
     folder = tmp_path_factory.mktemp("samples")
-    for month in range(1, 13):
+    for month in range(1, 9):
         write_month(folder, f"2023-{month:02}", 20_000)
     write_zones(folder / "taxi_zones.csv")
     return folder
