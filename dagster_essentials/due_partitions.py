@@ -1,6 +1,6 @@
 """What is due: months to load, months that are late or that the source has corrected, and weeks to aggregate (again).
 
-Pure functions of plain values; who calls them gets the values from Dagster and from the source.
+Pure functions of plain values; the callers get them from Dagster and from the source.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
