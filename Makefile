@@ -67,7 +67,7 @@ check: .venv/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
-	! grep -rn --include='*.py' --exclude=materialization_events.py --exclude=launcher.py --exclude=celery_launcher.py 'dagster[a-z_]*[.]_' dagster_essentials
+	! grep -rn --include='*.py' --exclude=events.py --exclude=launcher.py --exclude=celery_launcher.py 'dagster[a-z_]*[.]_' dagster_essentials
 
 # Before each commit.
 test: .venv/.ready
@@ -79,7 +79,7 @@ test-all: .venv/.ready
 
 # With the next major version of DuckDB instead of the pinned one.
 test-duckdb-2: .venv/duckdb-2
-	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(PYTEST) -m duckdb
+	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(PYTEST) -m 'duckdb and not cluster'
 
 # With a DuckLake, PostgreSQL and an S3 server on this machine, as docs/scale-out.md says.
 test-cluster: .venv/cluster
@@ -87,7 +87,7 @@ test-cluster: .venv/cluster
 
 # Fault injection into real runs, with a check of the data after each fault. `make chaos SEED=7` repeats the faults of a seed.
 chaos: .venv/.ready .venv/duckdb-2
-	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m dagster_essentials_tests.chaos $(if $(SEED),--seed $(SEED))
 
 .venv/duckdb-2: .venv/.ready
 	rm -rf $@
@@ -96,7 +96,7 @@ chaos: .venv/.ready .venv/duckdb-2
 
 # PostgreSQL, an S3 server, a broker and Dagster with three workers on this machine, with sample months, until Ctrl-C.
 cluster: .venv/cluster
-	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m cluster
+	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m dagster_essentials_tests.cluster
 
 # Beside the environment, as DuckDB's extensions need a DuckDB of their own version.
 .venv/cluster: .venv/.ready constraints-cluster.txt

@@ -11,8 +11,8 @@ import plain_fleets
 
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.resources import database_resource
-from dagster_essentials.warehouse.locked_connection import locked_connection
-from dagster_essentials.warehouse.trips_table import replace_month
+from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.load import replace_month
 
 
 def main(file: Path, database: Path, variant: str) -> None:

@@ -8,10 +8,10 @@ The difference is what the zones of a month before 2011 cost: without them, both
 import sys
 from pathlib import Path
 
-from dagster_essentials.ingestion import legacy_columns
+from dagster_essentials.datasets import legacy_columns
 from dagster_essentials.resources import database_resource
-from dagster_essentials.warehouse.locked_connection import locked_connection
-from dagster_essentials.warehouse.trips_table import replace_month
+from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.load import replace_month
 
 
 def main(file: Path, zones: Path, database: Path, variant: str) -> None:

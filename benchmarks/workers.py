@@ -14,14 +14,14 @@ import duckdb
 from processes import serving, show, wait_until
 from project import DATA, Project, samples
 
-from cluster.local import WORKERS, LocalCluster, local_cluster
-from cluster.servers import ServerError, postgres, s3
-from dagster_essentials.remote_settings import Lake
 from dagster_essentials.sample import months_between, write_month
 from dagster_essentials.settings import read_settings
-from dagster_essentials.warehouse import trips_table
-from dagster_essentials.warehouse.lake import lake_connection
+from dagster_essentials.settings.remote import Lake
+from dagster_essentials.warehouse import load as trips_table
+from dagster_essentials.warehouse.lake.connection import lake_connection
 from dagster_essentials.warehouse.transaction import transaction
+from dagster_essentials_tests.cluster.local import WORKERS, LocalCluster, local_cluster
+from dagster_essentials_tests.cluster.servers import ServerError, postgres, s3
 
 FIRST, LAST = "2023-01", "2023-12"
 MONTHS = list(months_between(FIRST, LAST))

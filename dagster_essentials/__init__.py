@@ -7,7 +7,7 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on demand: the daemon and the webserver import `dagster_essentials.launcher` without the assets.
+    # Imported on demand: the daemon and the webserver import `dagster_essentials.operations.launcher` without the assets.
     if name == "defs":
         from dagster_essentials.definitions import defs
 

@@ -9,11 +9,12 @@ with warnings.catch_warnings():
     # release is pinned, and test_dagster_facts.py shows what has changed when it is raised.
     for category in (dg.BetaWarning, dg.PreviewWarning, DeprecationWarning):
         warnings.simplefilter("ignore", category)
+    from dagster_essentials import settings
     from dagster_essentials.assets import fleets, metrics, requests, trips
     from dagster_essentials.fleet_schedules import fleet_corrections_schedule, fleet_update_schedule
     from dagster_essentials.jobs import adhoc_request_job, fleet_update_job, trip_update_job, weekly_update_job
-    from dagster_essentials.lake_maintenance import lake_maintenance_job
-    from dagster_essentials.reconcile import reconcile_job
+    from dagster_essentials.operations.lake_maintenance import lake_maintenance_job
+    from dagster_essentials.operations.reconcile import reconcile_job
     from dagster_essentials.resources import database_resource
     from dagster_essentials.schedules import (
         lake_maintenance_schedule,
@@ -22,11 +23,10 @@ with warnings.catch_warnings():
         weekly_update_schedule,
     )
     from dagster_essentials.sensors import adhoc_request_sensor, late_month_alert_sensor, run_failure_alert_sensor
-    from dagster_essentials.settings import SETTINGS
 
     # TAXI_FLEETS=none has the assets of the lesson only. Beside assets that are partitioned by fleet and month, "Materialize
     # all" in the UI has no choice of months any more: it backfills all partitions of all assets.
-    of_fleets = bool(SETTINGS.fleets)
+    of_fleets = bool(settings.SETTINGS.fleets)
 
     defs = dg.Definitions(
         assets=dg.with_source_code_references(
@@ -36,12 +36,12 @@ with warnings.catch_warnings():
         jobs=[
             *(trip_update_job, weekly_update_job, adhoc_request_job, reconcile_job),
             *([fleet_update_job] if of_fleets else []),
-            *([lake_maintenance_job] if SETTINGS.lake else []),
+            *([lake_maintenance_job] if settings.SETTINGS.lake else []),
         ],
         schedules=[
             *(trip_update_schedule, trip_corrections_schedule, weekly_update_schedule),
             *([fleet_update_schedule, fleet_corrections_schedule] if of_fleets else []),
-            *([lake_maintenance_schedule] if SETTINGS.lake else []),
+            *([lake_maintenance_schedule] if settings.SETTINGS.lake else []),
         ],
         sensors=[adhoc_request_sensor, run_failure_alert_sensor, late_month_alert_sensor],
         # Six trivial steps take 0.3 s in one process and 11 s in one process each.

@@ -6,8 +6,13 @@ import dagster as dg
 
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.jobs import fleet_update_job
+from dagster_essentials.orchestration.scheduled_months import (
+    ask_for_each,
+    find_corrections,
+    loaded_versions,
+    scheduled_months,
+)
 from dagster_essentials.partitions import fleet_partition
-from dagster_essentials.scheduled_months import ask_for_each, find_corrections, loaded_versions, scheduled_months
 from dagster_essentials.schedules import NEW_YORK, request_months
 
 _DATASETS = [FLEETS[fleet] for fleet in fleet_partition.get_partition_keys()]

@@ -4,11 +4,12 @@ from datetime import date, timedelta
 
 import dagster as dg
 
+from dagster_essentials import settings
 from dagster_essentials.assets import constants
 from dagster_essentials.datasets import DATASETS
-from dagster_essentials.datasets.dataset import Dataset
 from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.settings import FLEET_NAMES, SETTINGS
+from dagster_essentials.ingestion.dataset import Dataset
+from dagster_essentials.settings import FLEET_NAMES
 
 
 def _sunday_from(day: date) -> date:
@@ -20,7 +21,7 @@ monthly_partition = dg.MonthlyPartitionsDefinition(
     start_date=constants.START_DATE,
     end_date=constants.END_DATE,
     # Without an offset a month is a partition as soon as it ends, and cannot be loaded for weeks.
-    end_offset=-SETTINGS.publication_lag_months,
+    end_offset=-settings.SETTINGS.publication_lag_months,
 )
 
 weekly_partition = dg.WeeklyPartitionsDefinition(
@@ -29,11 +30,11 @@ weekly_partition = dg.WeeklyPartitionsDefinition(
     start_date=(_sunday_from(date.fromisoformat(constants.START_DATE) - timedelta(days=6))).isoformat(),
     end_date=_sunday_from(date.fromisoformat(constants.END_DATE)).isoformat() if constants.END_DATE else None,
     # As late as possible while covering every month that is a partition: a month is at least four weeks long.
-    end_offset=1 - 4 * SETTINGS.publication_lag_months,
+    end_offset=1 - 4 * settings.SETTINGS.publication_lag_months,
 )
 
 # With TAXI_FLEETS=none, there are no such assets, and what their partitions would be does not matter.
-fleet_partition = dg.StaticPartitionsDefinition(list(SETTINGS.fleets or FLEET_NAMES))
+fleet_partition = dg.StaticPartitionsDefinition(list(settings.SETTINGS.fleets or FLEET_NAMES))
 
 # Keys such as green|2023-01-01. As a product it also has the months before the first one of a fleet, and the newest month of
 # fhv before it is published, a month after the others.

@@ -9,9 +9,9 @@ import duckdb
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
-from dagster_essentials.remote_settings import LAKE_NAME
-from dagster_essentials.settings import SETTINGS
-from dagster_essentials.warehouse.locked_connection import locked_connection
+from dagster_essentials import settings
+from dagster_essentials.settings.remote import LAKE_NAME
+from dagster_essentials.warehouse.file import locked_connection
 
 
 class LockedDuckDBResource(DuckDBResource):
@@ -46,19 +46,19 @@ class DuckLakeResource(DuckDBResource):
             DatabaseUnusableError: it cannot be used.
         """
         # The default has no lake, and imports nothing for it.
-        from dagster_essentials.warehouse.lake import lake_connection
+        from dagster_essentials.warehouse.lake.connection import lake_connection
 
-        assert SETTINGS.lake is not None
+        assert settings.SETTINGS.lake is not None
         log = dg.get_dagster_logger().info
-        with lake_connection(SETTINGS.lake, self.connection_config, self.wait_seconds, log) as connection:
+        with lake_connection(settings.SETTINGS.lake, self.connection_config, self.wait_seconds, log) as connection:
             yield connection
 
 
-database_resource = (DuckLakeResource if SETTINGS.lake else LockedDuckDBResource)(
-    database=LAKE_NAME if SETTINGS.lake else str(SETTINGS.database),
+database_resource = (DuckLakeResource if settings.SETTINGS.lake else LockedDuckDBResource)(
+    database=LAKE_NAME if settings.SETTINGS.lake else str(settings.SETTINGS.database),
     connection_config={
-        "memory_limit": SETTINGS.database_memory_limit,
-        **({"threads": SETTINGS.database_threads} if SETTINGS.database_threads else {}),
+        "memory_limit": settings.SETTINGS.database_memory_limit,
+        **({"threads": settings.SETTINGS.database_threads} if settings.SETTINGS.database_threads else {}),
     },
-    wait_seconds=SETTINGS.database_wait_seconds,
+    wait_seconds=settings.SETTINGS.database_wait_seconds,
 )

@@ -7,13 +7,18 @@ import dagster as dg
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.due_partitions import DueMonths, due_weeks
 from dagster_essentials.jobs import trip_update_job, weekly_update_job
-from dagster_essentials.lake_maintenance import lake_maintenance_job
+from dagster_essentials.operations.lake_maintenance import lake_maintenance_job
+from dagster_essentials.orchestration.due_partitions import DueMonths, due_weeks
+from dagster_essentials.orchestration.records import last_changes
+from dagster_essentials.orchestration.scheduled_months import (
+    SINCE_TAG,
+    find_corrections,
+    loaded_versions,
+    scheduled_months,
+)
 from dagster_essentials.partitions import partition_key, weekly_partition
-from dagster_essentials.recorded_months import last_changes
 from dagster_essentials.reports.weekly import months_of_week
-from dagster_essentials.scheduled_months import SINCE_TAG, find_corrections, loaded_versions, scheduled_months
 
 NEW_YORK = "America/New_York"
 """The local time of the trips and of the TLC, in which the 5th and Monday begin. By default that would be UTC."""

@@ -12,22 +12,22 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_essentials.alerts import NO_RECEIVER, Alert, deliver, list_briefly
+from dagster_essentials import settings
 from dagster_essentials.assets.fleets import fleet_trips
 from dagster_essentials.assets.requests import AdhocRequestConfig
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import PipelineError
-from dagster_essentials.failed_runs import failed_run_alert, is_tried_again
 from dagster_essentials.jobs import adhoc_request_job
+from dagster_essentials.operations.alerts import NO_RECEIVER, Alert, deliver, list_briefly
+from dagster_essentials.operations.failed_runs import failed_run_alert, is_tried_again
+from dagster_essentials.orchestration.scheduled_months import find_late_months
 from dagster_essentials.partitions import dataset_of, month_label
 from dagster_essentials.reports.request_files import request_files
 from dagster_essentials.reports.requests import RequestError
-from dagster_essentials.scheduled_months import find_late_months
-from dagster_essentials.settings import SETTINGS
 
-ALERTS_STATUS = dg.DefaultSensorStatus.RUNNING if SETTINGS.has_alerts else dg.DefaultSensorStatus.STOPPED
+ALERTS_STATUS = dg.DefaultSensorStatus.RUNNING if settings.SETTINGS.has_alerts else dg.DefaultSensorStatus.STOPPED
 """Who sets where to send alerts wants them, without a switch in the UI."""
 
 
@@ -38,7 +38,7 @@ ALERTS_STATUS = dg.DefaultSensorStatus.RUNNING if SETTINGS.has_alerts else dg.De
 )
 def adhoc_request_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """One run for each new or changed request; files that are not requests are named in the tick."""
-    folder = SETTINGS.data_dir / "requests"
+    folder = settings.SETTINGS.data_dir / "requests"
     try:
         files = list(request_files(folder))
     except PipelineError as error:
@@ -92,13 +92,13 @@ def _seen(cursor: str | None) -> Mapping[str, Any]:
 def run_failure_alert_sensor(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     """One message for each failed run; what a receiver does not accept is a warning in the tick."""
     run_id = context.dagster_run.run_id
-    if not SETTINGS.has_alerts:
+    if not settings.SETTINGS.has_alerts:
         return dg.SkipReason(NO_RECEIVER)
     if is_tried_again(context.instance, run_id):
         return dg.SkipReason(
             f"Dagster tries the run {run_id} again; if that fails too, there will be a message about it."
         )
-    _send(context, failed_run_alert(context, SETTINGS.ui_url))
+    _send(context, failed_run_alert(context, settings.SETTINGS.ui_url))
     return None
 
 
@@ -111,12 +111,12 @@ def run_failure_alert_sensor(context: dg.RunFailureSensorContext) -> dg.SkipReas
 )
 def late_month_alert_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
     """One message for each job whose months have become late; the cursor keeps the partitions that were reported, and when."""
-    if not SETTINGS.has_alerts:
+    if not settings.SETTINGS.has_alerts:
         return dg.SensorResult(skip_reason=NO_RECEIVER)
     now, instance = datetime.now(timezone.utc), context.instance
     loaded = {key for asset in (taxi_trips, fleet_trips) for key in instance.get_materialized_partitions(asset.key)}
     reported = {key: day for key, day in _seen(context.cursor).items() if key not in loaded}
-    late = find_late_months(instance, [YELLOW, *(FLEETS[fleet] for fleet in SETTINGS.fleets)], now, reported)
+    late = find_late_months(instance, [YELLOW, *(FLEETS[fleet] for fleet in settings.SETTINGS.fleets)], now, reported)
     if late is None:
         return dg.SensorResult(
             skip_reason="The monthly schedules are off, or have not ticked yet: no month can be late."
@@ -148,7 +148,7 @@ def _late_months_alert(late: Mapping[str, str]) -> Alert:
         job=dataset.job,
         title=f"{list_briefly(list(reasons))} {'is' if len(reasons) == 1 else 'are'} late",
         details="\n".join(reasons.values()),
-        url=f"{SETTINGS.ui_url}/assets/{dataset.table_asset}?view=partitions",
+        url=f"{settings.SETTINGS.ui_url}/assets/{dataset.table_asset}?view=partitions",
         months=list(reasons),
         reasons=reasons,
     )
@@ -156,7 +156,7 @@ def _late_months_alert(late: Mapping[str, str]) -> Alert:
 
 def _send(context: dg.SensorEvaluationContext | dg.RunStatusSensorContext, alert: Alert) -> bool:
     """Whether a receiver has accepted `alert`."""
-    problems = deliver(alert, SETTINGS)
+    problems = deliver(alert, settings.SETTINGS)
     for receiver, problem in problems.items():
         if problem:
             context.log.warning(f"{alert.title}: the message may not have reached the {receiver}: {problem}")

@@ -9,18 +9,18 @@ from typing import Any
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from dagster_essentials import settings
 from dagster_essentials.assets import constants
-from dagster_essentials.assets.checks import check_specs
-from dagster_essentials.assets.failures import fail_with_message
-from dagster_essentials.assets.month_runs import LoadConfig, download_partitions, load_partitions
-from dagster_essentials.assets.table_metadata import png_metadata, table_name, table_schema
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.datasets.fleets import FLEET_COLUMNS, FLEETS
 from dagster_essentials.ingestion.object_files import location
-from dagster_essentials.materialization_events import AssetEvents
+from dagster_essentials.orchestration.checks import check_specs
+from dagster_essentials.orchestration.events import AssetEvents
+from dagster_essentials.orchestration.failures import fail_with_message
+from dagster_essentials.orchestration.metadata import png_metadata, table_name, table_schema
+from dagster_essentials.orchestration.month_run import LoadConfig, download_partitions, load_partitions
 from dagster_essentials.partitions import fleet_month_partition
 from dagster_essentials.reports import fleets
-from dagster_essentials.settings import SETTINGS
 from dagster_essentials.warehouse.exclusive import exclusive
 from dagster_essentials.warehouse.month_versions import code_version
 
@@ -88,7 +88,7 @@ def trips_by_fleet(database: DuckDBResource) -> dg.MaterializeResult[Any]:
     with fail_with_message(), database.get_connection() as connection, exclusive(connection, "trips_by_fleet"):
         report = fleets.replace_trips_by_fleet(
             connection,
-            SETTINGS.fleets,
+            settings.SETTINGS.fleets,
             Path(constants.TRIPS_BY_FLEET_FILE_PATH),
             Path(constants.TRIPS_BY_FLEET_PLOT_FILE_PATH),
         )

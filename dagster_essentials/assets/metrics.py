@@ -12,12 +12,12 @@ import dagster as dg
 from dagster_duckdb import DuckDBResource
 
 from dagster_essentials.assets import constants
-from dagster_essentials.assets.failures import fail_with_message
-from dagster_essentials.assets.table_metadata import column_lineage, png_metadata, table_name, table_schema
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
 from dagster_essentials.ingestion.object_files import location
-from dagster_essentials.materialization_events import AssetEvents
-from dagster_essentials.partition_run import PartitionRun
+from dagster_essentials.orchestration.events import AssetEvents
+from dagster_essentials.orchestration.failures import fail_with_message
+from dagster_essentials.orchestration.metadata import column_lineage, png_metadata, table_name, table_schema
+from dagster_essentials.orchestration.partition_run import PartitionRun
 from dagster_essentials.partitions import weekly_partition
 from dagster_essentials.reports import manhattan, weekly
 from dagster_essentials.reports.plots import plot_weeks

@@ -12,11 +12,11 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from dagster_essentials.assets import constants
-from dagster_essentials.assets.failures import fail_with_message
-from dagster_essentials.assets.table_metadata import column_lineage, png_metadata, table_schema
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
+from dagster_essentials.datasets.zones import BOROUGHS
 from dagster_essentials.ingestion.object_files import location
-from dagster_essentials.ingestion.zones import BOROUGHS
+from dagster_essentials.orchestration.failures import fail_with_message
+from dagster_essentials.orchestration.metadata import column_lineage, png_metadata, table_schema
 from dagster_essentials.reports.requests import Request, answer_request, describe_some
 
 PERIOD_IS_LOADED = "period_is_loaded"

@@ -10,23 +10,23 @@ from typing import Any
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from dagster_essentials import settings
 from dagster_essentials.assets import constants
-from dagster_essentials.assets.checks import check_specs
-from dagster_essentials.assets.failures import fail_with_message
-from dagster_essentials.assets.month_runs import (
+from dagster_essentials.datasets import zones_table
+from dagster_essentials.datasets.yellow import COLUMNS, YELLOW
+from dagster_essentials.datasets.zones import describe_ids, download_zones, missing_ids, read_zones
+from dagster_essentials.ingestion.object_files import location
+from dagster_essentials.orchestration.checks import check_specs
+from dagster_essentials.orchestration.events import AssetEvents
+from dagster_essentials.orchestration.failures import fail_with_message
+from dagster_essentials.orchestration.metadata import column_lineage, table_name, table_schema
+from dagster_essentials.orchestration.month_run import (
     ZONES_OF_POSITIONS,
     LoadConfig,
     download_partitions,
     load_partitions,
 )
-from dagster_essentials.assets.table_metadata import column_lineage, table_name, table_schema
-from dagster_essentials.datasets.yellow import COLUMNS, YELLOW
-from dagster_essentials.ingestion.object_files import location
-from dagster_essentials.ingestion.zones import describe_ids, download_zones, missing_ids, read_zones
-from dagster_essentials.materialization_events import AssetEvents
 from dagster_essentials.partitions import monthly_partition
-from dagster_essentials.settings import SETTINGS
-from dagster_essentials.warehouse import zones_table
 from dagster_essentials.warehouse.month_versions import code_version
 
 SOURCE_COLUMNS = {column.name: column.source for column in COLUMNS if column.source is not None}
@@ -92,7 +92,7 @@ def taxi_trips(context: dg.AssetExecutionContext, config: LoadConfig, database: 
 def taxi_zones_file() -> dg.MaterializeResult[Any]:
     """Download the zones CSV, unless it exists already and is unchanged at the source."""
     with fail_with_message("taxi zones"):
-        file, transferred = download_zones(SETTINGS.zones_url, Path(constants.TAXI_ZONES_FILE_PATH))
+        file, transferred = download_zones(settings.SETTINGS.zones_url, Path(constants.TAXI_ZONES_FILE_PATH))
     return dg.MaterializeResult(
         data_version=dg.DataVersion(file.sha256),
         metadata={

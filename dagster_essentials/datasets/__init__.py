@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from dagster_essentials.datasets.dataset import Dataset
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.ingestion.dataset import Dataset
 
 DATASETS: Mapping[str, Dataset] = {YELLOW.name: YELLOW, **FLEETS}
 """All of them by name: the yellow taxis, which have a table of their own, and the other fleets."""

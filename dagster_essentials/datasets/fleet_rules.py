@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dagster_essentials.datasets.dataset import QualityRule
 from dagster_essentials.datasets.shared_rules import dropoff_after_pickup, pickups_in_month, zones_known
+from dagster_essentials.ingestion.dataset import QualityRule
 
 GREEN_RULES: Sequence[QualityRule] = (
     pickups_in_month(0.01, "2 to 26 in each of six months from 2022 to 2025; warns above 1 %."),

@@ -7,8 +7,8 @@ are high-volume for-hire vehicles (fhvhv) since 2019-02, and among fhv before.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from dagster_essentials.datasets.dataset import Column, Dataset, Layout
 from dagster_essentials.datasets.fleet_rules import FHV_RULES, FHVHV_RULES, GREEN_RULES
+from dagster_essentials.ingestion.dataset import Column, Dataset, Layout
 
 # In all fleets; in the order of the table. What a fleet calls a column, and whether each of its files has it, follows below.
 _SHARED = {

@@ -1,6 +1,6 @@
 """Data quality rules that all datasets have, each with a limit of its own and the shares that decided on it."""
 
-from dagster_essentials.datasets.dataset import QualityRule
+from dagster_essentials.ingestion.dataset import QualityRule
 
 
 def pickups_in_month(limit: float, description: str) -> QualityRule:

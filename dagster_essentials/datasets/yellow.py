@@ -5,8 +5,8 @@ What the months of 2009 and 2010 have instead of codes and zones becomes such by
 
 from collections.abc import Sequence
 
-from dagster_essentials.datasets.dataset import Column, Dataset, Layout, QualityRule
 from dagster_essentials.datasets.shared_rules import dropoff_after_pickup, pickups_in_month, zones_known
+from dagster_essentials.ingestion.dataset import Column, Dataset, Layout, QualityRule
 
 # The first eleven are the course's, in its order and with its types; a database made by its code has just these.
 COLUMNS: Sequence[Column] = (

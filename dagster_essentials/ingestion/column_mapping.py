@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from dagster_essentials.datasets.dataset import Column, Dataset, Layout
+from dagster_essentials.datasets import legacy_columns
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import PipelineError, SchemaError
-from dagster_essentials.ingestion import legacy_columns
 from dagster_essentials.ingestion.casts import cast, literal
+from dagster_essentials.ingestion.dataset import Column, Dataset, Layout
 
 if TYPE_CHECKING:
     import pyarrow as pa

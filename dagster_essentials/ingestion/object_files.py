@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dagster_essentials import settings
 from dagster_essentials.errors import DownloadError, WriteError
-from dagster_essentials.settings import SETTINGS
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -24,9 +24,9 @@ _ATTEMPTS = 3
 
 def location(path: Path | str) -> str:
     """Where the file at `path` really is, for people: its address on S3, or its path."""
-    if SETTINGS.remote is None:
+    if settings.SETTINGS.remote is None:
         return str(path)
-    return f"{SETTINGS.remote.url}/{Path(path).relative_to(SETTINGS.data_dir).as_posix()}"
+    return f"{settings.SETTINGS.remote.url}/{Path(path).relative_to(settings.SETTINGS.data_dir).as_posix()}"
 
 
 def fetch(*paths: Path) -> bool:
@@ -35,7 +35,7 @@ def fetch(*paths: Path) -> bool:
     Raises:
         DownloadError: S3 does not answer, or refuses.
     """
-    if SETTINGS.remote is None:
+    if settings.SETTINGS.remote is None:
         return False
     prepare_folder()
     for path in paths:
@@ -52,7 +52,7 @@ def fetch_folder(folder: Path) -> None:
     Raises:
         DownloadError: S3 does not answer, or refuses.
     """
-    if SETTINGS.remote is None:
+    if settings.SETTINGS.remote is None:
         return
     from pyarrow.fs import FileSelector
 
@@ -68,7 +68,7 @@ def fetch_folder(folder: Path) -> None:
 
 def forget(path: Path) -> None:
     """Free the disk space of a large file that has been read, if S3 has it."""
-    if SETTINGS.remote is not None:
+    if settings.SETTINGS.remote is not None:
         path.unlink(missing_ok=True)
 
 
@@ -78,7 +78,7 @@ def upload(file: Path, path: Path) -> None:
     Raises:
         WriteError: it could not be uploaded. What S3 had before is unchanged.
     """
-    if SETTINGS.remote is None:
+    if settings.SETTINGS.remote is None:
         return
     try:
         # In a thread, because signals interrupt the main one only: after an exception, pyarrow closes the stream, and what has
@@ -121,8 +121,8 @@ def _file_system() -> "S3FileSystem":
     # 0.3 s, for those who need it.
     from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
-    assert SETTINGS.remote is not None
-    store = SETTINGS.remote.store
+    assert settings.SETTINGS.remote is not None
+    store = settings.SETTINGS.remote.store
     scheme, _, host = (store.endpoint or "https://").partition("://")
     return S3FileSystem(
         access_key=store.key_id,
@@ -143,9 +143,9 @@ def prepare_folder() -> None:
     Raises:
         WriteError: it is another user's, who could change the files in it.
     """
-    if SETTINGS.remote is None:
+    if settings.SETTINGS.remote is None:
         return
-    folder = SETTINGS.data_dir
+    folder = settings.SETTINGS.data_dir
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.lstat().st_uid != os.getuid():
         raise WriteError(

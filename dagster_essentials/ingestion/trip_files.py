@@ -16,7 +16,6 @@ from typing import BinaryIO
 
 import duckdb
 
-from dagster_essentials.datasets.dataset import Dataset
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import DownloadError, LoadError, NotPublishedError, PipelineError, SchemaError
 from dagster_essentials.ingestion.column_mapping import (
@@ -27,6 +26,7 @@ from dagster_essentials.ingestion.column_mapping import (
     map_columns,
     read_file_schema,
 )
+from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.ingestion.download import PublishedFile, download, find_published
 from dagster_essentials.ingestion.http_requests import redact_url
 from dagster_essentials.ingestion.object_files import forget

@@ -7,13 +7,13 @@ from pathlib import Path
 import duckdb
 
 from dagster_essentials.datasets import DATASETS
+from dagster_essentials.datasets.aggregates import loaded_months, rounded_sum
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.reports.csv_export import copy_to_csv
 from dagster_essentials.reports.plots import plot_fleets
-from dagster_essentials.warehouse.aggregates import loaded_months, rounded_sum
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.month_versions import prepare_versions

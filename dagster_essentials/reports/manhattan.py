@@ -10,12 +10,12 @@ from typing import Any
 import duckdb
 from filelock import FileLock
 
+from dagster_essentials.datasets.aggregates import loaded_months
+from dagster_essentials.datasets.zones import multipolygon_coordinates
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write, write_error
 from dagster_essentials.ingestion.object_files import fetch
-from dagster_essentials.ingestion.zones import multipolygon_coordinates
 from dagster_essentials.reports.plots import plot_map
-from dagster_essentials.warehouse.aggregates import loaded_months
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from dagster_essentials import settings
 from dagster_essentials.ingestion.object_files import fetch_folder
 from dagster_essentials.reports.requests import Request, RequestError
-from dagster_essentials.settings import SETTINGS
 
 MAX_REQUEST_BYTES = 10_000
 """A request has four short lines; a larger file is something else, and is not read."""
@@ -83,6 +83,6 @@ def request_files(folder: Path) -> Iterator[RequestFile]:
         except OSError:
             continue  # Removed or replaced meanwhile: the next tick reads it.
         # On this disk, a file from S3 has changed whenever it was fetched.
-        changed = status.st_mtime_ns if SETTINGS.remote else status.st_ctime_ns
+        changed = status.st_mtime_ns if settings.SETTINGS.remote else status.st_ctime_ns
         name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
         yield RequestFile(name, sha256(text).hexdigest(), changed, request)

@@ -9,11 +9,11 @@ from unicodedata import normalize
 
 import duckdb
 
+from dagster_essentials.datasets.aggregates import loaded_months
+from dagster_essentials.datasets.zones import BOROUGHS
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
-from dagster_essentials.ingestion.zones import BOROUGHS
 from dagster_essentials.reports.plots import plot_hours
-from dagster_essentials.warehouse.aggregates import loaded_months
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import duckdb
 
+from dagster_essentials import settings
+from dagster_essentials.datasets.aggregates import loaded_months
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.reports.csv_export import copy_to_csv
-from dagster_essentials.settings import SETTINGS
-from dagster_essentials.warehouse.aggregates import loaded_months
 from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
 
@@ -63,7 +63,7 @@ def months_of_week(week: str) -> list[str]:
     """
     sunday = date.fromisoformat(week)
     months = sorted({day.replace(day=1).isoformat() for day in (sunday, sunday + timedelta(days=6))})
-    start, end = SETTINGS.start_date, SETTINGS.end_date
+    start, end = settings.SETTINGS.start_date, settings.SETTINGS.end_date
     return [month for month in months if month >= start and (end is None or month < end)]
 
 

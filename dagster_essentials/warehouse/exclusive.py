@@ -13,7 +13,7 @@ import duckdb
 
 if TYPE_CHECKING:
     # It needs psycopg2, which is installed for a lake only.
-    from dagster_essentials.warehouse.lake_locks import CatalogLocks
+    from dagster_essentials.warehouse.lake.locks import CatalogLocks
 
 COMMITS = "commits"
 """The name that `transaction` takes: whoever has it sees no other process's commit, and no commit of its own conflicts."""

@@ -11,10 +11,10 @@ from hashlib import sha256
 
 import duckdb
 
-from dagster_essentials.datasets.dataset import Dataset
 from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.datasets.zones import Zone, fingerprint
 from dagster_essentials.ingestion.column_mapping import ColumnMapping
-from dagster_essentials.ingestion.zones import Zone, fingerprint
+from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.comments import write_comments
 

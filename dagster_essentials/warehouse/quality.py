@@ -9,8 +9,8 @@ from datetime import date, timedelta
 
 import duckdb
 
-from dagster_essentials.datasets.dataset import Dataset
 from dagster_essentials.ingestion.column_mapping import FROM_FILE, ColumnMapping
+from dagster_essentials.ingestion.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from cluster.servers import PASSWORD, Postgres
-from dagster_essentials.remote_settings import Lake, ObjectStore
-from dagster_essentials.warehouse.lake import lake_connection
+from dagster_essentials.settings.remote import Lake, ObjectStore
+from dagster_essentials.warehouse.lake.connection import lake_connection
 from dagster_essentials.warehouse.month_versions import versions_by_month
+from dagster_essentials_tests.cluster.servers import PASSWORD, Postgres
 
 SECRETS = (PASSWORD,)
 """What no message may contain."""
@@ -28,14 +28,14 @@ SECONDS = 120
 LOAD = """
 import sys
 from pathlib import Path
-from dagster_essentials.settings import SETTINGS
-from dagster_essentials.warehouse.lake import lake_connection
-from dagster_essentials.warehouse.trips_table import replace_month
+from dagster_essentials import settings
+from dagster_essentials.warehouse.lake.connection import lake_connection
+from dagster_essentials.warehouse.load import replace_month
 
 print("ready", flush=True)
 sys.stdin.readline()
 for month in {months}:
-    with lake_connection(SETTINGS.lake, {{}}, 600, print) as connection:
+    with lake_connection(settings.SETTINGS.lake, {{}}, 600, print) as connection:
         loaded = replace_month(connection, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force={force})
         print(month, "unchanged" if loaded.is_unchanged else "loaded", flush=True)
 """

@@ -11,10 +11,10 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dagster_essentials.ingestion.zones import read_zones
+from dagster_essentials.datasets.zones import read_zones
+from dagster_essentials.datasets.zones_table import replace_zones
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials.warehouse.trips_table import replace_month
-from dagster_essentials.warehouse.zones_table import replace_zones
+from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project
 
 REAL_FILES = [REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet" for month in REAL_MONTHS]

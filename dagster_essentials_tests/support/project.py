@@ -14,9 +14,9 @@ import duckdb
 import pytest
 from dagster_duckdb import DuckDBResource
 
-from dagster_essentials.remote_settings import LAKE_NAME, Lake
 from dagster_essentials.resources import DuckLakeResource, LockedDuckDBResource
-from dagster_essentials.warehouse.locked_connection import locked_connection
+from dagster_essentials.settings.remote import LAKE_NAME, Lake
+from dagster_essentials.warehouse.file import locked_connection
 from dagster_essentials_tests.support.lake_servers import opened
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -6,6 +6,7 @@ Each test is a step of the lesson and builds on the ones before it.
 import re
 
 import dagster as dg
+import pytest
 from playwright.sync_api import Page, expect
 
 from dagster_essentials_tests.support.dagster_dev import Dev
@@ -21,6 +22,8 @@ from dagster_essentials_tests.ui.conftest import (
     open_lineage,
     open_newest_backfill,
 )
+
+pytestmark = pytest.mark.slow
 
 MONTHLY = ("taxi_trips_file", "taxi_trips")
 UNPARTITIONED = ("taxi_zones_file", "taxi_zones", "manhattan_stats", "manhattan_map", "adhoc_request")

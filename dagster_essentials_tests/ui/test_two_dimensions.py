@@ -24,6 +24,8 @@ from dagster_essentials_tests.ui.conftest import (
     open_newest_backfill,
 )
 
+pytestmark = pytest.mark.slow
+
 FLEETS = ("green", "fhv", "fhvhv")
 MONTHS = ("2023-01", "2023-02", "2023-03")
 ROWS = {

@@ -1,0 +1,45 @@
+"""The SQL function that finds the zones of a trip's positions, for the load of a month that has coordinates instead."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import duckdb
+from duckdb.func import FunctionNullHandling, PythonUDFType
+
+from dagster_essentials.datasets.legacy_columns import ZONES_FUNCTION
+from dagster_essentials.datasets.zones import Zone
+
+if TYPE_CHECKING:
+    from dagster_essentials.datasets.zone_lookup import ZoneLookup
+
+
+@contextmanager
+def zones_function(connection: duckdb.DuckDBPyConnection, zones: Sequence[Zone]) -> Iterator[None]:
+    """Let the connection find the zones of positions among `zones` in the block, by `legacy_columns.ZONES_FUNCTION`.
+
+    Raises:
+        ZonesError: an outline cannot be used.
+    """
+    connection.create_function(
+        ZONES_FUNCTION,
+        _lookup(tuple(zones)).trip_zones,
+        ["double"] * 4,
+        "integer",
+        type=PythonUDFType.ARROW,
+        # Without it, DuckDB would not call the function for a null.
+        null_handling=FunctionNullHandling.SPECIAL,
+    )
+    try:
+        yield
+    finally:
+        connection.remove_function(ZONES_FUNCTION)
+
+
+@lru_cache(maxsize=1)  # For the other months of a range: it takes 0.35 s, and 25 MB.
+def _lookup(zones: tuple[Zone, ...]) -> "ZoneLookup":
+    # Imported here, because other months need none of what it imports.
+    from dagster_essentials.datasets.zone_lookup import ZoneLookup
+
+    return ZoneLookup(zones)

@@ -1,0 +1,1 @@
+"""Alerts, reconciliation, launchers, maintenance: for an installation that runs unattended. The lesson needs none of it."""

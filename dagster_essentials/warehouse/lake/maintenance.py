@@ -1,0 +1,56 @@
+"""What a lake needs from time to time: small files are merged, old snapshots and files that nothing refers to are removed."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+import duckdb
+
+from dagster_essentials.settings.remote import LAKE_NAME
+from dagster_essentials.warehouse.exclusive import exclusive
+from dagster_essentials.warehouse.transaction import explain_duckdb_errors
+
+KEEP_SNAPSHOTS = timedelta(days=7)
+"""How long a replaced month can still be read as it was, and takes space."""
+
+KEEP_FILES = timedelta(days=1)
+"""How long a file is kept that no transaction has added, and one that no snapshot has: a query may be reading it."""
+
+
+@dataclass(frozen=True)
+class Maintenance:
+    """What was done: the files that were merged, the snapshots that were expired, and the files that were deleted."""
+
+    files_merged: int
+    snapshots_expired: int
+    files_deleted: int
+
+
+def maintain_lake(
+    connection: duckdb.DuckDBPyConnection,
+    keep_snapshots: timedelta = KEEP_SNAPSHOTS,
+    keep_files: timedelta = KEEP_FILES,
+) -> Maintenance:
+    """Merge small files of the same month, expire snapshots older than `keep_snapshots`, and delete unused files.
+
+    Loads wait for each of the four steps with their commit; readers do not.
+
+    Raises:
+        QueryError: a step failed. Those before it are done, and the tables are unchanged.
+    """
+    now = datetime.now(timezone.utc)
+    steps = (
+        ("ducklake_merge_adjacent_files($lake)", None),
+        ("ducklake_expire_snapshots($lake, older_than => $before)", now - keep_snapshots),
+        ("ducklake_cleanup_old_files($lake, older_than => $before)", now - keep_files),
+        ("ducklake_delete_orphaned_files($lake, older_than => $before)", now - keep_files),
+    )
+    results = []
+    for call, before in steps:
+        values = {"lake": LAKE_NAME} | ({"before": before} if before else {})
+        with (
+            explain_duckdb_errors(f"{call.partition('(')[0]} failed", "The trips are unchanged. Run the job again."),
+            exclusive(connection),
+        ):
+            results.append(connection.execute(f"FROM {call}", values).fetchall())
+    merged, expired, cleaned, orphaned = results
+    return Maintenance(sum(row[-2] for row in merged), len(expired), len(cleaned) + len(orphaned))

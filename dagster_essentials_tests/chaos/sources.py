@@ -1,0 +1,74 @@
+"""Faults of the source: the whole catalogue, answers that change with each request, and months that are published anew."""
+
+from collections.abc import Callable
+
+from dagster_essentials_tests.chaos.sandbox import MONTHS, Sandbox
+from dagster_essentials_tests.support.faults import FAULTS, Fault, Outcome
+
+
+def source_faults(sandbox: Sandbox, kinds: int | None = None) -> None:
+    """Inject each fault of the catalogue once, a few of them in each run over all months, among good ones."""
+    remaining = sandbox.random.sample([*FAULTS.values()], kinds or len(FAULTS))
+    if not sandbox.materialize(MONTHS[: len(MONTHS) // 2]):
+        sandbox.report.violations.append("before source faults: the first load failed")
+    sandbox.check("before source faults", MONTHS, succeeded=False)
+    while remaining:
+        injected = dict(zip(sandbox.random.sample(MONTHS, len(MONTHS) * 3 // 4), remaining, strict=False))
+        remaining = remaining[len(injected) :]
+        sandbox.source.answers.clear()
+        for month in MONTHS:
+            if month in injected:
+                _inject(sandbox, month, injected[month])
+            elif sandbox.random.random() < 0.5:
+                sandbox.publish(month)
+        before = dict(sandbox.oracle.table)
+        succeeded = sandbox.materialize(MONTHS)
+        sandbox.check("source faults", MONTHS)
+        for month in MONTHS:
+            fault = injected.get(month)
+            refused = fault is not None and fault.outcome is Outcome.REFUSED
+            expected = before.get(month) if refused else sandbox.oracle.current(month)
+            if sandbox.oracle.table.get(month) != expected:
+                name = fault.name if fault else "a good month among faulty ones"
+                sandbox.report.violations.append(f"{name}, {month}: was {'loaded' if refused else 'not loaded'}")
+        if succeeded != all(fault.outcome is not Outcome.REFUSED for fault in injected.values()):
+            sandbox.report.violations.append(f"source faults: the run {'succeeded' if succeeded else 'failed'}")
+        sandbox.report.faults.update(f"source fault: {fault.name}" for fault in injected.values())
+    sandbox.repair_and_check("after source faults")
+
+
+def _inject(sandbox: Sandbox, month: str, fault: Fault) -> None:
+    good = sandbox.make_month(month)
+    if fault.outcome is not Outcome.REFUSED:
+        sandbox.publish_content(month, fault.file(good) if fault.change else good)
+    sandbox.set_answers(month, fault.answers(sandbox.source, good, sandbox.random))
+
+
+def changing_source(sandbox: Sandbox, faults: int) -> None:
+    """Answer each request differently, and publish new versions while a run is about to load the previous ones."""
+    transient = [fault for fault in FAULTS.values() if fault.outcome is Outcome.RECOVERS and not fault.slow]
+    for _ in range(faults):
+        months = sandbox.random_months(at_most=5)
+        for month in months:
+            good = sandbox.make_month(month)
+            sandbox.publish_content(month, good)
+            chosen = sandbox.random.sample(transient, sandbox.random.randint(1, 2))
+            answers = [fault.answers(sandbox.source, good, sandbox.random)[0] for fault in chosen]
+            sandbox.set_answers(month, [*answers, sandbox.source.published])
+        phase = sandbox.random.choice(
+            ["download", "validate", "rename", "delete", "insert", "record the version", "commit"]
+        )
+
+        def publish_anew(_: int, resume: Callable[[], None], months: list[str] = months) -> None:
+            sandbox.publish(*sandbox.random.sample(months, sandbox.random.randint(1, len(months))))
+            resume()
+
+        sandbox.hooks.arm(phase, sandbox.random.randint(1, len(months)), publish_anew)
+        succeeded = sandbox.materialize(months)
+        if sandbox.hooks.disarm():
+            sandbox.report.faults[f"published anew, {phase}"] += 1
+        if not succeeded:
+            sandbox.report.violations.append("a changing source: the run failed")
+        sandbox.source.answers.clear()
+        sandbox.check("a changing source", months, succeeded=succeeded)
+    sandbox.repair_and_check("after a changing source")

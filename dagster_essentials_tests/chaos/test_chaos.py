@@ -1,0 +1,167 @@
+"""The chaos harness as people start it: its short form finds no violation here, and finds those of a broken pipeline."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dagster_essentials_tests.chaos import __main__ as chaos
+from dagster_essentials_tests.chaos.sandbox import MONTHS, Sandbox
+from dagster_essentials_tests.support.dagster_dev import copy_of_project
+from dagster_essentials_tests.support.project import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def table(output: str) -> dict[str, list[int]]:
+    """The lines of the table at the end, by scenario: faults, kinds, runs, failed, violations."""
+    _, heading, lines = output.partition("scenario ")
+    assert heading, output
+    return {
+        line[:34].strip(): [int(number) for number in line[34:].split()]
+        for line in lines.partition("\n\n")[0].splitlines()[1:]
+    }
+
+
+def test_the_short_form_finds_no_violation() -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "dagster_essentials_tests.chaos", "--short", "--seed", "7"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+
+    output = process.stdout
+    assert process.returncode == 0, output
+    assert "VIOLATION" not in output
+    assert output.startswith("seed 7\n")
+    found = table(output)
+    assert list(found) == [*(scenario.name for scenario in chaos.SHORT), "total"]
+    for name, (faults, kinds, runs, _, violations) in found.items():
+        assert faults >= kinds > 0, name
+        assert runs > 0, name
+        assert violations == 0, name
+    for number in (0, 2, 3, 4):
+        assert found["total"][number] == sum(line[number] for name, line in found.items() if name != "total")
+    summary = re.search(r"^(\d+) kills, (\d+) kinds of source faults$", output, re.MULTILINE)
+    assert summary is not None, output
+    kills, inputs = map(int, summary.groups())
+    assert kills >= 8
+    assert inputs >= 9
+    assert re.search(r"^seed 7, \d+ minutes$", output, re.MULTILINE), "it can be repeated"
+
+
+# A harness that cannot fail proves nothing
+
+
+def four_loads(sandbox: Sandbox) -> None:
+    """A load, two that are killed, as they insert the month's rows and as they record its version, and an error page."""
+    month = MONTHS[0]
+    sandbox.materialize([month])
+    sandbox.check("a load", [month], succeeded=True)
+    for phase in ("insert", "record the version"):
+        sandbox.publish(month)
+        sandbox.hooks.arm(phase, 1, lambda process, _: os.kill(process, signal.SIGKILL))
+        sandbox.materialize([month])
+        assert sandbox.hooks.disarm()
+        sandbox.report.faults[f"SIGKILL to a run, {phase}"] += 1
+        sandbox.check(f"a kill, {phase}", [month], killed=True)
+    sandbox.source.put_month(month, b"<html>")
+    sandbox.materialize([month])
+    sandbox.report.faults["source fault: an error page"] += 1
+    sandbox.check("an error page", [month])
+
+
+TRIPS_TABLE = "dagster_essentials/warehouse/load.py"
+COMMIT = '    connection.execute("COMMIT")\n    connection.execute("BEGIN")\n'
+
+
+def a_delete_committed_before_the_insert(project: Path) -> None:
+    insert = '    connection.execute(\n        f"INSERT INTO {dataset.table} ('
+    replace(project / TRIPS_TABLE, insert, COMMIT + insert)
+
+
+def rows_committed_before_their_version(project: Path) -> None:
+    aggregate = "    totals = aggregate_month(connection, dataset, month)\n"
+    replace(project / TRIPS_TABLE, aggregate, COMMIT + aggregate)
+
+
+def a_file_written_under_its_final_name(project: Path) -> None:
+    replace(
+        project / "dagster_essentials/ingestion/atomic_write.py",
+        "            yield temporary\n            upload(temporary, path)\n            temporary.replace(path)\n",
+        "            yield path\n",
+    )
+
+
+def nothing(project: Path) -> None:
+    pass
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert text.count(old) == 1, f"{file.name} has changed: adapt this test"
+    file.write_text(text.replace(old, new))
+
+
+BROKEN: dict[Callable[[Path], None], list[str]] = {
+    nothing: [],
+    a_delete_committed_before_the_insert: [
+        "a kill, insert: 2023-01: 0 rows, neither the previous version nor one that was tried"
+    ],
+    rows_committed_before_their_version: [
+        "a kill, record the version: 2023-01: the last version in month_versions is of another file than the rows in the "
+        "table",
+        "a kill, record the version: 2023-01: trips_by_day is not what the rows in the table add up to",
+        "a kill, record the version: 2023-01: pickups_by_zone is not what the rows in the table add up to",
+    ],
+    a_file_written_under_its_final_name: [
+        "an error page: 2023-01: taxi_trips_2023-01.parquet is not a version that the source ever had"
+    ],
+}
+
+
+@pytest.mark.parametrize(("break_it", "expected"), BROKEN.items(), ids=[break_it.__name__ for break_it in BROKEN])
+def test_a_broken_pipeline_is_reported_with_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    break_it: Callable[[Path], None],
+    expected: list[str],
+) -> None:
+    def broken_copy(root: Path, target: Path) -> Path:
+        copy = copy_of_project(root, target)
+        break_it(copy)
+        return copy
+
+    monkeypatch.setattr("dagster_essentials_tests.chaos.sandbox.copy_of_project", broken_copy)
+    monkeypatch.setattr("dagster_essentials_tests.chaos.sandbox.ROWS", 300)
+    monkeypatch.setattr(chaos, "SHORT", (chaos.Scenario("four", four_loads), chaos.Scenario("another", four_loads)))
+    monkeypatch.setattr(sys, "argv", ["chaos", "--short", "--only", "four", "--seed", "1"])
+    code: object = 0
+    try:
+        chaos.main()
+    except SystemExit as ended:
+        code = ended.code
+    output = capfd.readouterr().out
+
+    reported = [line.removeprefix("VIOLATION: ") for line in output.splitlines() if line.startswith("VIOLATION: ")]
+    kept = re.search("The sandboxes with violations are in (.*)", output)
+    if kept is not None:
+        assert (Path(kept[1]) / "sandbox-0/project/data/staging/data.duckdb").exists()
+        shutil.rmtree(kept[1])
+    assert set(expected) <= set(reported), output
+    assert bool(reported) == bool(expected), output
+    assert table(output)["four"] == table(output)["total"]
+    assert table(output)["total"][-1] == len(reported)
+    assert "2 kills, 1 kinds of source faults" in output
+    assert code == (1 if expected else 0)
+    assert (kept is not None) == bool(expected)

@@ -1,0 +1,188 @@
+"""What the tests share: a project of their own each, a source that can misbehave, and the real months."""
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+# The settings are read when the package is imported: nothing from the shell that started the tests may reach them, and
+# a test that forgets to use `project` must not find the real data.
+for name in [name for name in os.environ if name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))]:
+    del os.environ[name]
+os.environ["TAXI_DATA_DIR"] = tempfile.mkdtemp(prefix="no-data-")
+atexit.register(shutil.rmtree, os.environ["TAXI_DATA_DIR"], ignore_errors=True)
+os.environ["DUCKDB_DATABASE"] = f"{os.environ['TAXI_DATA_DIR']}/no.duckdb"
+os.environ["TAXI_START_DATE"] = "2011-01-01"
+
+from dagster_essentials import settings  # noqa: E402
+from dagster_essentials.assets import constants  # noqa: E402
+from dagster_essentials.datasets.zones import read_zones  # noqa: E402
+from dagster_essentials.datasets.zones_table import replace_zones  # noqa: E402
+from dagster_essentials.sample import write_month, write_zones  # noqa: E402
+from dagster_essentials.settings.remote import Lake  # noqa: E402
+from dagster_essentials.warehouse.file import locked_connection  # noqa: E402
+from dagster_essentials.warehouse.load import replace_month  # noqa: E402
+from dagster_essentials_tests.cluster.servers import postgres, s3  # noqa: E402
+from dagster_essentials_tests.support.lake_servers import LakeServers  # noqa: E402
+from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS, Project  # noqa: E402
+from dagster_essentials_tests.support.source_server import SourceServer  # noqa: E402
+
+# The files with the longest times, which pytest-xdist distributes first, so that the short ones balance the workers at the
+# end. Each file stays on one worker, because its tests may share a `dagster dev` and build on each other.
+LONGEST_FIRST = (
+    "test_cluster",
+    "test_lake",
+    "test_lesson",
+    "test_two_dimensions",
+    "test_chaos",
+    "test_changing_source",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: position for position, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: (order.get(item.path.stem, len(order)), item.get_closest_marker("slow") is None))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skipped test fails the session, except those of the published files on a machine that has none of them."""
+    # With pytest-xdist only the controller has a reporter; it counts the reports of all workers.
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter is not None else []
+    if not REAL_DATA.is_dir():
+        skipped = [report for report in skipped if NO_REAL_DATA not in str(report.longrepr)]
+    if os.environ.get("CI") and skipped and not session.exitstatus:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def source_server() -> Iterator[SourceServer]:
+    """An HTTP source on this machine, whose answers a test chooses."""
+    with SourceServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for this machine, with its key in the same file."""
+    path = tmp_path_factory.mktemp("certificate") / "self-signed.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    )
+    subprocess.run(
+        [*command.split(), "-keyout", path, "-out", path.with_suffix(".crt")], check=True, capture_output=True
+    )
+    path.write_bytes(path.read_bytes() + path.with_suffix(".crt").read_bytes())
+    return path
+
+
+@pytest.fixture
+def storage() -> str:
+    """What `project` has its tables in: a file, unless the test is marked with `FILE_AND_LAKE`."""
+    return "file"
+
+
+@pytest.fixture
+def project(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    source_server: SourceServer,
+    storage: str,
+    request: pytest.FixtureRequest,
+) -> Project:
+    """A project that reads from `source_server`, also for what the test runs in its own process."""
+    project = Project(tmp_path, source_server.trips_url, source_server.zones_url)
+    if storage == "lake":
+        servers: LakeServers = request.getfixturevalue("lake_servers")
+        # In a folder, as S3 is tested in test_lake.py.
+        project.lake = servers.new_lake(tmp_path / "lake")
+    changed = replace(
+        settings.SETTINGS,
+        trips_url=project.trips_url,
+        zones_url=project.zones_url,
+        data_dir=project.folder,
+        database=project.database,
+        lake=project.lake,
+    )
+    monkeypatch.setattr(settings, "SETTINGS", changed)
+    for name in [name for name in vars(constants) if name.endswith("_FILE_PATH")]:
+        monkeypatch.setattr(
+            constants, name, getattr(constants, name).replace(os.environ["TAXI_DATA_DIR"], str(tmp_path))
+        )
+    monkeypatch.setattr("dagster_essentials.ingestion.download.BACKOFF_SECONDS", 0.01)
+    return project
+
+
+@pytest.fixture(scope="session")
+def real_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with the published sample months and zones. Tests use copies of it."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(NO_REAL_DATA)
+    path = tmp_path_factory.mktemp("real") / "data.duckdb"
+    with locked_connection(path, {}, wait_seconds=0, log=print) as connection:
+        for month in REAL_MONTHS:
+            replace_month(connection, month, REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet")
+        replace_zones(connection, read_zones(REAL_DATA / "taxi_zones.csv"))
+    return path
+
+
+@pytest.fixture
+def real(project: Project, real_database: Path) -> Project:
+    """A project in which the published sample months and zones are loaded, and no report exists."""
+    project.database.parent.mkdir()
+    shutil.copy(real_database, project.database)
+    return project
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture(scope="session")
+def kept_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    # A schedule opens its instance anew, so an ephemeral one will not do, and one on disk takes half a second to make.
+    with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("instance"))) as instance:
+        yield instance
+
+
+@pytest.fixture
+def history(kept_instance: dg.DagsterInstance) -> dg.DagsterInstance:
+    """An instance on disk in which nothing has happened."""
+    kept_instance.wipe()
+    kept_instance.wipe_all_schedules()
+    return kept_instance
+
+
+@pytest.fixture(scope="session")
+def lake_servers() -> Iterator[LakeServers]:
+    """PostgreSQL and an S3 server, for the tests of the cluster."""
+    with tempfile.TemporaryDirectory(prefix="servers-") as name:
+        # PostgreSQL's user has to reach the folder. Those of pytest are for its own user only.
+        folder = Path(name)
+        folder.chmod(0o755)
+        with postgres(folder / "postgres") as database, s3(folder / "s3", "taxi") as environ:
+            yield LakeServers(database, environ)
+
+
+@pytest.fixture
+def lake(lake_servers: LakeServers) -> Lake:
+    return lake_servers.new_lake()
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight sample months, 20,000 trips each, and the zones."""
+    folder = tmp_path_factory.mktemp("samples")
+    for month in range(1, 9):
+        write_month(folder, f"2023-{month:02}", 20_000)
+    write_zones(folder / "taxi_zones.csv")
+    return folder

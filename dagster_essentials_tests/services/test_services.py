@@ -1,0 +1,156 @@
+"""The systemd units in docs/systemd: a deployment needs nothing but their commands, started as systemd starts them."""
+
+import configparser
+import os
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials_tests.support.dagster_dev import BIN, JOB, Dev, copy_of_project, free_port, restore_sigint
+from dagster_essentials_tests.support.project import ROOT
+
+pytestmark = pytest.mark.slow
+
+UNITS = ("code", "webserver", "daemon")
+HOME = "/srv/nyc-taxi"
+
+
+def unit(name: str) -> configparser.SectionProxy:
+    """The section [Service] of the unit, with all of its Environment lines in one."""
+    lines = (ROOT / f"docs/systemd/dagster-{name}.service").read_text().splitlines()
+    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters="=")
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    environment = " ".join(line.removeprefix("Environment=") for line in lines if line.startswith("Environment="))
+    parser.read_string("\n".join(lines))
+    parser["Service"]["Environment"] = environment
+    return parser["Service"]
+
+
+class Services(Dev):
+    """The three services in a copy of the project, with the units' folder and ports replaced."""
+
+    def __init__(self, root: Path, settings: dict[str, str]):
+        super().__init__(root, settings)
+        self.code_port = free_port()
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        workspace = root / "docs/systemd/workspace.yaml"
+        workspace.write_text(self._substituted(workspace.read_text()))
+
+    def _substituted(self, text: str) -> str:
+        return (
+            text.replace(f"{HOME}/.venv/bin", str(BIN))
+            .replace(HOME, str(self.root))
+            .replace("4266", str(self.code_port))
+            .replace("3000", str(self.port))
+        )
+
+    def start_unit(self, name: str) -> None:
+        service = unit(name)
+        variables = dict(pair.split("=", 1) for pair in shlex.split(self._substituted(service["Environment"])))
+        # A service does not inherit the shell's environment, and in particular not its PWD.
+        environment = {key: value for key, value in self.env.items() if key != "PWD"} | variables
+        with open(self.root / "dev.log", "ab") as log:
+
+            def run(command: str) -> None:
+                subprocess.run(
+                    shlex.split(self._substituted(command)),
+                    cwd=self._substituted(service["WorkingDirectory"]),
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    check=True,
+                    timeout=90,
+                )
+
+            if before := service.get("ExecStartPre"):
+                run(before)
+            self.processes[name] = subprocess.Popen(
+                shlex.split(self._substituted(service["ExecStart"])),
+                cwd=self._substituted(service["WorkingDirectory"]),
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=restore_sigint,
+            )
+            if after := service.get("ExecStartPost"):
+                run(after)
+
+    def stop_unit(self, name: str, seconds: float) -> None:
+        """Stop the unit with SIGTERM, as systemd does; it has to exit within `seconds`."""
+        process = self.processes.pop(name)
+        process.terminate()
+        try:
+            process.wait(timeout=seconds)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    source = tmp_path_factory.mktemp("source")
+    write_month(source, "2023-01", 1_001)
+    write_month(source, "2023-02", 1_002)
+    write_zones(source / "taxi_zones.csv")
+    services = Services(
+        copy_of_project(ROOT, tmp_path_factory.mktemp("clone")),
+        {
+            "TAXI_TRIPS_URL": str(source),
+            "TAXI_ZONES_URL": str(source / "taxi_zones.csv"),
+            "TAXI_END_DATE": "2023-03-01",
+        },
+    )
+    for name in UNITS:
+        services.start_unit(name)
+    yield services
+    for name in list(services.processes):
+        services.stop_unit(name, seconds=30)
+
+
+LAUNCH = "mutation Launch($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename } }"
+
+
+def load(services: Services, month: str) -> None:
+    tags = [{"key": "dagster/partition", "value": f"{month}-01"}]
+    params = {
+        "selector": {**JOB, "jobName": "trip_update_job"},
+        "executionMetadata": {"tags": tags},
+        "runConfigData": {},
+    }
+    assert services.graphql(LAUNCH, params=params)["launchRun"]["__typename"] == "LaunchRunSuccess"
+    (run,) = services.finished_runs(1, **{"dagster/partition": f"{month}-01"})
+    assert run.status == dg.DagsterRunStatus.SUCCESS
+
+
+def test_only_this_machine_can_connect(services: Services) -> None:
+    services.wait_for(services.is_loaded, "the code location to be loaded")
+    for port in (services.port, services.code_port):
+        with socket.create_connection(("127.0.0.1", port), timeout=10):
+            pass
+        # Another address of this machine: a process that listens on all addresses would answer there.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), timeout=10)
+
+
+def test_the_units_load_a_month_before_and_after_a_restart_of_the_code_server_and_stop_in_time(
+    services: Services,
+) -> None:
+    services.wait_for(services.is_loaded, "the code location to be loaded")
+    load(services, "2023-01")
+
+    services.stop_unit("code", float(unit("code")["TimeoutStopSec"]))
+    services.wait_for(lambda: not services.is_loaded(), "the webserver to see that the code server is gone")
+    services.start_unit("code")
+    services.wait_for(services.is_loaded, "the code location to be loaded")
+    load(services, "2023-02")
+
+    assert services.rows() == {"2023-01": 1_001, "2023-02": 1_002}
+    assert (services.root / ".dagster/matplotlib").is_dir()
