@@ -12,7 +12,7 @@ import plain_fleets
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.resources import database_resource
 from dagster_essentials.warehouse.file import locked_connection
-from dagster_essentials.warehouse.load import replace_month
+from dagster_essentials_tests.support.loading import load_month
 
 
 def main(file: Path, database: Path, variant: str) -> None:
@@ -22,7 +22,7 @@ def main(file: Path, database: Path, variant: str) -> None:
             plain_fleets.replace_month(connection, fleet, month, file)
     else:
         with locked_connection(database, database_resource.connection_config, 0, print) as connection:
-            replace_month(connection, month, file, dataset=FLEETS[fleet])
+            load_month(connection, month, file, dataset=FLEETS[fleet])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from dagster_essentials.datasets import legacy_columns
 from dagster_essentials.resources import database_resource
 from dagster_essentials.warehouse.file import locked_connection
-from dagster_essentials.warehouse.load import replace_month
+from dagster_essentials_tests.support.loading import load_month
 
 
 def main(file: Path, zones: Path, database: Path, variant: str) -> None:
@@ -19,7 +19,7 @@ def main(file: Path, zones: Path, database: Path, variant: str) -> None:
         legacy_columns.map_zones = lambda values: {}
     month = file.stem.rpartition("_")[2]
     with locked_connection(database, database_resource.connection_config, 0, print) as connection:
-        replace_month(connection, month, file, zones)
+        load_month(connection, month, file, zones)
 
 
 if __name__ == "__main__":

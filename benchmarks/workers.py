@@ -22,6 +22,7 @@ from dagster_essentials.warehouse.lake.connection import lake_connection
 from dagster_essentials.warehouse.transaction import transaction
 from dagster_essentials_tests.cluster.local import WORKERS, LocalCluster, local_cluster
 from dagster_essentials_tests.cluster.servers import ServerError, postgres, s3
+from dagster_essentials_tests.support.loading import load_month
 
 FIRST, LAST = "2023-01", "2023-12"
 MONTHS = list(months_between(FIRST, LAST))
@@ -190,4 +191,4 @@ def _timed_transactions() -> Iterator[list[float]]:
 
 def _load(lake: Lake, month: str, file: Path) -> None:
     with lake_connection(lake, CONFIG, wait_seconds=60, log=print) as connection:
-        trips_table.replace_month(connection, month, file)
+        load_month(connection, month, file)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import dagster as dg
 import duckdb
@@ -10,25 +9,8 @@ from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
 from dagster_essentials import settings
+from dagster_essentials.orchestration.database import LockedDuckDBResource as LockedDuckDBResource
 from dagster_essentials.settings.remote import LAKE_NAME
-from dagster_essentials.warehouse.file import locked_connection
-
-
-class LockedDuckDBResource(DuckDBResource):
-    """A `DuckDBResource` that serializes access across processes with a file lock."""
-
-    wait_seconds: float = Field(default=600, description="How long to wait for a database that is in use, in seconds")
-
-    @contextmanager
-    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Wait for the database, then hold it exclusively for the length of the block.
-
-        Raises:
-            DatabaseError: it was not free within `wait_seconds`, or it cannot be used.
-        """
-        log = dg.get_dagster_logger().info
-        with locked_connection(Path(self.database), self.connection_config, self.wait_seconds, log) as connection:
-            yield connection
 
 
 class DuckLakeResource(DuckDBResource):

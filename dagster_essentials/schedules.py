@@ -1,72 +1,38 @@
-"""When jobs run by themselves. For which months and weeks is decided in `due_partitions.py`."""
+"""The schedules. `orchestration/due_partitions.py` decides which months and weeks a tick requests.
 
-from collections.abc import Mapping
+A `ScheduleDefinition` of a partitioned job, as in the course, would request the month that ended last, which is not published
+for two months: each of its runs would fail.
+"""
 
 import dagster as dg
 
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips
-from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.jobs import trip_update_job, weekly_update_job
-from dagster_essentials.operations.lake_maintenance import lake_maintenance_job
-from dagster_essentials.orchestration.due_partitions import DueMonths, due_weeks
+from dagster_essentials.jobs import FLEET_TRIPS, TRIPS, weekly_update_job
+from dagster_essentials.orchestration.due_partitions import due_weeks
+from dagster_essentials.orchestration.month_schedules import corrections_schedule, update_schedule
 from dagster_essentials.orchestration.records import last_changes
-from dagster_essentials.orchestration.scheduled_months import (
-    SINCE_TAG,
-    find_corrections,
-    loaded_versions,
-    scheduled_months,
-)
-from dagster_essentials.partitions import partition_key, weekly_partition
+from dagster_essentials.partitions import weekly_partition
 from dagster_essentials.reports.weekly import months_of_week
 
 NEW_YORK = "America/New_York"
 """The local time of the trips and of the TLC, in which the 5th and Monday begin. By default that would be UTC."""
 
-
-@dg.schedule(
-    name="trip_update_job_schedule",
-    job=trip_update_job,
+trip_update_schedule = update_schedule(
+    TRIPS,
     cron_schedule="0 0 5 * *",
     execution_timezone=NEW_YORK,
     description="On the 5th: loads every month that the TLC has published since the newest loaded one.",
 )
-def trip_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
-    """One run for each month that is due, with its partition key."""
-    months = scheduled_months(context.instance, YELLOW, context.scheduled_execution_time)
-    return request_months(context, {YELLOW.name: months.due()})
 
-
-@dg.schedule(
+trip_corrections_schedule = corrections_schedule(
+    TRIPS,
     name="trip_corrections_schedule",
-    job=trip_update_job,
     # On Sundays: the weeks that depend on a corrected month follow on Monday.
     cron_schedule="0 0 * * 0",
     execution_timezone=NEW_YORK,
     description="On Sundays: asks the source for every loaded month, and loads those again that the TLC has corrected.",
 )
-def trip_corrections_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReason | list[dg.RunRequest]:
-    """One run for each corrected month, with its partition key."""
-    loaded = loaded_versions(context.instance, YELLOW, context.scheduled_execution_time)
-    return request_months(context, {YELLOW.name: find_corrections(YELLOW, loaded)})
-
-
-def request_months(
-    context: dg.ScheduleEvaluationContext, due: Mapping[str, DueMonths]
-) -> dg.SkipReason | list[dg.RunRequest]:
-    """One run for each month that is `due`, by fleet. Why there are no others is the reason of the tick, or is in its log."""
-    requests, reasons = [], []
-    for fleet, months in due.items():
-        tags = {SINCE_TAG: months.since} if months.since else {}
-        keys = [partition_key(fleet, month) for month in months.months]
-        requests += [dg.RunRequest(run_key=key, partition_key=key, tags=tags) for key in keys]
-        if months.reason:
-            reasons.append(months.reason if fleet == YELLOW.name else f"{fleet}: {months.reason}")
-    if not requests:
-        return dg.SkipReason(" ".join(reasons))
-    for reason in reasons:
-        context.log.info(reason)
-    return requests
 
 
 @dg.schedule(
@@ -91,12 +57,20 @@ def weekly_update_schedule(context: dg.ScheduleEvaluationContext) -> dg.SkipReas
     return [dg.RunRequest(run_key=week, partition_key=week) for week in due.weeks]
 
 
-lake_maintenance_schedule = dg.ScheduleDefinition(
-    name="lake_maintenance_job_schedule",
-    job=lake_maintenance_job,
-    # Not on a day of another schedule, whose runs would wait for it.
-    cron_schedule="0 0 * * 3",
+fleet_update_schedule = update_schedule(
+    FLEET_TRIPS,
+    # After the yellow month of the same day, whose trips are in trips_by_fleet as well.
+    cron_schedule="0 1 5 * *",
     execution_timezone=NEW_YORK,
-    description="Merges small files of the lake and removes what is not needed any more, on Wednesdays.",
+    description="Loads, on the 5th, every month of green, fhv and fhvhv that the TLC has published since the newest loaded "
+    "one of that fleet. It asks for a month of fhv a month later than for the others, when the TLC publishes it.",
 )
-"""Registered only if the database is a lake."""
+
+fleet_corrections_schedule = corrections_schedule(
+    FLEET_TRIPS,
+    name="fleet_corrections_schedule",
+    cron_schedule="0 1 * * 0",
+    execution_timezone=NEW_YORK,
+    description="Asks the source, on Sundays, for every loaded month of green, fhv and fhvhv, and loads those again that the "
+    "TLC has corrected.",
+)

@@ -28,9 +28,9 @@ from dagster_essentials.datasets.zones_table import replace_zones  # noqa: E402
 from dagster_essentials.sample import write_month, write_zones  # noqa: E402
 from dagster_essentials.settings.remote import Lake  # noqa: E402
 from dagster_essentials.warehouse.file import locked_connection  # noqa: E402
-from dagster_essentials.warehouse.load import replace_month  # noqa: E402
 from dagster_essentials_tests.cluster.servers import postgres, s3  # noqa: E402
 from dagster_essentials_tests.support.lake_servers import LakeServers  # noqa: E402
+from dagster_essentials_tests.support.loading import load_month  # noqa: E402
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS, Project  # noqa: E402
 from dagster_essentials_tests.support.source_server import SourceServer  # noqa: E402
 
@@ -128,7 +128,7 @@ def real_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("real") / "data.duckdb"
     with locked_connection(path, {}, wait_seconds=0, log=print) as connection:
         for month in REAL_MONTHS:
-            replace_month(connection, month, REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet")
+            load_month(connection, month, REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet")
         replace_zones(connection, read_zones(REAL_DATA / "taxi_zones.csv"))
     return path
 

@@ -4,6 +4,8 @@ Each file is written while no other run writes it, so that of overlapping runs t
 queries and files are in `reports/`; which weeks exist is decided in `partitions.py`.
 """
 
+from collections.abc import Sequence
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,18 @@ from typing import Any
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
+from dagster_essentials import settings
 from dagster_essentials.assets import constants
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
 from dagster_essentials.ingestion.object_files import location
+from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import AssetEvents
 from dagster_essentials.orchestration.failures import fail_with_message
-from dagster_essentials.orchestration.metadata import column_lineage, png_metadata, table_name, table_schema
+from dagster_essentials.orchestration.metadata import column_lineage, columns_metadata, png_metadata
 from dagster_essentials.orchestration.partition_run import PartitionRun
 from dagster_essentials.partitions import weekly_partition
 from dagster_essentials.reports import manhattan, weekly
 from dagster_essentials.reports.plots import plot_weeks
-from dagster_essentials.warehouse.exclusive import exclusive
 
 EVERY_DAY_HAS_TRIPS = "every_day_has_trips"
 SUM_MATCHES_TRIPS = "sum_matches_trips"
@@ -44,16 +47,15 @@ MANHATTAN_HAS_TRIPS = "manhattan_has_trips"
         dg.AssetCheckSpec(
             EVERY_DAY_HAS_TRIPS,
             asset="trips_by_week",
-            description="Trips began on each day of the week. Every day since 2011 has some, so a day without any means that "
-            "part of a file is missing.",
-            partitions_def=weekly_partition,
+            description="Trips began on each day of every loaded month. Every day since 2011 has some, so a day without any "
+            "means that part of a file is missing.",
         )
     ],
     description="Trips, dollars, miles and passengers of each week, Sunday to Saturday: the table `trips_by_week`, and "
     "trips_by_week.csv, which every run rewrites from the whole table. Do not edit the file: the next run replaces it.",
     metadata={
-        "dagster/table_name": table_name("trips_by_week"),
-        "dagster/column_schema": table_schema(*weekly.COLUMNS),
+        "dagster/table_name": f"{settings.SETTINGS.database_name}.main.trips_by_week",
+        "dagster/column_schema": columns_metadata(*weekly.COLUMNS),
         "dagster/column_lineage": dg.TableColumnLineage(
             column_lineage(
                 taxi_trips,
@@ -70,42 +72,45 @@ MANHATTAN_HAS_TRIPS = "manhattan_has_trips"
 )
 def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -> AssetEvents:
     """Aggregate each week whose months are all loaded; the run fails if there are others, and names them."""
-    run = PartitionRun(context)
-    with run.all_pending(), database.get_connection() as connection, exclusive(connection, "trips_by_week"):
-        loaded = weekly.find_loaded_months(connection)
+    run = PartitionRun(context, lambda week: f"week of {week}", "week", "trips")
+    with run.all_pending(), open_tables(database) as tables, tables.exclusive("trips_by_week"):
+        loaded = weekly.find_loaded_months(tables)
         for key in run.pending():
             with run.partition(key):
                 weekly.check_months_are_loaded(key, loaded)
         if ready := list(run.pending()):
-            weeks = weekly.upsert_weeks(connection, ready, Path(constants.TRIPS_BY_WEEK_FILE_PATH))
+            weeks = weekly.upsert_weeks(tables, ready, Path(constants.TRIPS_BY_WEEK_FILE_PATH))
             # One picture a run: it shows all weeks, and takes 40 kB of the event log.
-            plot = png_metadata(plot_weeks(weekly.trips_of_all_weeks(connection)))
+            plot = png_metadata(plot_weeks(weekly.trips_of_all_weeks(tables)))
             for week in weeks:
-                is_last = week is weeks[-1]
                 run.materialized(
                     week.period.isoformat(),
-                    trips=week.num_trips,
+                    rows=week.num_trips,
                     data_version=sha256(repr(week.figures).encode()).hexdigest(),
                     metadata={
                         **week.figures,
+                        "days_without_trips": _days(week.days_without_trips()),
                         "months": ", ".join(month[:7] for month in weekly.months_of_week(week.period.isoformat())),
                         "path": dg.MetadataValue.path(location(constants.TRIPS_BY_WEEK_FILE_PATH)),
-                        **({"weeks": plot} if is_last else {}),
+                        **({"weeks": plot} if week is weeks[-1] else {}),
                     },
-                    checks=[_evaluate_days(week)],
                 )
+        yield _evaluate_days(weekly.days_without_trips(tables, loaded))
     yield from run.finish("aggregated")
 
 
-def _evaluate_days(week: weekly.WeeklySummary) -> dg.AssetCheckResult:
-    missing = ", ".join(day.isoformat() for day in week.days_without_trips()) or "none"
+def _evaluate_days(missing: Sequence[date]) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=EVERY_DAY_HAS_TRIPS,
-        passed=missing == "none",
+        passed=not missing,
         severity=dg.AssetCheckSeverity.WARN,
-        description=f"Days of the week of {week.period} without trips: {missing}.",
-        metadata={"days_without_trips": missing},
+        description=f"Days of the loaded months without trips: {_days(missing)}.",
+        metadata={"days_without_trips": _days(missing)},
     )
+
+
+def _days(days: Sequence[date]) -> str:
+    return ", ".join(day.isoformat() for day in days) or "none"
 
 
 @dg.asset(
@@ -130,7 +135,7 @@ def _evaluate_days(week: weekly.WeeklySummary) -> dg.AssetCheckResult:
     ],
     description="Trips picked up in each zone of Manhattan, in all loaded months, as GeoJSON.",
     metadata={
-        "dagster/column_schema": table_schema(
+        "dagster/column_schema": columns_metadata(
             ("zone_id", "integer", "The zone's number, pickup_zone_id in trips"),
             ("zone", "varchar", "Name of the zone"),
             ("borough", "varchar", "Manhattan"),
@@ -147,8 +152,8 @@ def _evaluate_days(week: weekly.WeeklySummary) -> dg.AssetCheckResult:
 )
 def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Count the pickups of all loaded months by zone, and write them with the zones' outlines."""
-    with fail_with_message(), database.get_connection() as connection, exclusive(connection):
-        stats = manhattan.write_manhattan_stats(connection, Path(constants.MANHATTAN_STATS_FILE_PATH))
+    with fail_with_message(), open_tables(database) as tables, tables.exclusive("commits"):
+        stats = manhattan.write_manhattan_stats(tables, Path(constants.MANHATTAN_STATS_FILE_PATH))
     return dg.MaterializeResult(
         metadata={
             "zones": stats.zones,
@@ -185,7 +190,7 @@ def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: 
     kinds={"png"},
     description="Map of Manhattan: each zone coloured by its number of trips.",
     metadata={
-        "dagster/column_schema": table_schema(
+        "dagster/column_schema": columns_metadata(
             ("geometry", "geojson", "Outline of the zone, as plotted"),
             ("num_trips", "bigint", "Trips picked up in the zone, as its colour"),
         ),

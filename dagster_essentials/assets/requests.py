@@ -15,8 +15,9 @@ from dagster_essentials.assets import constants
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
 from dagster_essentials.datasets.zones import BOROUGHS
 from dagster_essentials.ingestion.object_files import location
+from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.failures import fail_with_message
-from dagster_essentials.orchestration.metadata import column_lineage, png_metadata, table_schema
+from dagster_essentials.orchestration.metadata import column_lineage, columns_metadata, png_metadata
 from dagster_essentials.reports.requests import Request, answer_request, describe_some
 
 PERIOD_IS_LOADED = "period_is_loaded"
@@ -63,7 +64,7 @@ class AdhocRequestConfig(dg.Config):
     description="The plot that a file in data/requests asks for: trips that began in a borough, by hour of the day and day of "
     "the week. The request NAME.json gives data/outputs/NAME.png.",
     metadata={
-        "dagster/column_schema": table_schema(
+        "dagster/column_schema": columns_metadata(
             ("hour_of_day", "integer", "Hour in which the trip began, 0 to 23: a bar"),
             ("day_of_week", "varchar", "Day on which it began: a part of the bar"),
             ("num_trips", "bigint", "Trips that began then: the height of the part"),
@@ -78,8 +79,8 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
     request = config.request()
     path = Path(constants.REQUEST_DESTINATION_TEMPLATE_FILE_PATH.format(request.name))
     with fail_with_message(request.filename):
-        with database.get_connection() as connection:
-            answer = answer_request(connection, request)
+        with open_tables(database) as tables:
+            answer = answer_request(tables, request)
         png = answer.write_plot(path)
     missing = describe_some(answer.missing) or "none"
     return dg.MaterializeResult(

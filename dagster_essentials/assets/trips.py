@@ -1,7 +1,8 @@
-"""Trips and zones: the downloaded files, and the tables that are loaded from them.
+"""Yellow taxi trips and the taxi zones: the lesson's four assets, and the statements that load a month.
 
-The lesson's assets and their metadata. What a run does for its months is in `month_runs.py`; how a file is downloaded is
-decided in `ingestion/`, how a month is loaded in `warehouse/`, and what happens when a month fails in `partition_run.py`.
+In the statements, `month_file` is the file of the month with the column names and types of `trips`, whatever they were called
+that year (`datasets/yellow.py`). How a file is downloaded is decided in `ingestion/`, how statements are executed in
+`warehouse/load.py`, and what a failed month does to the others in `orchestration/partition_run.py`.
 """
 
 from pathlib import Path
@@ -13,23 +14,48 @@ from dagster_duckdb import DuckDBResource
 from dagster_essentials import settings
 from dagster_essentials.assets import constants
 from dagster_essentials.datasets import zones_table
-from dagster_essentials.datasets.yellow import COLUMNS, YELLOW
+from dagster_essentials.datasets.aggregates import replace_aggregates
+from dagster_essentials.datasets.all_trips import create_all_trips
+from dagster_essentials.datasets.trip_details import create_trip_details
+from dagster_essentials.datasets.upgrade import name_the_dataset_of_versions
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.datasets.zones import describe_ids, download_zones, missing_ids, read_zones
+from dagster_essentials.datasets.zones_function import ZoneOutlines
+from dagster_essentials.ingestion.month_files import MonthFile, download_months
 from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.orchestration.checks import check_specs
+from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import AssetEvents
 from dagster_essentials.orchestration.failures import fail_with_message
-from dagster_essentials.orchestration.metadata import column_lineage, table_name, table_schema
-from dagster_essentials.orchestration.month_run import (
-    ZONES_OF_POSITIONS,
-    LoadConfig,
-    download_partitions,
-    load_partitions,
-)
+from dagster_essentials.orchestration.metadata import columns_metadata, file_schema, table_schema
+from dagster_essentials.orchestration.month_run import LoadConfig, MonthRun
 from dagster_essentials.partitions import monthly_partition
+from dagster_essentials.warehouse.load import Replacement, replace_month
 from dagster_essentials.warehouse.month_versions import code_version
 
-SOURCE_COLUMNS = {column.name: column.source for column in COLUMNS if column.source is not None}
+# The table is created, or gets the columns of a newer release, before the first of them (warehouse/schema.py).
+REPLACE_MONTH = Replacement(
+    delete="DELETE FROM trips WHERE partition_date = $month",
+    insert="INSERT INTO trips BY NAME SELECT *, $month AS partition_date FROM month_file",
+    aggregates=[replace_aggregates],
+    views=[create_trip_details, create_all_trips],
+    upgrade=[name_the_dataset_of_versions],
+)
+
+# With months before 2011 among the partitions, whose positions become zones, taxi_trips depends on the zones as well.
+ZONES = [dg.AssetKey("taxi_zones_file")] if settings.SETTINGS.has_legacy_months else []
+
+
+def month_file(key: str) -> MonthFile:
+    """The file of the partition `key` (``YYYY-MM-DD``): its address at the source, and its path here."""
+    month = key[:7]
+    return MonthFile(
+        YELLOW,
+        month,
+        url=settings.SETTINGS.month_url(month),
+        path=Path(constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format(month)),
+        reference=lambda: ZoneOutlines.read(Path(constants.TAXI_ZONES_FILE_PATH)),
+    )
 
 
 @dg.asset(
@@ -38,38 +64,38 @@ SOURCE_COLUMNS = {column.name: column.source for column in COLUMNS if column.sou
     group_name="raw_files",
     kinds={"parquet"},
     description="A month of yellow taxi trips, as published by the NYC Taxi & Limousine Commission (TLC).",
-    metadata={
-        "dagster/column_schema": table_schema(
-            *((column.source, column.type.lower(), column.description) for column in COLUMNS if column.source)
-        )
-    },
+    metadata=file_schema(YELLOW),
 )
 def taxi_trips_file(context: dg.AssetExecutionContext) -> AssetEvents:
     """Download the file of each month, unless it exists already and is unchanged at the source."""
-    yield from download_partitions(context, downstream=taxi_trips)
+    run = MonthRun(context, month_file)
+    for key, download in download_months({key: month_file(key) for key in run.keys}):
+        with run.partition(key):
+            run.downloaded(key, download.result())
+    yield from run.finish("downloaded", downstream=taxi_trips)
 
 
 @dg.asset(
-    deps=[taxi_trips_file, *ZONES_OF_POSITIONS],
-    # Columns and rules: a month that was loaded by others is shown as out of date, and is loaded again.
+    deps=[taxi_trips_file, *ZONES],
+    # Columns and rules: after a change of one, the UI shows every month as out of date, and it is loaded again.
     code_version=code_version(YELLOW),
     partitions_def=monthly_partition,
     backfill_policy=dg.BackfillPolicy.single_run(),
     group_name="ingested",
     kinds={"duckdb", "table"},
-    check_specs=check_specs("taxi_trips", monthly_partition, YELLOW),
+    check_specs=check_specs("taxi_trips", YELLOW, has_texts=settings.SETTINGS.has_legacy_months),
     description="The table `trips`: one row per trip, for all months. No trip is dropped.",
-    metadata={
-        "dagster/table_name": table_name("trips"),
-        "dagster/column_schema": table_schema(
-            *((column.name, column.type.lower(), column.description) for column in COLUMNS)
-        ),
-        "dagster/column_lineage": dg.TableColumnLineage(column_lineage(taxi_trips_file, SOURCE_COLUMNS)),
-    },
+    metadata=table_schema(YELLOW, settings.SETTINGS.database_name, taxi_trips_file),
 )
 def taxi_trips(context: dg.AssetExecutionContext, config: LoadConfig, database: DuckDBResource) -> AssetEvents:
-    """Replace each month in `trips`: delete, insert and check in one transaction."""
-    yield from load_partitions(context, database, upstream=taxi_trips_file, force=config.force)
+    """Replace each month in `trips`: delete its rows and insert those of its file, in one transaction."""
+    run = MonthRun(context, month_file)
+    for key in run.pending(upstream=taxi_trips_file):
+        with run.partition(key), open_tables(database) as tables:
+            month = replace_month(tables, REPLACE_MONTH, month_file(key), force=config.force)
+            run.loaded(key, month, upstream=taxi_trips_file, inputs=ZONES)
+    yield from run.checked(database, YELLOW)
+    yield from run.finish("loaded")
 
 
 @dg.asset(
@@ -77,17 +103,7 @@ def taxi_trips(context: dg.AssetExecutionContext, config: LoadConfig, database: 
     group_name="raw_files",
     kinds={"csv"},
     description="The taxi zones, with their boroughs and outlines, as published.",
-    metadata={
-        "dagster/column_schema": table_schema(
-            ("OBJECTID", "integer", "Number of the zone, as trips have it"),
-            ("Shape_Leng", "double", "Length of the outline, degrees"),
-            ("the_geom", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude"),
-            ("Shape_Area", "double", "Area, square degrees"),
-            ("zone", "varchar", "Name of the zone"),
-            ("LocationID", "integer", "Number of the zone; for OBJECTID 57, 104 and 105 that of another zone"),
-            ("borough", "varchar", "Borough, or EWR for Newark Airport"),
-        )
-    },
+    metadata={"dagster/column_schema": columns_metadata(*zones_table.FILE_COLUMNS)},
 )
 def taxi_zones_file() -> dg.MaterializeResult[Any]:
     """Download the zones CSV, unless it exists already and is unchanged at the source."""
@@ -112,16 +128,16 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
     description="The table `zones`: one row per zone id, including 264 (unknown) and 265 (outside the city), so that a join "
     "with it neither loses nor duplicates trips.",
     metadata={
-        "dagster/table_name": table_name("zones"),
-        "dagster/column_schema": table_schema(*zones_table.COLUMNS),
+        "dagster/table_name": f"{settings.SETTINGS.database_name}.main.zones",
+        "dagster/column_schema": columns_metadata(*zones_table.COLUMNS),
     },
 )
 def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult[Any]:
     """Replace the table `zones` by the zones of the file, in one transaction."""
     with fail_with_message():
         zones = read_zones(Path(constants.TAXI_ZONES_FILE_PATH))
-        with database.get_connection() as connection:
-            zones_table.replace_zones(connection, zones)
+        with open_tables(database) as tables:
+            zones_table.replace_zones(tables, zones)
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(zones),

@@ -5,14 +5,10 @@ on one month as on two hundred: counting 74 million trips by zone took 1.0 s in 
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
-import duckdb
-
-from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.comments import write_comments
-from dagster_essentials.warehouse.transaction import transaction
+from dagster_essentials.warehouse.tables import Tables
 
 _QUERIES = {
     "trips_by_day": """
@@ -50,68 +46,37 @@ _COLUMN_COMMENTS = {
 }
 
 
-@dataclass(frozen=True)
-class MonthTotals:
-    """The sums over all trips of a month: US dollars and miles."""
-
-    total_amount: float | None
-    trip_distance: float | None
-
-
-def aggregate_month(connection: duckdb.DuckDBPyConnection, dataset: Dataset, month: str) -> MonthTotals:
-    """Sum up `month` (``YYYY-MM``) of `dataset`, and for `trips`, replace its aggregates, within the load's transaction."""
-    if dataset.table == "trips":
-        return _replace_aggregates(connection, month)
-    totals = connection.execute(
-        f"SELECT {rounded_sum(dataset.total_amount)}, {rounded_sum(dataset.trip_distance)} FROM {dataset.table} "
-        f"WHERE {dataset.month_rows}",
-        {"month": month},
-    ).fetchall()[0]
-    return MonthTotals(*totals)
-
-
-def rounded_sum(value: str) -> str:
-    """SQL for the sum of the expression `value`, two decimals. NaN and infinity count as missing, as in `trips_by_day`."""
-    return f"round(fsum({value}) FILTER (isfinite({value})), 2)"
-
-
-def _replace_aggregates(connection: duckdb.DuckDBPyConnection, month: str) -> MonthTotals:
+def replace_aggregates(tables: Tables, month: str) -> None:
+    """Replace the aggregates of `month` (``YYYY-MM``), in the transaction that loads it."""
     for table, query in _QUERIES.items():
-        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} AS {query} LIMIT 0", {"month": month})
-        write_comments(connection, table, _COMMENTS[table], _COLUMN_COMMENTS)
-        connection.execute(f"DELETE FROM {table} WHERE partition_date = $month", {"month": month})
-        connection.execute(f"INSERT INTO {table} {query}", {"month": month})
-    totals = connection.execute(
-        "SELECT round(fsum(total_amount), 2), round(fsum(trip_distance), 2) FROM trips_by_day WHERE partition_date = $month",
-        {"month": month},
-    ).fetchall()[0]
-    return MonthTotals(*totals)
+        tables.execute(f"CREATE TABLE IF NOT EXISTS {table} AS {query} LIMIT 0", {"month": month})
+        write_comments(tables, table, _COMMENTS[table], _COLUMN_COMMENTS)
+        tables.execute(f"DELETE FROM {table} WHERE partition_date = $month", {"month": month})
+        tables.execute(f"INSERT INTO {table} {query}", {"month": month})
 
 
-def update_aggregates(connection: duckdb.DuckDBPyConnection) -> None:
+def update_aggregates(tables: Tables) -> None:
     """Aggregate all of `trips` again if its number of rows is not what the aggregates add up to.
 
     That is so once for a database of an earlier release, and after something else has written to the table. DuckDB answers
     the count without a scan, in 0.3 ms for 72 million rows.
     """
     # In one transaction, so that no other process's load is seen in one of the tables only.
-    with transaction(connection):
-        (num_trips,) = connection.execute("SELECT count(*) FROM trips").fetchall()[0]
+    with tables.transaction():
+        (num_trips,) = tables.execute("SELECT count(*) FROM trips").fetchall()[0]
         for table, query in _QUERIES.items():
-            if has_table(connection, table):
-                (aggregated,) = connection.execute(f"SELECT coalesce(sum(num_trips), 0) FROM {table}").fetchall()[0]
+            if has_table(tables, table):
+                (aggregated,) = tables.execute(f"SELECT coalesce(sum(num_trips), 0) FROM {table}").fetchall()[0]
                 if aggregated == num_trips:
                     continue
-            connection.execute(f"CREATE OR REPLACE TABLE {table} AS {query}", {"month": None})
-            write_comments(connection, table, _COMMENTS[table], _COLUMN_COMMENTS)
+            tables.execute(f"CREATE OR REPLACE TABLE {table} AS {query}", {"month": None})
+            write_comments(tables, table, _COMMENTS[table], _COLUMN_COMMENTS)
 
 
-def loaded_months(connection: duckdb.DuckDBPyConnection, among: Collection[str] | None = None) -> list[str]:
+def loaded_months(tables: Tables, among: Collection[str] | None = None) -> list[str]:
     """The months (``YYYY-MM``) that have trips in the table, in order, or those of them that are in `among`."""
-    if not has_table(connection, "trips"):
+    if not has_table(tables, "trips"):
         return []
-    update_aggregates(connection)
-    months = connection.execute(
-        "SELECT DISTINCT partition_date FROM pickups_by_zone ORDER BY partition_date"
-    ).fetchall()
+    update_aggregates(tables)
+    months = tables.execute("SELECT DISTINCT partition_date FROM pickups_by_zone ORDER BY partition_date").fetchall()
     return [month for (month,) in months if among is None or month in among]

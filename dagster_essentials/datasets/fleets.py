@@ -6,8 +6,10 @@ are high-volume for-hire vehicles (fhvhv) since 2019-02, and among fhv before.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from dagster_essentials.datasets.fleet_rules import FHV_RULES, FHVHV_RULES, GREEN_RULES
+from dagster_essentials.datasets.publisher import TLC
 from dagster_essentials.ingestion.dataset import Column, Dataset, Layout
 
 # In all fleets; in the order of the table. What a fleet calls a column, and whether each of its files has it, follows below.
@@ -138,46 +140,54 @@ def _layouts(mark: str, sources: Mapping[str, str]) -> list[Layout]:
     return [Layout("all years", "9999-12", mark, sources)]
 
 
-GREEN = Dataset(
+_fleet = partial(
+    Dataset,
+    **TLC,
+    table="fleet_trips",
+    comment="Trips of green taxis and for-hire vehicles of all months that are loaded: one row per trip, as published, no trip "
+    "dropped; columns that a fleet does not have are null",
+    file_asset="fleet_trips_file",
+    table_asset="fleet_trips",
+    core_columns=len(_SHARED),
+    time="pickup_datetime",
+)
+
+GREEN = _fleet(
     name="green",
     title="green taxi trips",
-    table="fleet_trips",
     first_month="2014-01",
     months_to_publication=2,
     # That of the yellow taxis: their months come out at about the same time.
     longest_delay_days=83,
-    file_asset="fleet_trips_file",
-    table_asset="fleet_trips",
-    job="fleet_update_job",
     columns=_columns(_GREEN),
-    core_columns=len(_SHARED),
     layouts=_layouts("lpep_pickup_datetime", _GREEN),
     rules=GREEN_RULES,
     constants={"fleet": "green"},
+    total_amount="total_amount",
+    trip_distance="trip_distance",
 )
 
-FHV = replace(
-    GREEN,
+FHV = _fleet(
     name="fhv",
     title="for-hire vehicle trips (fhv)",
     first_month="2015-01",
     # Bases may report a month until the end of the next one: fhv was a month behind the others each time they were looked up.
     months_to_publication=3,
+    months_behind=1,
     # A month more than the others; its own longest delay is not known.
     longest_delay_days=83 + 31,
     columns=_columns(_FHV),
     layouts=_layouts("Affiliated_base_number", _FHV),
     rules=FHV_RULES,
     constants={"fleet": "fhv"},
-    total_amount="CAST(NULL AS DOUBLE)",
-    trip_distance="CAST(NULL AS DOUBLE)",
 )
 
-FHVHV = replace(
-    GREEN,
+FHVHV = _fleet(
     name="fhvhv",
     title="high-volume for-hire vehicle trips (fhvhv)",
     first_month="2019-02",
+    months_to_publication=2,
+    longest_delay_days=83,
     before_first_month="Until 2019-01 the trips of Uber, Lyft, Via and Juno are in fhv.",
     columns=_columns(_FHVHV),
     layouts=_layouts("hvfhs_license_num", _FHVHV),

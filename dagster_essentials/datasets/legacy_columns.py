@@ -1,12 +1,13 @@
-"""The months of 2009 and 2010: their columns, and the SQL by which texts become codes and positions become zones.
+"""The columns of 2009 and 2010: SQL by which texts become codes and positions become zones.
 
-When these are used is decided in `column_mapping.py`; the zone of a position is found in `zone_lookup.py`.
+The layouts of these months in `yellow.py` name it; the zone of a position is found in `zone_lookup.py`.
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dagster_essentials.ingestion.casts import limited_text, literal, quote
+from dagster_essentials.ingestion.casts import is_text, limited_text, literal, quote
+from dagster_essentials.ingestion.dataset import MAX_TEXT_BYTES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,17 +32,17 @@ CODES: Mapping[str, Mapping[str, int | str | None]] = {
         **dict.fromkeys(("*", "")),
     },
 }
-"""What texts stand for, in lower case and without spaces around them."""
+"""The values for texts, which are compared in lower case and without spaces around them."""
 
 NEW_TEXT = {"payment_type": 5}
-"""What a text that is not listed becomes; in the other columns, it is null."""
+"""The code for unlisted texts; without one here, they become null."""
 
 ZONES_FUNCTION = "zones_of_trip"
-"""The SQL function that finds the zones of four coordinates, ``pickup << 16 | dropoff``. Who loads such a month has it."""
+"""The SQL function that finds the zones of four coordinates, ``pickup << 16 | dropoff``: a function of `zones_function.py`."""
 
 
 def map_text(target: str, name: str, type_: "pa.DataType") -> tuple[str, str | None] | None:
-    """How the column `name`, of the Arrow type `type_`, becomes the column `target` of `trips`, if it is a text there.
+    """The translation of the column `name`, of the Arrow type `type_`, into the column `target` of `trips`, if it is a text.
 
     Returns:
         The SQL expression, and SQL that is true for a text that stands for nothing, or None if such a text is an error.
@@ -64,7 +65,7 @@ def map_text(target: str, name: str, type_: "pa.DataType") -> tuple[str, str | N
     if target == "rate_code_id":
         number = f"TRY_CAST({quoted} AS DOUBLE)"
         return (
-            limited_text(name, f"CASE WHEN isfinite({number}) THEN {number} END", "DOUBLE"),
+            limited_text(name, f"CASE WHEN isfinite({number}) THEN {number} END", "DOUBLE", MAX_TEXT_BYTES),
             f"{quoted} IS NOT NULL AND NOT coalesce(isfinite({number}), false)",
         )
     if target not in CODES:
@@ -76,7 +77,7 @@ def map_text(target: str, name: str, type_: "pa.DataType") -> tuple[str, str | N
     if target in NEW_TEXT:
         code = f"coalesce({code}, if({quoted} IS NULL, NULL, {NEW_TEXT[target]}))"
     return (
-        limited_text(name, code, "VARCHAR" if target == "store_and_fwd_flag" else "INTEGER"),
+        limited_text(name, code, "VARCHAR" if target == "store_and_fwd_flag" else "INTEGER", MAX_TEXT_BYTES),
         f"NOT list_contains([{', '.join(map(literal, CODES[target]))}], {text})",
     )
 
@@ -86,10 +87,3 @@ def map_zones(values: Mapping[str, str]) -> dict[str, str]:
     names = [f"{end}_{axis}" for end in ("pickup", "dropoff") for axis in ("longitude", "latitude")]
     zones = f"{ZONES_FUNCTION}({', '.join(values.get(name, 'NULL::DOUBLE') for name in names)})"
     return {"pickup_zone_id": f"{zones} >> 16", "dropoff_zone_id": f"{zones} & 65535"}
-
-
-def is_text(type_: "pa.DataType") -> bool:
-    """Whether DuckDB reads the Arrow type `type_` as text."""
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))

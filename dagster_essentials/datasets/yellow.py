@@ -1,10 +1,13 @@
 """The yellow taxis: the columns of `trips`, the layouts of their files since 2009, and the data quality rules.
 
-What the months of 2009 and 2010 have instead of codes and zones becomes such by `ingestion/legacy_columns.py`.
+`legacy_columns.py` turns what the months of 2009 and 2010 have instead of codes and zones into these.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
+from dagster_essentials.datasets import legacy_columns
+from dagster_essentials.datasets.publisher import TLC
 from dagster_essentials.datasets.shared_rules import dropoff_after_pickup, pickups_in_month, zones_known
 from dagster_essentials.ingestion.dataset import Column, Dataset, Layout, QualityRule
 
@@ -88,12 +91,20 @@ _NAMES = {
     "tolls_amount": ("Tolls_Amt", "tolls_amount"),
     "total_amount": ("Total_Amt", "total_amount"),
 }
-NAMES_2009, NAMES_2010 = ({column: names[year] for column, names in _NAMES.items()} for year in (0, 1))
+NAMES_2009 = {column: name for column, (name, _) in _NAMES.items()}
+NAMES_2010 = {column: name for column, (_, name) in _NAMES.items()}
 """For columns of `trips`, their names in the files of 2009 and of 2010."""
 
+# They have coordinates instead of zones, and texts instead of codes and times.
+_LEGACY = partial(
+    Layout,
+    translate=legacy_columns.map_text,
+    derive=legacy_columns.map_zones,
+    ignored=frozenset({legacy_columns.INDEX}),
+)
 LAYOUTS = (
-    Layout("2009", "2009-12", "Start_Lon", NAMES_2009),
-    Layout("2010", "2010-12", "pickup_longitude", NAMES_2010),
+    _LEGACY("2009", "2009-12", "Start_Lon", NAMES_2009),
+    _LEGACY("2010", "2010-12", "pickup_longitude", NAMES_2010),
     Layout(
         "2011 and later", "9999-12", "PULocationID", {column.name: column.source for column in COLUMNS if column.source}
     ),
@@ -140,16 +151,21 @@ QUALITY_RULES: Sequence[QualityRule] = (
 YELLOW = Dataset(
     name="yellow",
     title="yellow taxi trips",
+    **TLC,
     table="trips",
+    comment="Yellow taxi trips of all months that are loaded: one row per trip, as published, no trip dropped",
     first_month="2009-01",
     months_to_publication=2,
     # December 2025, published on 25 March 2026.
     longest_delay_days=83,
     file_asset="taxi_trips_file",
     table_asset="taxi_trips",
-    job="trip_update_job",
     columns=COLUMNS,
     core_columns=len(COURSE_COLUMNS),
+    made_by="the course's lessons before the eighth make one like it",
     layouts=LAYOUTS,
     rules=QUALITY_RULES,
+    time="pickup_datetime",
+    total_amount="total_amount",
+    trip_distance="trip_distance",
 )

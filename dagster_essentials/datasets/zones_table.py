@@ -18,6 +18,16 @@ COLUMNS = (
 """Name, type, description."""
 COMMENT = "Taxi zones: one row for each zone id of trips, also for 264 (unknown) and 265 (outside of the city)"
 """Of the table, in the database."""
+FILE_COLUMNS = (
+    ("OBJECTID", "integer", "Number of the zone, as trips have it"),
+    ("Shape_Leng", "double", "Length of the outline, degrees"),
+    ("the_geom", "varchar", "Outline: WKT multipolygon, degrees of longitude and latitude"),
+    ("Shape_Area", "double", "Area, square degrees"),
+    ("zone", "varchar", "Name of the zone"),
+    ("LocationID", "integer", "Number of the zone; for OBJECTID 57, 104 and 105 that of another zone"),
+    ("borough", "varchar", "Borough, or EWR for Newark Airport"),
+)
+"""Of the published CSV: name, type, description."""
 
 
 def replace_zones(connection: duckdb.DuckDBPyConnection, zones: Sequence[Zone]) -> None:

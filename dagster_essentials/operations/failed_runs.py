@@ -1,14 +1,16 @@
-"""What Dagster has recorded of a run that failed: for which months or weeks, why, and whether it is tried again."""
+"""A run that failed: for which months or weeks, why, and whether Dagster tries it again."""
 
 import time
+from collections.abc import Collection, Sequence
 
 import dagster as dg
 
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.jobs import weekly_update_job
 from dagster_essentials.operations.alerts import Alert, list_briefly
+from dagster_essentials.orchestration.monthly_table import MonthlyTable
 from dagster_essentials.orchestration.partition_run import failed_partitions
-from dagster_essentials.partitions import fleet_month_partition, month_label, monthly_partition, weekly_partition
+from dagster_essentials.partitions import weekly_partition
 
 RETRY_SECONDS = 15.0
 """When Dagster tries a run again, it does so within five seconds after the failure."""
@@ -32,54 +34,52 @@ def is_tried_again(instance: dg.DagsterInstance, run_id: str) -> bool:
     return False
 
 
-def failed_run_alert(context: dg.RunFailureSensorContext, ui_url: str) -> Alert:
-    """The message about the run of `context`."""
+def failed_run_alert(context: dg.RunFailureSensorContext, tables: Sequence[MonthlyTable], ui_url: str) -> Alert:
+    """The message about the run of `context`, which may be about months of one of the `tables`."""
     run = context.dagster_run
     failed = failed_partitions(context.instance, run.run_id)
     steps = {str(event.step_key): _step_text(event) for event in context.get_step_failure_events()}
     explained = {asset.to_python_identifier() for asset in failed}
     by_key = {key: reason for reasons in failed.values() for key, reason in reasons.items()}
-    weekly = trips_by_week.key in failed or _is_weekly(run)
-    keys = sorted(by_key) or _partition_keys(run)
-    months = [] if weekly else [month_label(key) for key in keys]
-    weeks = keys if weekly else []
-    labels = months + [f"week of {week}" for week in weeks]
-    details = "\n".join(steps.values()) or _run_text(context)
-    reasons = {key if weekly else month_label(key): by_key[key] for key in sorted(by_key)}
+    table = next((table for table in tables if _is_about(run, table, failed)), None)
+    is_weekly = table is None and (
+        run.job_name == weekly_update_job.name or trips_by_week.key in (run.asset_selection or ())
+    )
+    partitions = table.partitions if table else weekly_partition if is_weekly else None
+    keys = sorted(by_key) or _partition_keys(run, partitions)
+    labels = {key: table.label(key) if table else f"week of {key}" if is_weekly else key for key in keys}
+    reasons = {key if is_weekly else labels[key]: by_key[key] for key in sorted(by_key)}
     reasons |= {step: text for step, text in steps.items() if step not in explained}
+    details = "\n".join(steps.values()) or _run_text(context)
     name = run.job_name
     if name.startswith("__"):  # Dagster's name for what is materialized without a job.
         name = list_briefly(sorted(key.to_user_string() for key in run.asset_selection or ())) or "Materialization"
     return Alert(
         event="run_failed",
         job=run.job_name,
-        title=f"{name} failed" + (f": {list_briefly(labels)}" if labels else ""),
+        title=f"{name} failed" + (f": {list_briefly(list(labels.values()))}" if labels else ""),
         details=details,
         url=f"{ui_url}/runs/{run.run_id}",
         run_id=run.run_id,
-        months=months,
-        weeks=weeks,
+        months=[] if is_weekly else list(labels.values()),
+        weeks=keys if is_weekly else [],
         reasons=reasons or {run.job_name: details},
     )
 
 
-def _is_weekly(run: dg.DagsterRun) -> bool:
-    return run.job_name == weekly_update_job.name or trips_by_week.key in (run.asset_selection or ())
+def _is_about(run: dg.DagsterRun, table: MonthlyTable, failed: Collection[dg.AssetKey]) -> bool:
+    assets = {table.files.key, table.rows.key}
+    return bool(run.job_name == table.job.name or assets & set(failed) or assets & set(run.asset_selection or ()))
 
 
-def _partition_keys(run: dg.DagsterRun) -> list[str]:
+def _partition_keys(run: dg.DagsterRun, partitions: dg.PartitionsDefinition[str] | None) -> list[str]:
     """The partitions that `run` was for."""
     first = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_start")
     last = run.tags.get("dagster/partition") or run.tags.get("dagster/asset_partition_range_end")
     if first is None or last is None:
         return []
-    definition: dg.PartitionsDefinition[str] = monthly_partition
-    if _is_weekly(run):
-        definition = weekly_partition
-    elif "|" in first:
-        definition = fleet_month_partition
-    if definition.has_partition_key(first) and definition.has_partition_key(last):
-        return list(definition.get_partition_keys_in_range(dg.PartitionKeyRange(first, last)))
+    if partitions is not None and partitions.has_partition_key(first) and partitions.has_partition_key(last):
+        return list(partitions.get_partition_keys_in_range(dg.PartitionKeyRange(first, last)))
     # The settings have changed since.
     return sorted({first, last})
 

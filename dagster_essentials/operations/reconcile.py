@@ -1,121 +1,121 @@
 """The job that makes Dagster's record of the months follow the database, after one of the two was lost or restored."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from shlex import quote
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 
-from dagster_essentials import settings
-from dagster_essentials.assets.fleets import fleet_trips, fleet_trips_file
-from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
-from dagster_essentials.datasets.aggregates import loaded_months
-from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.ingestion.trip_files import find_downloaded
-from dagster_essentials.orchestration.checks import evaluate_month
-from dagster_essentials.orchestration.events import record_materialization
+from dagster_essentials.ingestion.month_files import find_downloaded
+from dagster_essentials.ingestion.object_files import location
+from dagster_essentials.orchestration.checks import evaluate_checks
+from dagster_essentials.orchestration.database import open_tables
+from dagster_essentials.orchestration.events import record_check, record_materialization
 from dagster_essentials.orchestration.failures import fail_with_message
-from dagster_essentials.orchestration.month_metadata import file_metadata, month_metadata
-from dagster_essentials.orchestration.month_run import ZONES_OF_POSITIONS, month_file
+from dagster_essentials.orchestration.metadata import file_metadata, month_metadata
+from dagster_essentials.orchestration.monthly_table import MonthlyTable
 from dagster_essentials.orchestration.records import recorded_version
-from dagster_essentials.partitions import (
-    dataset_of,
-    fleet_and_month,
-    fleet_month_partition,
-    month_label,
-    monthly_partition,
-)
 from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials.warehouse.month_versions import MonthVersion, versions_by_month
+from dagster_essentials.warehouse.quality import find, loaded_months
+from dagster_essentials.warehouse.tables import Tables
 
 
-@dataclass(frozen=True)
-class _Months:
-    """The months of one table: the assets of their files and rows, and their partitions."""
+def build_reconcile_job(tables: Sequence[MonthlyTable]) -> dg.JobDefinition:
+    """The job `reconcile_job` for the months of the `tables`."""
 
-    files: dg.AssetsDefinition
-    rows: dg.AssetsDefinition
-    partitions: dg.PartitionsDefinition[str]
+    @dg.op
+    def reconcile_files(context: dg.OpExecutionContext) -> None:
+        """Record the months whose files are in the data folder."""
+        for table in tables:
+            _reconcile_files(context, table)
 
+    @dg.op(ins={"files": dg.In(dg.Nothing)})
+    def reconcile_trips(context: dg.OpExecutionContext, database: DuckDBResource) -> None:
+        """Record the months that are in the tables, in the versions that these have; fail if Dagster has recorded others."""
+        missing = []
+        with fail_with_message(), open_tables(database) as connection:
+            for table in tables:
+                if keys := _reconcile_rows(context, table, connection):
+                    missing.append(
+                        f"Recorded in Dagster, but not in the table {table.statements.table}: "
+                        f"{', '.join(map(table.label, keys))}. Load them again: dagster job backfill -j {table.job.name} "
+                        f"--partitions {quote(','.join(keys))}"
+                    )
+        if missing:
+            raise dg.Failure("\n".join(missing), allow_retries=False)
 
-_TABLES = [_Months(taxi_trips_file, taxi_trips, monthly_partition)]
-if settings.SETTINGS.fleets:
-    _TABLES.append(_Months(fleet_trips_file, fleet_trips, fleet_month_partition))
+    @dg.job(
+        description="Makes Dagster's record of the months follow the files and the tables, and loads nothing. For after a "
+        "restore of the data folder, the database or the Dagster instance from a backup, or a move to another machine."
+    )
+    def reconcile_job() -> None:
+        reconcile_trips(files=reconcile_files())
 
-
-@dg.op
-def reconcile_files(context: dg.OpExecutionContext) -> None:
-    """Record the months whose files are in the data folder."""
-    for table in _TABLES:
-        for key in table.partitions.get_partition_keys():
-            path = month_file(key).path
-            month = find_downloaded(path)
-            if month and month.file.sha256 != recorded_version(context.instance, table.files.key, key):
-                record_materialization(context, table.files, key, month.file.sha256, file_metadata(month, path))
-                context.log.info(f"{month_label(key)}: recorded the file {path}")
-
-
-@dg.op(ins={"files": dg.In(dg.Nothing)})
-def reconcile_trips(context: dg.OpExecutionContext, database: DuckDBResource) -> None:
-    """Record the months that are in the tables, in the versions that these have; fail if Dagster has recorded others."""
-    missing = []
-    with fail_with_message(), database.get_connection() as connection:
-        loaded = {(YELLOW.name, month) for month in loaded_months(connection)}
-        versions = versions_by_month(connection)
-        for table in _TABLES:
-            if keys := _reconcile_table(context, table, loaded, versions):
-                dataset = dataset_of(keys[0])
-                missing.append(
-                    f"Recorded in Dagster, but not in the table {dataset.table}: {', '.join(map(month_label, keys))}. "
-                    f"Load them again: dagster job backfill -j {dataset.job} --partitions {quote(','.join(keys))}"
-                )
-    if missing:
-        raise dg.Failure("\n".join(missing), allow_retries=False)
+    return reconcile_job
 
 
-def _reconcile_table(
-    context: dg.OpExecutionContext,
-    table: _Months,
-    loaded: Collection[tuple[str, str]],
-    versions: Mapping[tuple[str, str], Sequence[MonthVersion]],
-) -> list[str]:
-    """Record the months of `table`; return the partitions that Dagster has, and the database has not."""
-    recorded = context.instance.get_materialized_partitions(table.rows.key)
-    missing = []
+def _reconcile_files(context: dg.OpExecutionContext, table: MonthlyTable) -> None:
+    recorded = found = 0
     for key in table.partitions.get_partition_keys():
-        fleet, month = fleet_and_month(key)
-        # Without a version, months of yellow trips may have been loaded by an earlier release.
-        if (fleet, month) not in loaded and (fleet == YELLOW.name or (fleet, month) not in versions):
-            missing += [key] if key in recorded else []
-        elif (fleet, month) in versions:
-            _record(context, table, key, LoadedMonth(versions[fleet, month], is_unchanged=True, bytes=0))
-        elif key not in recorded:
+        file = table.month_file(key)
+        month = find_downloaded(file)
+        if month is None:
+            if file.path.exists():
+                context.log.warning(
+                    f"{file.label}: {file.path} is not recorded, because there is no record of its download beside it "
+                    "(a hidden file, .source.json), or it has changed since. The next run downloads it again."
+                )
+            continue
+        found += 1
+        if month.file.sha256 != recorded_version(context.instance, table.files.key, key):
+            metadata = file_metadata(month, location(file.path))
+            record_materialization(context, table.files, key, month.file.sha256, metadata)
+            context.log.info(f"{file.label}: recorded the file {file.path}")
+            recorded += 1
+    name = table.files.key.to_user_string()
+    context.log.info(f"{name}: {recorded} of {found} files recorded; Dagster had the others already.")
+
+
+def _reconcile_rows(context: dg.OpExecutionContext, table: MonthlyTable, connection: Tables) -> list[str]:
+    """Record the months of `table`; return the partitions that Dagster has, and the database has not."""
+    for upgrade in table.statements.upgrade:
+        upgrade(connection)
+    versions = versions_by_month(connection, [dataset.name for dataset in table.datasets])
+    loaded = {dataset.name: loaded_months(connection, dataset) for dataset in table.datasets}
+    in_dagster = context.instance.get_materialized_partitions(table.rows.key)
+    recorded, missing = 0, []
+    for key in table.partitions.get_partition_keys():
+        file = table.month_file(key)
+        of_month = versions.get((file.dataset.name, file.month))
+        if file.month not in loaded[file.dataset.name]:
+            missing += [key] if key in in_dagster else []
+        elif of_month:
+            recorded += _record(context, table, key, of_month)
+        elif key not in in_dagster:
             context.log.warning(
-                f"{month}: loaded by an earlier release, in a version that is not known. Load it again."
+                f"{file.label}: not recorded: loaded by an earlier release, in a version that is not known. Load it again."
             )
+    name = table.rows.key.to_user_string()
+    context.log.info(f"{name}: {recorded} of {len(versions)} months recorded; Dagster had the others already.")
+    if recorded:
+        names = [spec.name for spec in table.rows.check_specs]
+        for check in evaluate_checks(names, table.datasets, versions, {}):
+            record_check(context, table.rows, check)
     return missing
 
 
-def _record(context: dg.OpExecutionContext, table: _Months, key: str, month: LoadedMonth) -> None:
+def _record(context: dg.OpExecutionContext, table: MonthlyTable, key: str, versions: Sequence[MonthVersion]) -> bool:
+    """Record a month, and return whether it was not recorded in this version."""
+    month = LoadedMonth(versions, is_unchanged=True)
     if month.version.sha256 is None or month.version.data_version == recorded_version(
         context.instance, table.rows.key, key
     ):
-        return
-    checks = evaluate_month(month, dataset_of(key))
-    zones = ZONES_OF_POSITIONS if table.rows is taxi_trips else []
+        return False
+    inputs: Mapping[dg.AssetKey, str | None] = {table.files.key: month.version.sha256, **dict.fromkeys(table.inputs)}
+    findings = find(versions, table.month_file(key).dataset)
     record_materialization(
-        context,
-        table.rows,
-        key,
-        month.version.data_version,
-        month_metadata(month, checks),
-        inputs={table.files.key: month.version.sha256, **dict.fromkeys(zones)},
-        checks=checks,
+        context, table.rows, key, month.version.data_version, month_metadata(month, findings), inputs=inputs
     )
-    context.log.info(f"{month_label(key)}: recorded version {month.version.version}, of {month.version.loaded_at} UTC")
-
-
-@dg.job(description="Makes Dagster's record of the months follow the files and the tables, and loads nothing.")
-def reconcile_job() -> None:
-    reconcile_trips(files=reconcile_files())
+    context.log.info(f"{table.label(key)}: recorded version {month.version.version}, of {month.version.loaded_at} UTC")
+    return True

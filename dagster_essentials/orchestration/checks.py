@@ -1,53 +1,48 @@
-"""The asset checks of the tables of trips, one result a month each. The rules are in `datasets/`."""
+"""The asset checks of a table that is loaded by month: each is about all loaded months, and names those that do not pass.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+They have no partitions: with a result for each month, one month that cannot be loaded made every check of the table red in the
+lineage, and 11 of the 13 events of a month were theirs. The findings of a month stand on its own page.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 
 import dagster as dg
 
-from dagster_essentials import settings
-from dagster_essentials.datasets import DATASETS
-from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.errors import PipelineError, RowCountMismatchError
-from dagster_essentials.ingestion.dataset import Dataset, QualityRule
-from dagster_essentials.warehouse.load import LoadedMonth
+from dagster_essentials.errors import RowCountMismatchError
+from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.warehouse.month_versions import MonthVersion
+from dagster_essentials.warehouse.quality import (
+    COLUMNS_KNOWN,
+    MAX_SHRINKAGE,
+    ROWS_MATCH_FILE,
+    SIMILAR_TO_PREVIOUS_VERSION,
+    VALUES_MAPPED,
+    Finding,
+    find,
+)
 
-ROWS_MATCH_FILE = "rows_match_file"
-COLUMNS_KNOWN = "columns_known"
-VALUES_MAPPED = "values_mapped"
-SIMILAR_TO_PREVIOUS_VERSION = "similar_to_previous_version"
-
-MAX_SHRINKAGE = 0.01
-"""The share of its trips that a correction may remove without a warning. One month grew by 13 %; none is known to shrink."""
-
-_DESCRIPTIONS = {
-    ROWS_MATCH_FILE: "The table has as many rows as the file's footer counts. Otherwise the month fails and is unchanged.",
-    COLUMNS_KNOWN: "Columns of the file that are not in the table. They are ignored; a new one means that the TLC "
-    "has changed its schema.",
-    SIMILAR_TO_PREVIOUS_VERSION: "The TLC corrects months in place. A corrected month is loaded; this warns if it has over "
-    f"{MAX_SHRINKAGE:.0%} fewer trips or other columns than the version that was loaded before.",
-    VALUES_MAPPED: "Texts of the months before 2011 that stand for no vendor, payment, rate or flag. In the table they are "
-    "null, and a payment is 5 (unknown); a new one means that the TLC has changed these files.",
-}
+_LISTED = 12
+"""Months that a check names in its description: of the longest range, 205, the newest ones."""
 
 
-def check_specs(
-    asset: str, partitions_def: dg.PartitionsDefinition[str], *datasets: Dataset
-) -> list[dg.AssetCheckSpec]:
-    """The checks of the table of `datasets`, each with a result for every month: a rule of one dataset passes in the others."""
-    names = [ROWS_MATCH_FILE, *_rule_descriptions(datasets), COLUMNS_KNOWN, SIMILAR_TO_PREVIOUS_VERSION]
-    names += [VALUES_MAPPED] if YELLOW in datasets and settings.SETTINGS.has_legacy_months else []
-    descriptions = _DESCRIPTIONS | _rule_descriptions(datasets)
-    return [
-        dg.AssetCheckSpec(
-            name,
-            asset=asset,
-            description=descriptions[name],
-            partitions_def=partitions_def,
-            blocking=name == ROWS_MATCH_FILE,
+def check_specs(asset: str, *datasets: Dataset, has_texts: bool = False) -> list[dg.AssetCheckSpec]:
+    """The checks of the table `asset` of the `datasets`; `has_texts` if months whose texts become codes are partitions."""
+    descriptions = {
+        ROWS_MATCH_FILE: "Every month has as many rows as its file. Otherwise the month fails and is unchanged.",
+        **_rule_descriptions(datasets),
+        COLUMNS_KNOWN: "Columns of the files that are not in the table. They are ignored; a new one means that the schema of the "
+        "files has changed.",
+        SIMILAR_TO_PREVIOUS_VERSION: "Months are corrected in place. A corrected month is loaded; this warns if it has over "
+        f"{MAX_SHRINKAGE:.0%} fewer rows or other columns than the version that was loaded before.",
+    }
+    if has_texts:
+        descriptions[VALUES_MAPPED] = (
+            "Texts of the files that stand for no code of the table. They are null or unknown there; a new one means that the "
+            "files have changed."
         )
-        for name in names
+    return [
+        dg.AssetCheckSpec(name, asset=asset, description=text, blocking=name == ROWS_MATCH_FILE)
+        for name, text in descriptions.items()
     ]
 
 
@@ -61,97 +56,49 @@ def _rule_descriptions(datasets: Sequence[Dataset]) -> dict[str, str]:
     return {name: " ".join(descriptions) for name, descriptions in texts.items()}
 
 
-def _rules_of_others(dataset: Dataset) -> list[str]:
-    """The rules of the other datasets of the same table that `dataset` does not have."""
-    in_table = [other for other in DATASETS.values() if other.table == dataset.table]
-    return [name for name in _rule_descriptions(in_table) if name not in {rule.name for rule in dataset.rules}]
+def evaluate_checks(
+    names: Sequence[str],
+    datasets: Sequence[Dataset],
+    versions: Mapping[tuple[str, str], Sequence[MonthVersion]],
+    mismatches: Mapping[str, RowCountMismatchError],
+) -> Iterator[dg.AssetCheckResult]:
+    """The results of the checks `names` over all loaded months, of which there are the `versions` by dataset and month.
+
+    `mismatches` are the months that this run did not load, because the table would have had another number of rows than the file.
+    """
+    by_name = {dataset.name: dataset for dataset in datasets}
+    findings: dict[str, list[tuple[str, Finding]]] = {name: [] for name in names}
+    for (dataset, month), of_month in sorted(versions.items(), key=lambda item: item[0][1]):
+        for finding in find(of_month, by_name[dataset]):
+            if finding.check in findings:
+                findings[finding.check].append((by_name[dataset].label(month), finding))
+    for label, error in mismatches.items():
+        figures = f"{error.rows_in_file:,} rows in the file, {error.rows_in_table:,} loaded, and rolled back"
+        findings[ROWS_MATCH_FILE].append((label, Finding(ROWS_MATCH_FILE, False, figures)))
+    for name, of_months in findings.items():
+        yield _result(name, of_months)
 
 
-def evaluate_month(month: LoadedMonth, dataset: Dataset) -> list[dg.AssetCheckResult]:
-    """The results of all checks of a loaded month of `dataset`."""
-    version = month.version
-    unknown = ", ".join(name or '""' for name in version.columns_unknown) or "none"
-    return [
-        # A month with another number of rows than its file is not loaded.
-        _evaluate_row_count(version.num_trips, version.num_trips),
-        *(
-            _evaluate_rule(rule, version.violations[rule.name], version.num_trips)
-            for rule in dataset.rules
-            # A rule that is newer than the version has counted nothing in it; the next load does.
-            if rule.name in version.violations
-        ),
-        # Without a result for one partition, Dagster shows the check of the whole asset as skipped, after a run over three
-        # fleets 6 of 12.
-        *(_result(name, True, f"Does not apply to {dataset.name}.", {}) for name in _rules_of_others(dataset)),
-        _result(
-            COLUMNS_KNOWN,
-            not version.columns_unknown,
-            f"Columns that are not in the table: {unknown}.",
-            {"unknown_columns": unknown},
-        ),
-        _compare_versions(*month.versions[-2:]),
-        *(
-            [_evaluate_texts(version.texts_unmapped)]
-            if dataset is YELLOW and settings.SETTINGS.has_legacy_months
-            else []
-        ),
-    ]
-
-
-def failed_checks(error: PipelineError) -> list[dg.AssetCheckResult]:
-    """The results of the checks that found `error`, for a month that was not loaded."""
-    if isinstance(error, RowCountMismatchError):
-        return [_evaluate_row_count(error.rows_in_file, error.rows_in_table)]
-    return []
-
-
-def _evaluate_row_count(rows_in_file: int, rows_in_table: int) -> dg.AssetCheckResult:
-    return _result(
-        ROWS_MATCH_FILE,
-        rows_in_table == rows_in_file,
-        f"{rows_in_file:,} rows in the file, {rows_in_table:,} in the table.",
-        {"rows_in_table": rows_in_table, "rows_in_file": rows_in_file},
-    )
-
-
-def _evaluate_rule(rule: QualityRule, violations: int, rows: int) -> dg.AssetCheckResult:
-    share = violations / max(rows, 1)
-    return _result(
-        rule.name,
-        violations <= rule.limit * rows,
-        f"{violations:,} of {rows:,} trips, {share:.2%}. Warns above {rule.limit:.2%}.",
-        {"trips": violations, "share": share, "limit": rule.limit},
-    )
-
-
-def _evaluate_texts(unmapped: Mapping[str, int]) -> dg.AssetCheckResult:
-    found = ", ".join(f"{name} of {trips:,} trips" for name, trips in unmapped.items()) or "none"
-    return _result(
-        VALUES_MAPPED, not unmapped, f"Texts that stand for no value: {found}.", {"trips": sum(unmapped.values())}
-    )
-
-
-def _compare_versions(before: MonthVersion, now: MonthVersion | None = None) -> dg.AssetCheckResult:
-    """Compare a month's last two versions, or report its only one."""
-    if now is None:
-        return _result(SIMILAR_TO_PREVIOUS_VERSION, True, "No other version has been loaded before.", {})
-    lost = 1 - now.num_trips / before.num_trips
-    # Of a version from before there was a record, only the number of rows is known.
-    changed = set(before.file_columns) ^ set(now.file_columns) if before.file_columns else set()
-    columns = ", ".join(sorted(changed)) or "none"
-    return _result(
-        SIMILAR_TO_PREVIOUS_VERSION,
-        lost <= MAX_SHRINKAGE and not changed,
-        f"{now.num_trips:,} trips, {before.num_trips:,} in the version before; columns that differ: {columns}.",
-        {"trips": now.num_trips, "trips_before": before.num_trips, "columns_that_differ": columns},
-    )
-
-
-def _result(name: str, passed: bool, description: str, metadata: Mapping[str, Any]) -> dg.AssetCheckResult:
+def _result(name: str, findings: Sequence[tuple[str, Finding]]) -> dg.AssetCheckResult:
+    failed = {label: finding.figures for label, finding in findings if not finding.passed}
+    months = f"{len(findings):,} loaded month{'' if len(findings) == 1 else 's'}"
+    metadata: dict[str, str | int] = {"months": len(findings), "months_beyond_the_limit": len(failed)}
+    if failed:
+        shown = list(failed.items())[-_LISTED:]
+        others = f", and {len(failed) - len(shown)} earlier ones" if len(failed) > len(shown) else ""
+        listed = "; ".join(f"{label}: {figures}" for label, figures in shown)
+        text = f"{len(failed)} of {months} {'does' if len(failed) == 1 else 'do'} not pass. {listed}{others}."
+    elif findings:
+        label, highest = max(findings, key=lambda found: found[1].share)
+        text = f"{months[0].upper()}{months[1:]}: all pass."
+        if highest.share:
+            text += f" The highest is {label}: {highest.figures}."
+    else:
+        text = "No month is loaded to which this applies."
     return dg.AssetCheckResult(
         check_name=name,
-        passed=passed,
+        passed=not failed,
         severity=dg.AssetCheckSeverity.ERROR if name == ROWS_MATCH_FILE else dg.AssetCheckSeverity.WARN,
-        description=description,
+        description=text,
         metadata=metadata,
     )

@@ -1,15 +1,14 @@
-"""The events by which Dagster records a partition: its materialization, the versions of its inputs, and its checks.
+"""The event by which Dagster records a partition: its materialization, with the versions of its inputs.
 
 A run over a range would by itself record all its partitions at its end, with one data version for all, or none of them if
 one fails. Here each partition's materialization is emitted after its commit, and the asset's own final result is
 suppressed. The undocumented behaviour of Dagster that this relies on is pinned in `test_dagster_facts.py`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -20,7 +19,7 @@ from dagster._core.definitions.data_version import (
 from dagster._core.definitions.partitions.utils.multi import get_tags_from_multi_partition_key
 from dagster._core.definitions.source_asset import SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION
 
-AssetEvents = Iterator[dg.MaterializeResult[Any] | dg.Output[Any]]
+AssetEvents = Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult | dg.Output[Any]]
 """The return type of an asset function whose partitions are recorded here."""
 
 
@@ -32,9 +31,8 @@ def record_materialization(
     metadata: Mapping[str, Any],
     *,
     inputs: Mapping[dg.AssetKey, str | None] | None = None,
-    checks: Sequence[dg.AssetCheckResult] = (),
 ) -> None:
-    """Record that `asset` has been materialized for `partition`, and what its `checks` found.
+    """Record that `asset` has been materialized for `partition`.
 
     `inputs` gives, for each upstream asset, the version of the same partition that was read: the UI shows the partition
     as stale when that asset has another version. An asset without partitions is given with None, and counts as read in its
@@ -53,7 +51,6 @@ def record_materialization(
             },
         )
     )
-    record_checks(context, asset, partition, checks)
 
 
 def _provenance_tags(
@@ -84,54 +81,22 @@ def _dimension_tags(asset: dg.AssetsDefinition, partition: str) -> Mapping[str, 
     return get_tags_from_multi_partition_key(asset.partitions_def.get_partition_key_from_str(partition))
 
 
-def record_checks(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext,
-    asset: dg.AssetsDefinition,
-    partition: str,
-    checks: Sequence[dg.AssetCheckResult],
-    is_materialized: bool = True,
-) -> None:
-    """Record what the `checks` of `partition` found, in what this run has materialized if `is_materialized`."""
-    target = _materialization(context, asset.key, partition) if checks and is_materialized else None
-    for check in checks:
-        assert check.check_name is not None
-        spec = asset.get_spec_for_check_key(dg.AssetCheckKey(asset.key, check.check_name))
-        context.log_event(
-            dg.AssetCheckEvaluation(  # type: ignore[arg-type]  # In an op as well, though its annotation does not say so.
-                asset_key=asset.key,
-                check_name=check.check_name,
-                passed=check.passed,
-                severity=check.severity,
-                blocking=spec.blocking,
-                partition=partition,
-                description=check.description,
-                metadata=check.metadata,
-                target_materialization_data=target,
-            )
+def record_check(context: dg.OpExecutionContext, asset: dg.AssetsDefinition, check: dg.AssetCheckResult) -> None:
+    """Record a `check` of `asset` in a run that does not materialize it."""
+    assert check.check_name is not None
+    context.log_event(
+        dg.AssetCheckEvaluation(  # type: ignore[arg-type]  # In an op as well, though its annotation does not say so.
+            asset_key=asset.key,
+            check_name=check.check_name,
+            passed=check.passed,
+            severity=check.severity,
+            blocking=asset.get_spec_for_check_key(dg.AssetCheckKey(asset.key, check.check_name)).blocking,
+            description=check.description,
+            metadata=check.metadata,
         )
-
-
-def _materialization(
-    context: dg.AssetExecutionContext | dg.OpExecutionContext, asset: dg.AssetKey, partition: str
-) -> AssetCheckEvaluationTargetMaterializationData | None:
-    """What this run has recorded for `partition`. Checks that do not point to it count as missing on the check's page."""
-    records = context.instance.fetch_materializations(
-        # More than one, because an overlapping run may have recorded the same partition at the same moment.
-        dg.AssetRecordsFilter(asset, asset_partitions=[partition]),
-        limit=5,
-    ).records
-    for record in records:
-        if record.run_id == context.run.run_id:
-            return AssetCheckEvaluationTargetMaterializationData(
-                storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-            )
-    return None
+    )
 
 
 def suppress_final_materialization(context: dg.AssetExecutionContext) -> AssetEvents:
-    """Yield what Dagster expects of an asset whose materializations and checks have been logged already."""
+    """Yield what Dagster expects of an asset whose materializations have been logged already."""
     yield dg.MaterializeResult(metadata={SYSTEM_METADATA_KEY_SOURCE_ASSET_OBSERVATION: True})
-    # Each selected check has an output of its own, which Dagster expects in addition to the evaluation.
-    results = {context.assets_def.get_output_name_for_asset_key(context.asset_key)}
-    for name in sorted(context.op_execution_context.selected_output_names - results):
-        yield dg.Output(None, output_name=name)

@@ -1,12 +1,20 @@
-"""How an asset without partitions fails: with the message of the pipeline's error, and nothing around it."""
+"""The end of a step that cannot do its work: with the pipeline's message and nothing around it, or with another attempt.
+
+Not whole runs are retried: Dagster does not retry those of `dagster job backfill`. A step can be repeated at any time, as months
+that have been loaded are left alone.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
 
-from dagster_essentials.errors import PipelineError
-from dagster_essentials.orchestration.step_retries import retry_if_connection_lost
+from dagster_essentials.errors import ConnectionLostError, DatabaseUnusableError, PipelineError
+
+RETRIES = 6
+FIRST_WAIT_SECONDS = 2
+"""Before the first retry, and twice as long before each further one. PostgreSQL restarts within seconds; a failover to another
+machine takes a minute or two, which is the sum of all."""
 
 
 @contextmanager
@@ -16,7 +24,7 @@ def fail_with_message(label: str = "") -> Iterator[None]:
     Dagster shows a Failure as it is; for any other error, the run's page first says in which op it occurred.
 
     Raises:
-        dagster.RetryRequested: the connection to the lake's catalogue was lost.
+        dagster.RetryRequested: the connection to a lake's catalogue was lost.
         dagster.Failure: for every other PipelineError.
     """
     try:
@@ -25,3 +33,17 @@ def fail_with_message(label: str = "") -> Iterator[None]:
         retry_if_connection_lost(error)
         # From None: the message is complete, and Dagster would print the stack trace of a cause as well.
         raise dg.Failure(error.describe(label), allow_retries=False) from None
+
+
+def retry_if_connection_lost(error: PipelineError) -> None:
+    """Let Dagster execute the current step again, with a new connection, if the error is that the connection was lost.
+
+    Raises:
+        dagster.RetryRequested: it was, and there are retries left.
+    """
+    if not isinstance(error, (ConnectionLostError, DatabaseUnusableError)):
+        return
+    number = dg.OpExecutionContext.get().retry_number
+    # A first connection that fails is a wrong setting: report it at once. A later one may hit a server that is still restarting.
+    if number < RETRIES and (number > 0 or isinstance(error, ConnectionLostError)):
+        raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=FIRST_WAIT_SECONDS * 2**number) from error

@@ -1,26 +1,27 @@
-"""What the assets of yellow trips and those of the other fleets do in a run: download months, load months."""
+"""A run over months of a dataset: what Dagster records of a month's file, and of its rows in the table."""
 
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
-from dagster_essentials import settings
-from dagster_essentials.assets import constants
-from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.ingestion.trip_files import MonthFile, download_months
-from dagster_essentials.orchestration.checks import evaluate_month, failed_checks
+from dagster_essentials.errors import DatabaseError, PipelineError, RowCountMismatchError
+from dagster_essentials.ingestion.dataset import Dataset
+from dagster_essentials.ingestion.month_files import DownloadedMonth, MonthFile
+from dagster_essentials.ingestion.object_files import location
+from dagster_essentials.orchestration.checks import evaluate_checks
+from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import AssetEvents
-from dagster_essentials.orchestration.month_metadata import file_metadata, month_metadata
+from dagster_essentials.orchestration.failures import retry_if_connection_lost
+from dagster_essentials.orchestration.metadata import file_metadata, month_metadata
 from dagster_essentials.orchestration.partition_run import PartitionRun
 from dagster_essentials.orchestration.records import UNCHANGED, recorded_version
-from dagster_essentials.partitions import dataset_of, fleet_and_month
-from dagster_essentials.warehouse.load import replace_month
-
-# The zones of positions: with months before 2011 among the partitions, taxi_trips also depends on the zones CSV.
-ZONES_OF_POSITIONS = [dg.AssetKey("taxi_zones_file")] if settings.SETTINGS.has_legacy_months else []
+from dagster_essentials.warehouse.load import LoadedMonth
+from dagster_essentials.warehouse.month_versions import versions_by_month
+from dagster_essentials.warehouse.quality import find
 
 
 class LoadConfig(dg.Config):
@@ -31,74 +32,114 @@ class LoadConfig(dg.Config):
     )
 
 
-def month_file(key: str) -> MonthFile:
-    """The file of the partition `key`: where its source has it, and where it goes."""
-    fleet, month = fleet_and_month(key)
-    if fleet == YELLOW.name:
-        path = constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format(month)
-    else:
-        path = constants.FLEET_TRIPS_TEMPLATE_FILE_PATH.format(fleet, month)
-    return MonthFile(month, settings.SETTINGS.month_url(month, fleet), Path(path), dataset_of(key))
+class MonthRun(PartitionRun):
+    """A `PartitionRun` over months.
 
-
-def download_partitions(context: dg.AssetExecutionContext, downstream: dg.AssetsDefinition) -> AssetEvents:
-    """Download the file of each partition of the run, unless it exists already and is unchanged at the source.
-
-    A month that failed must not keep the others from being loaded by `downstream` in the same run.
+    Args:
+        context: of the step.
+        month_file: the file of a partition, by its key.
     """
-    run = PartitionRun(context)
-    months = {key: month_file(key) for key in run.keys}
-    transferred = 0
-    for key, result in download_months(months):
-        with run.partition(key):
-            month = result()
-            transferred += month.bytes_transferred
-            run.materialized(
-                key,
-                trips=month.rows,
-                size=month.file.bytes,
-                note=f"downloaded in {month.seconds:.1f} s" if month.transferred else "unchanged at the source",
-                data_version=month.file.sha256,
-                metadata=file_metadata(month, months[key].path),
-            )
-    yield from run.finish("downloaded", f"{transferred / 1e6:.1f} MB of it transferred", downstream=downstream)
 
+    def __init__(self, context: dg.AssetExecutionContext, month_file: Callable[[str], MonthFile]):
+        self._files = month_file
+        self._transferred = self._changed = self._unchanged = 0
+        self._mismatches: dict[str, RowCountMismatchError] = {}
+        self._database_failed = False
+        self._started = time.monotonic()
+        super().__init__(context, lambda key: month_file(key).label, "month", noun="rows")
+        self._noun = month_file(self.keys[0]).dataset.noun
 
-def load_partitions(
-    context: dg.AssetExecutionContext, database: DuckDBResource, upstream: dg.AssetsDefinition, force: bool
-) -> AssetEvents:
-    """Replace each partition of the run in its table: delete, insert and check in one transaction."""
-    run = PartitionRun(context)
-    unchanged = 0
-    for key in run.pending(upstream=upstream):
-        source = month_file(key)
-        zones = ZONES_OF_POSITIONS if source.dataset is YELLOW else []
-        started = time.monotonic()
-        with run.partition(key, failed_checks), database.get_connection() as connection:
-            waited = time.monotonic() - started
-            month = replace_month(
-                connection, source.month, source.path, Path(constants.TAXI_ZONES_FILE_PATH), force, source.dataset
-            )
-            seconds = time.monotonic() - started - waited
-            # Not if a run was killed between its commit and its record, or lost its connection while it committed.
-            is_recorded = month.version.data_version == recorded_version(context.instance, context.asset_key, key)
-            checks = evaluate_month(month, source.dataset)
-            unchanged += month.is_unchanged
-            waited_note = f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else ""
-            run.materialized(
-                key,
-                trips=month.version.num_trips,
-                size=month.bytes,
-                note=("unchanged" if month.is_unchanged else f"loaded in {seconds:.1f} s") + waited_note,
-                data_version=month.version.data_version,
-                inputs={upstream.key: month.version.sha256, **dict.fromkeys(zones)},
-                checks=checks,
-                metadata={
-                    **month_metadata(month, checks),
-                    UNCHANGED: month.is_unchanged and is_recorded,
-                    "seconds": round(seconds, 3),
-                    "seconds_waited": round(waited, 3),
-                    "upstream": dg.MetadataValue.asset(upstream.key),
-                },
-            )
-    yield from run.finish("loaded", f"{unchanged} of them unchanged" if unchanged else "")
+    @contextmanager
+    def partition(self, key: str) -> Iterator[None]:
+        """As `PartitionRun.partition`; an error of a month or of the database is remembered for the checks."""
+        self._started = time.monotonic()
+        with super().partition(key):
+            try:
+                yield
+            except RowCountMismatchError as error:
+                self._mismatches[self._label(key)] = error
+                raise
+            except DatabaseError:
+                self._database_failed = True
+                raise
+
+    def downloaded(self, key: str, month: DownloadedMonth) -> None:
+        """Record the file of the partition `key`."""
+        self._transferred += month.bytes_transferred
+        self._changed += month.transferred
+        self._unchanged += not month.transferred
+        self.materialized(
+            key,
+            data_version=month.file.sha256,
+            metadata=file_metadata(month, location(self._files(key).path)),
+            rows=month.rows,
+            size=month.file.bytes,
+            note=f"downloaded in {month.seconds:.1f} s" if month.transferred else "unchanged at the source",
+        )
+
+    def loaded(
+        self, key: str, month: LoadedMonth, upstream: dg.AssetsDefinition, inputs: Sequence[dg.AssetKey] = ()
+    ) -> None:
+        """Record the rows of the partition `key`, which were made from the file of `upstream`, and from the latest `inputs`.
+
+        Call it while the database is held, so that runs are recorded in the order in which they committed.
+        """
+        waited = time.monotonic() - self._started - month.seconds
+        is_recorded = month.version.data_version == recorded_version(
+            self._context.instance, self._context.asset_key, key
+        )
+        findings = find(month.versions, self._files(key).dataset)
+        self._unchanged += month.is_unchanged
+        self._changed += not month.is_unchanged
+        self.materialized(
+            key,
+            data_version=month.version.data_version,
+            metadata={
+                **month_metadata(month, findings),
+                # Not if a run was killed between its commit and its record, or lost its connection while it committed.
+                UNCHANGED: month.is_unchanged and is_recorded,
+                "seconds": round(month.seconds, 3),
+                "seconds_waited": round(waited, 3),
+                "upstream": dg.MetadataValue.asset(upstream.key),
+            },
+            rows=month.version.num_trips,
+            size=month.bytes,
+            note=("unchanged" if month.is_unchanged else f"loaded in {month.seconds:.1f} s")
+            + (f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else ""),
+            inputs={upstream.key: month.version.sha256, **dict.fromkeys(inputs)},
+        )
+        if not month.is_unchanged:
+            for finding in findings:
+                if not finding.passed:
+                    self._context.log.warning(f"{self._label(key)}: {finding.check}: {finding.figures}")
+
+    def checked(self, database: DuckDBResource, *datasets: Dataset) -> AssetEvents:
+        """Evaluate the checks of the table of `datasets`, over all loaded months, also when a month of the run has failed.
+
+        They are recorded while the database is held: what an overlapping run records later is about a later state of the table.
+        """
+        selected = self._context.op_execution_context.selected_asset_check_keys
+        names = sorted(key.name for key in selected if key.asset_key == self._context.asset_key)
+        if self._database_failed or not names:
+            return
+        try:
+            with open_tables(database) as tables:
+                versions = versions_by_month(tables, [dataset.name for dataset in datasets])
+                yield from evaluate_checks(names, datasets, versions, self._mismatches)
+        except PipelineError as error:
+            retry_if_connection_lost(error)
+            self._context.log.warning(f"The checks could not be evaluated. {error.describe()}")
+
+    def finish(self, done: str, note: str = "", downstream: dg.AssetsDefinition | None = None) -> AssetEvents:
+        """As `PartitionRun.finish`."""
+        transferred = f"{self._transferred / 1e6:.1f} MB transferred" if self._transferred else ""
+        yield from super().finish(done, note or transferred, downstream)
+
+    def _summary(self, done: str) -> str:
+        """Months that were left as they are count as unchanged, not as `done`."""
+        total = len(self.keys)
+        if self._unchanged and not self._changed:
+            return f"{self._unchanged} of {total} months unchanged"
+        return f"{self._changed} of {total} months {done}" + (
+            f", {self._unchanged} unchanged" if self._unchanged else ""
+        )

@@ -1,7 +1,7 @@
-"""The bookkeeping of a run over partitions: what the log says of each, which have failed and why, and how the run ends."""
+"""A run over partitions: the log of each, those that fail and why, and the end of the run. An error fails its partition only."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,28 +10,32 @@ import dagster as dg
 from dagster_essentials.errors import DatabaseError, PipelineError
 from dagster_essentials.orchestration.events import (
     AssetEvents,
-    record_checks,
     record_materialization,
     suppress_final_materialization,
 )
-from dagster_essentials.orchestration.step_retries import retry_if_connection_lost
-from dagster_essentials.partitions import month_label, weekly_partition
+from dagster_essentials.orchestration.failures import retry_if_connection_lost
 
 FAILED = "failed"
 """The metadata key of the observation that shows on a partition's page why it failed."""
 
 
 class PartitionRun:
-    """The bookkeeping of one asset's step over the partitions of its run, `keys`: which have ended, which failed, and why."""
+    """The bookkeeping of one asset's step over the partitions of its run, `keys`.
 
-    def __init__(self, context: dg.AssetExecutionContext):
+    Args:
+        context: of the step.
+        label: what a partition is called in logs and errors, by its key: ``2023-03``, or ``week of 2023-03-05``.
+        unit, noun: what a partition is, and what its rows are: ``month`` and ``trips``.
+    """
+
+    def __init__(self, context: dg.AssetExecutionContext, label: Callable[[str], str], unit: str, noun: str):
         self._context = context
+        self._label, self._unit, self._noun = label, unit, noun
         self.keys = _partition_keys(context)
-        self._unit = "week" if context.assets_def.partitions_def == weekly_partition else "month"
         self._began = time.monotonic()
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
-        self._trips = self._bytes = 0
+        self._rows = self._bytes = 0
         if not self.keys:
             raise dg.Failure(_why_no_partitions(" to ".join(_range(context))), allow_retries=False)
 
@@ -40,24 +44,23 @@ class PartitionRun:
         if upstream is not None:
             failed_upstream = failures_in_run(self._context, upstream)
             for key in filter(failed_upstream.__contains__, self.keys):
-                self._end(key, f" failed: {upstream.op.name} failed for this partition", failed_upstream[key])
+                # Upstream has logged the reason.
+                self._note_failure(key, failed_upstream[key])
         yield from (key for key in self.keys if key not in self._ended)
 
     @contextmanager
-    def partition(
-        self, key: str, failed_checks: Callable[[PipelineError], Sequence[dg.AssetCheckResult]] = lambda error: ()
-    ) -> Iterator[None]:
+    def partition(self, key: str) -> Iterator[None]:
         """Let an error of the pipeline in the block fail the partition `key`, and the run go on.
 
         An unusable database fails all that are pending: each would wait as long for the same error. After a lost connection,
-        Dagster executes the step again. `failed_checks` returns the results of the checks that found the error.
+        Dagster executes the step again.
         """
         try:
             yield
         except DatabaseError as error:
             self._fail_pending(error)
         except PipelineError as error:
-            self.failed(key, error, failed_checks(error))
+            self.failed(key, error)
 
     @contextmanager
     def all_pending(self) -> Iterator[None]:
@@ -70,73 +73,67 @@ class PartitionRun:
     def materialized(
         self,
         key: str,
-        *,
-        trips: int,
         data_version: str,
         metadata: Mapping[str, Any],
+        *,
+        rows: int | None = None,
         size: int = 0,
         note: str = "",
         inputs: Mapping[dg.AssetKey, str | None] | None = None,
-        checks: Sequence[dg.AssetCheckResult] = (),
     ) -> None:
-        """Log and record that `key` has been materialized, with so many `trips` from a file of `size` bytes.
+        """Log and record that `key` has been materialized, with so many `rows` from a file of `size` bytes.
 
         Call it while the database is held: otherwise an overlapping run could load another version and record that first,
         and what Dagster recorded last would not be what the table has.
         """
-        self._trips += trips
+        self._rows += rows or 0
         self._bytes += size
-        self._end(key, f": {_figures(trips, size, note)}")
-        record_materialization(
-            self._context, self._context.assets_def, key, data_version, metadata, inputs=inputs, checks=checks
-        )
+        self._ended.append(key)
+        self._context.log.info(f"{self._label(key)}{self._progress()}: {self._figures(rows, size, note)}")
+        record_materialization(self._context, self._context.assets_def, key, data_version, metadata, inputs=inputs)
 
-    def failed(self, key: str, error: PipelineError, checks: Sequence[dg.AssetCheckResult] = ()) -> None:
-        """Log and record why `key` failed, and the results of the `checks` that found it."""
+    def failed(self, key: str, error: PipelineError) -> None:
+        """Log and record why `key` failed."""
         label = self._label(key)
         reason = error.describe(label)
-        self._end(key, f" failed{reason.removeprefix(label)}", reason)
-        record_checks(self._context, self._context.assets_def, key, checks, is_materialized=False)
+        self._note_failure(key, reason)
+        self._context.log.error(f"{label}{self._progress()} failed{reason.removeprefix(label)}")
 
     def finish(self, done: str, note: str = "", downstream: dg.AssetsDefinition | None = None) -> AssetEvents:
         """Log a summary, and end the step: with an error if a partition failed.
 
-        If some succeeded and `downstream` is executed in this run, there is no error yet: `downstream` processes those
-        partitions, and fails at its end.
+        If `downstream` is executed in this run, it fails at its end for these partitions, after it has processed the others.
 
         Raises:
             dagster.Failure: it names each failed partition and why.
         """
-        total, failed = len(self.keys), sorted(self._reasons)
+        total, failed = len(self.keys), [key for key in self.keys if key in self._reasons]
         if total > 1:
             self._context.log.info(
-                f"{total - len(failed)} of {total} {self._unit}s {done}: {_figures(self._trips, self._bytes, note)}, "
+                f"{self._summary(done)}: {self._figures(self._rows, self._bytes, note)}, "
                 f"in {time.monotonic() - self._began:.1f} s"
                 + (f"; failed: {', '.join(map(self._label, failed))}" if failed else "")
             )
-        goes_on = downstream is not None and len(failed) < total and is_executed(self._context, downstream)
-        if failed and not goes_on:
+        if failed and not (downstream is not None and is_executed(self._context, downstream)):
             raise dg.Failure(self._failure_text(), allow_retries=False)
         yield from suppress_final_materialization(self._context)
 
-    def _label(self, key: str) -> str:
-        """What a partition is called in logs and errors: ``2023-03``, ``green 2023-03`` or ``week of 2023-03-05``."""
-        return month_label(key) if self._unit == "month" else f"week of {key}"
+    def _summary(self, done: str) -> str:
+        return f"{len(self.keys) - len(self._reasons)} of {len(self.keys)} {self._unit}s {done}"
 
-    def _end(self, key: str, text: str, reason: str | None = None, log: bool = True) -> None:
-        """Note that `key` has ended, and the `reason` if it failed: here, in the log and on the partition's page."""
-        self._ended.append(key)
-        total = len(self.keys)
+    def _progress(self) -> str:
         # A run over one partition may be one of many in a backfill, so its log has no numbers.
-        progress = f" ({len(self._ended)} of {total})" if total > 1 else ""
-        if reason is not None:
-            self._reasons[key] = reason
-            self._context.log_event(
-                dg.AssetObservation(self._context.asset_key, partition=key, metadata={FAILED: reason})
-            )
-        if log:
-            write = self._context.log.info if reason is None else self._context.log.error
-            write(f"{self._label(key)}{progress}{text}")
+        return f" ({len(self._ended)} of {len(self.keys)})" if len(self.keys) > 1 else ""
+
+    def _figures(self, rows: int | None, size: int, note: str) -> str:
+        counted = "" if rows is None else f"{rows:,} {self._noun}"
+        return ", ".join(filter(None, [counted, f"{size / 1e6:.1f} MB" if size else "", note]))
+
+    def _note_failure(self, key: str, reason: str) -> None:
+        """Note that `key` has failed for the `reason`: here, and on the partition's page."""
+        self._ended.append(key)
+        self._reasons[key] = reason
+        self._context.log_event(dg.AssetObservation(self._context.asset_key, partition=key, metadata={FAILED: reason}))
 
     def _fail_pending(self, error: PipelineError) -> None:
         retry_if_connection_lost(error)
@@ -146,16 +143,17 @@ class PartitionRun:
         first, *others = pending
         self.failed(first, error)
         for key in others:
-            self._end(key, "", error.describe(self._label(key)), log=False)
+            self._note_failure(key, error.describe(self._label(key)))
         if others:
             self._context.log.error(f"not tried, for the same reason: {', '.join(map(self._label, others))}")
 
     def _failure_text(self) -> str:
         """A line for each reason, with the partitions that failed for it."""
         labels: dict[str, list[str]] = {}
-        for key in sorted(self._reasons):
-            label = self._label(key)
-            labels.setdefault(self._reasons[key].removeprefix(label), []).append(label)
+        for key in self.keys:
+            if key in self._reasons:
+                label = self._label(key)
+                labels.setdefault(self._reasons[key].removeprefix(label), []).append(label)
         lines = [", ".join(alike) + reason for reason, alike in labels.items()]
         total, failed = len(self.keys), len(self._reasons)
         if total > 1:
@@ -187,10 +185,6 @@ def _why_no_partitions(range_: str) -> str:
 def _range(context: dg.AssetExecutionContext) -> list[str]:
     names = (f"dagster/asset_partition_range_{end}" for end in ("start", "end"))
     return [context.run.tags[name] for name in names if name in context.run.tags]
-
-
-def _figures(trips: int, size: int, note: str) -> str:
-    return ", ".join(filter(None, [f"{trips:,} trips", f"{size / 1e6:.1f} MB" if size else "", note]))
 
 
 def failures_in_run(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> dict[str, str]:

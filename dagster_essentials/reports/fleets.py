@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 
 from dagster_essentials.datasets import DATASETS
-from dagster_essentials.datasets.aggregates import loaded_months, rounded_sum
+from dagster_essentials.datasets.aggregates import loaded_months
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import ReportError
@@ -17,6 +17,7 @@ from dagster_essentials.reports.plots import plot_fleets
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.comments import write_comments
 from dagster_essentials.warehouse.month_versions import prepare_versions
+from dagster_essentials.warehouse.quality import rounded_sum
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
 
 COLUMNS = (

@@ -156,3 +156,18 @@ def upsert_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str], cs
 def trips_of_all_weeks(connection: duckdb.DuckDBPyConnection) -> dict[date, int]:
     """The number of trips of each week in `trips_by_week`, by its Sunday."""
     return dict(connection.execute("SELECT period, num_trips FROM trips_by_week ORDER BY period").fetchall())
+
+
+def days_without_trips(connection: duckdb.DuckDBPyConnection, loaded: Collection[str]) -> list[date]:
+    """The days of the `loaded` months (``YYYY-MM``) on which no trip began, in order."""
+    if not loaded:
+        return []
+    rows = connection.execute(
+        """
+        WITH months AS (SELECT unnest($firsts::DATE[]) AS first)
+        SELECT unnest(generate_series(first, first + INTERVAL 1 MONTH - INTERVAL 1 DAY, INTERVAL 1 DAY))::DATE AS day
+        FROM months EXCEPT SELECT day FROM trips_by_day ORDER BY day
+        """,
+        {"firsts": [f"{month}-01" for month in loaded]},
+    ).fetchall()
+    return [day for (day,) in rows]

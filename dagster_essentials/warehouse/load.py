@@ -1,272 +1,301 @@
-"""Loading a month into its table: whether it is loaded already, and how its rows are replaced, in one transaction."""
+"""The load of a month: whether its table has it already, and how its rows are replaced, in one transaction."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-import duckdb
-
-from dagster_essentials.datasets.aggregates import MonthTotals, aggregate_month
-from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.datasets.zones import Zone, fingerprint, read_zones
-from dagster_essentials.datasets.zones_function import zones_function
-from dagster_essentials.errors import LoadError, QueryError, RowCountMismatchError, SchemaError, ZonesError
-from dagster_essentials.ingestion.column_mapping import (
-    FROM_FILE,
-    ColumnMapping,
-    FileSchema,
-    NotParquetError,
-    map_columns,
-    read_file_schema,
-)
+from dagster_essentials.errors import LoadError, QueryError, RowCountMismatchError, SchemaError
+from dagster_essentials.ingestion.column_mapping import ColumnMapping, map_columns
 from dagster_essentials.ingestion.dataset import Dataset
+from dagster_essentials.ingestion.month_files import MonthFile, OpenMonthFile, Reference, open_month_file
 from dagster_essentials.ingestion.sidecar import DownloadedFile, identify_content
-from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
-from dagster_essentials.warehouse.exclusive import hold, is_shared
-from dagster_essentials.warehouse.lake.files import StagedFile, add_file, stage
 from dagster_essentials.warehouse.month_versions import (
     MonthVersion,
     fingerprint_mapping,
     record_version,
-    unknown_version,
     versions_of,
 )
-from dagster_essentials.warehouse.quality import MonthProfile, count_unmapped, profile_month
-from dagster_essentials.warehouse.schema import folders_of_month, prepare_table
-from dagster_essentials.warehouse.transaction import explain_duckdb_errors, repeat_on_conflict, transaction
+from dagster_essentials.warehouse.quality import MonthProfile, count_unmapped, most_frequent_month, profile_month
+from dagster_essentials.warehouse.schema import prepare_table
+from dagster_essentials.warehouse.tables import Tables
+
+MAX_OUTSIDE = 0.5
+"""The share of a month's rows that may lie outside it before the file counts as another month's. The worst month of the TLC has
+0.5 %."""
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """The statements that replace a month in a table. They stand beside the asset that executes them.
+
+    Attributes:
+        delete: removes the month's rows. `$month` is bound (``YYYY-MM``), and each constant of the dataset by its name.
+        insert: ``INSERT INTO … BY NAME SELECT …``. In it, `month_file` is the month's file with the names and types of the
+            table, but without the columns that are the same in all rows of the month: the statement sets these.
+        aggregates: called after the insert, with the month: updates tables that are computed from this one.
+        views: called when the table may have been created or changed: creates views of it.
+        upgrade: called before anything is read: brings what an earlier release has left up to date.
+    """
+
+    delete: str
+    insert: str
+    aggregates: Sequence[Callable[[Tables, str], None]] = ()
+    views: Sequence[Callable[[Tables], None]] = ()
+    upgrade: Sequence[Callable[[Tables], None]] = ()
+
+    def __post_init__(self) -> None:
+        match = _INSERT.fullmatch(self.insert)
+        if match is None or not re.match(rf"\s*DELETE\s+FROM\s+{match['table']}\s+WHERE\s", self.delete):
+            raise ValueError(
+                "A month is replaced by DELETE FROM table WHERE … and INSERT INTO table BY NAME SELECT … FROM month_file, with "
+                f"the same table. These are other statements: {self.delete}; {self.insert}"
+            )
+
+    @property
+    def table(self) -> str:
+        return self._insert["table"]
+
+    @property
+    def query(self) -> str:
+        """The query whose rows are inserted."""
+        return self._insert["query"]
+
+    @property
+    def _insert(self) -> re.Match[str]:
+        match = _INSERT.fullmatch(self.insert)
+        assert match is not None
+        return match
+
+
+_INSERT = re.compile(
+    r"\s*INSERT\s+INTO\s+(?P<table>\w+)\s+BY\s+NAME\s+(?P<query>SELECT\s.*\bmonth_file\b.*)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
 class LoadedMonth:
-    """A month as it is in the table now.
+    """A month as it is in its table now.
 
     Attributes:
         versions: what the database knows of the month, oldest first; the last one is in the table.
         is_unchanged: whether that one was there already, so that nothing was loaded.
         bytes: the size of the file.
+        seconds: how long it took, without the wait for the database.
     """
 
     versions: Sequence[MonthVersion]
     is_unchanged: bool
-    bytes: int
+    bytes: int = 0
+    seconds: float = 0.0
 
     @property
     def version(self) -> MonthVersion:
         return self.versions[-1]
 
 
-def replace_month(
-    connection: duckdb.DuckDBPyConnection,
-    month: str,
-    path: Path,
-    zones_path: Path | None = None,
-    force: bool = False,
-    dataset: Dataset = YELLOW,
-) -> LoadedMonth:
-    """Replace the rows of `month` (``YYYY-MM``) in the table of `dataset` by those of the file at `path`, in one transaction.
+def replace_month(tables: Tables, statements: Replacement, file: MonthFile, force: bool = False) -> LoadedMonth:
+    """Replace the rows of a month in its table by those of its `file`, in one transaction.
 
-    A month before 2011 has coordinates, whose zones are those of the zones CSV at `zones_path`. A month that has been loaded
-    from the same file by the same mapping, and still has as many rows, is left alone unless `force` is set.
+    A month that was loaded from the same file by the same mapping, and still has as many rows, is left alone unless `force`.
 
     Raises:
-        ZonesError: the zones CSV is needed, and missing or unusable; the month is unchanged.
-        LoadError, SchemaError, QueryError: it cannot be done; the month is unchanged.
+        LoadError, SchemaError, QueryError, and the errors of the file's `Reference`: it cannot be done; the month is unchanged.
         DatabaseUnusableError: the table was made by something else.
     """
+    started = time.monotonic()
     try:
-        with open_trips_file(path, dataset) as file:
-            source = _read_source(dataset, month, file, zones_path)
-            with (
-                zones_function(connection, source.zones) if source.zones else nullcontext(),
-                _explain_errors(file, dataset),
-            ):
-                hold_month(connection, dataset, month)
-                staged = _stage_month(connection, source, force) if is_shared(connection) else None
-                return repeat_on_conflict(lambda: _replace_month(connection, source, force, staged, file.bytes))
+        with open_month_file(file) as opened:
+            source = _read_source(file, opened)
+            functions = source.reference.functions(tables.connection) if source.reference else nullcontext()
+            with functions, _explain_errors(tables, source, file.path):
+                tables.hold(f"{file.month} of the {file.dataset.name} {file.dataset.noun}")
+                for upgrade in statements.upgrade:
+                    upgrade(tables)
+                versions = versions_of(tables, file.dataset.name, file.month)
+                is_unchanged = not force and _is_loaded(tables, versions, source)
+                if is_unchanged:
+                    with tables.transaction():
+                        _prepare(tables, statements, file.dataset)
+                        versions = _keep_month(tables, versions, source)
+                else:
+                    versions = _load_month(tables, statements, versions, source)
     except (LoadError, SchemaError, QueryError) as error:
-        error.source = path
+        error.source = file.path
         raise
+    return LoadedMonth(versions, is_unchanged, source.content.bytes, time.monotonic() - started)
 
 
-def hold_month(connection: duckdb.DuckDBPyConnection, dataset: Dataset, month: str) -> None:
-    """Keep other processes from loading `month` (``YYYY-MM``) of `dataset` until the connection is closed.
+def _load_month(
+    tables: Tables, statements: Replacement, versions: Sequence[MonthVersion], source: "_Source"
+) -> list[MonthVersion]:
+    """Execute the statements, check what has been inserted, and record it as a version of the month."""
+    dataset, month = source.dataset, source.month
+    values = {"month": month, "file": source.reader_path, **dataset.constants}
+    rows = tables.stage(dataset.table, dataset.folders(month), f"{source.month_file} {statements.query}", values)
+    # What can be counted before the transaction does not make others wait for it.
+    profile = profile_month(tables, dataset, month, rows.relation) if rows.relation else None
+    with tables.transaction():
+        _prepare(tables, statements, dataset)
+        (deleted,) = tables.execute(statements.delete, values).fetchall()[0]
+        rows.insert_into(statements.table)
+        profile = profile or profile_month(tables, dataset, month)
+        _check_rows(tables, source, profile)
+        for aggregate in statements.aggregates:
+            aggregate(tables, month)
+        return _record_version(tables, versions, source, profile, deleted)
 
-    Raises:
-        DatabaseBusyError: another process did not end its load in time.
-    """
-    hold(connection, f"{month} of the {dataset.name} trips")
 
-
-def _replace_month(
-    connection: duckdb.DuckDBPyConnection, source: "_Source", force: bool, staged: "_Staged | None", size: int
-) -> LoadedMonth:
-    with transaction(connection):
-        prepare_table(connection, source.dataset)
-        versions = versions_of(connection, source.dataset.name, source.month)
-        is_unchanged = not force and _is_loaded(connection, versions, source)
-        if is_unchanged:
-            versions = _keep_month(connection, versions, source)
-        else:
-            versions = _load_month(connection, versions, source, staged)
-    return LoadedMonth(versions, is_unchanged, size)
+def _prepare(tables: Tables, statements: Replacement, dataset: Dataset) -> None:
+    prepare_table(tables, dataset)
+    for create_view in statements.views:
+        create_view(tables)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """The file of a month, and how it becomes rows of its table."""
+    """The file of a month, held open, and how it becomes rows of its table."""
 
     dataset: Dataset
     month: str
     reader_path: str
-    schema: FileSchema
+    rows: int | None
+    columns: Sequence[tuple[str, object]]
     content: DownloadedFile
     mapping: ColumnMapping
-    zones: Sequence[Zone]
-    fingerprint: str
+    reference: Reference | None
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_mapping(self.mapping, self.reference.fingerprint if self.reference else None, self.dataset)
+
+    @property
+    def month_file(self) -> str:
+        """The common table expression `month_file`."""
+        columns = ", ".join(
+            f"({value})::{column.type} AS {column.name}"
+            for column, value in zip(self.dataset.columns, self.mapping.expressions, strict=True)
+            if column.name not in self.dataset.folders(self.month)
+        )
+        # Materialized, all columns of the month would be held in memory.
+        return f"WITH month_file AS NOT MATERIALIZED (SELECT {columns} FROM {self.dataset.file_format.relation})"
 
 
-def _read_source(dataset: Dataset, month: str, file: OpenTripsFile, zones_path: Path | None) -> _Source:
+def _read_source(file: MonthFile, opened: OpenMonthFile) -> _Source:
+    mapping = map_columns(opened.schema, file.month, file.dataset)
+    reference = None
+    if mapping.derived:
+        if file.reference is None:
+            raise LoadError(
+                f"{file.dataset.title} of this month need data that {file.dataset.table_asset} does not give."
+            )
+        reference = file.reference()
     try:
-        schema = read_file_schema(file.content)
         # Before the load: an error after its commit would fail a month that has been replaced.
-        content = identify_content(file.path, file.content)
-    except NotParquetError as error:
-        raise LoadError(f"{error}. The month is unchanged. {_download_again(dataset)}") from None
+        content = identify_content(file.path, opened.content)
     except OSError as error:
         raise LoadError(
-            f"the file cannot be read ({error.strerror}). The month is unchanged. {_download_again(dataset)}"
+            f"the file cannot be read ({error.strerror}). The month is unchanged. {_download_again(file.dataset)}"
         ) from None
-    if schema.rows == 0:
-        raise LoadError(f"the file has no rows. The month is unchanged. {_download_again(dataset)}")
-    mapping = map_columns(schema, month, dataset)
-    zones = _read_zones(zones_path) if mapping.needs_zones else []
-    mapped = fingerprint_mapping(mapping, zones, dataset)
-    return _Source(dataset, month, file.reader_path, schema, content, mapping, zones, mapped)
+    return _Source(
+        file.dataset,
+        file.month,
+        opened.reader_path,
+        opened.schema.rows,
+        opened.schema.columns,
+        content,
+        mapping,
+        reference,
+    )
 
 
-def _read_zones(path: Path | None) -> Sequence[Zone]:
-    if path is None:
-        raise ZonesError("the file has coordinates instead of zones. Materialize taxi_zones_file first.")
-    return read_zones(path)
-
-
-def _is_loaded(connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source) -> bool:
+def _is_loaded(tables: Tables, versions: Sequence[MonthVersion], source: _Source) -> bool:
     if not versions or (versions[-1].sha256, versions[-1].mapping) != (source.content.sha256, source.fingerprint):
         return False
     # Without a scan of the other months: DuckDB knows the first and the last month of each row group.
-    (rows,) = connection.execute(
+    (rows,) = tables.execute(
         f"SELECT count(*) FROM {source.dataset.table} WHERE {source.dataset.month_rows}", {"month": source.month}
     ).fetchall()[0]
     return bool(rows == versions[-1].num_trips)
 
 
-def _keep_month(
-    connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source
-) -> list[MonthVersion]:
+def _keep_month(tables: Tables, versions: Sequence[MonthVersion], source: _Source) -> list[MonthVersion]:
     """Leave the rows alone, but note the file's ETag: the source may send the same content with another one."""
     *earlier, current = versions
     etag, last_modified = source.content.etag, source.content.last_modified
     # Both are None for a file whose sidecar is missing.
     if (etag, last_modified) not in [(None, None), (current.etag, current.last_modified)]:
         current = replace(current, etag=etag, last_modified=last_modified)
-        record_version(connection, current)
+        record_version(tables, current)
     return [*earlier, current]
 
 
-@dataclass(frozen=True)
-class _Staged:
-    """The rows of a month in a data file that is not part of the table yet, and what was counted in them."""
+def _check_rows(tables: Tables, source: _Source, profile: MonthProfile) -> None:
+    """Check that all rows of the file are in the table, and that most of them lie in the month.
 
-    file: StagedFile
-    profile: MonthProfile
-
-
-def _stage_month(connection: duckdb.DuckDBPyConnection, source: _Source, force: bool) -> _Staged | None:
-    """Write the rows of the month to a data file of the lake, unless it is loaded: no other process changes it meanwhile."""
+    Raises:
+        LoadError: they do not.
+    """
     dataset, month = source.dataset, source.month
-    if not force and _is_loaded(connection, versions_of(connection, dataset.name, month), source):
-        return None
-    columns = (
-        f"({value})::{column.type} AS {column.name}"
-        for column, value in zip(dataset.columns, source.mapping.expressions, strict=True)
-    )
-    query = f"SELECT {', '.join(columns)} FROM {FROM_FILE}"
-    file = stage(
-        connection, dataset.table, folders_of_month(dataset, month), query, {"month": month, "file": source.reader_path}
-    )
-    return _Staged(file, profile_month(connection, replace(dataset, table=file.rows), month))
-
-
-def _load_month(
-    connection: duckdb.DuckDBPyConnection, versions: Sequence[MonthVersion], source: _Source, staged: _Staged | None
-) -> list[MonthVersion]:
-    dataset, month = source.dataset, source.month
-    (replaced,) = connection.execute(
-        f"DELETE FROM {dataset.table} WHERE {dataset.month_rows}", {"month": month}
-    ).fetchall()[0]
-    profile = _insert_month(connection, source, staged)
-    if profile.rows != source.schema.rows:
+    expected = source.rows
+    if expected is None:
+        (expected,) = tables.execute(
+            f"SELECT count(*) FROM {dataset.file_format.relation}", {"file": source.reader_path}
+        ).fetchall()[0]
+    if profile.rows != expected:
         raise RowCountMismatchError(
-            f"the file has {source.schema.rows:,} rows, but {profile.rows:,} were loaded, so the load was rolled back. "
+            f"the file has {expected:,} rows, but {profile.rows:,} were loaded, so the load was rolled back. "
             f"Materialize {dataset.assets} again.",
-            rows_in_file=source.schema.rows,
+            rows_in_file=expected,
             rows_in_table=profile.rows,
         )
-    unmapped = count_unmapped(connection, source.mapping, source.reader_path)
-    totals = aggregate_month(connection, dataset, month)
+    if profile.outside > MAX_OUTSIDE * profile.rows:
+        likely = most_frequent_month(tables, dataset, month)
+        seems = f"it seems to be {likely}" if likely and likely != month else "no month is known"
+        raise LoadError(
+            f"{profile.outside:,} of the {profile.rows:,} {dataset.noun} in the file do not lie in {month} ({dataset.time}); "
+            f"{seems}. The month is unchanged. Check the address ({dataset.address_setting}), delete the file, and materialize "
+            f"{dataset.assets} again."
+        )
+
+
+def _record_version(
+    tables: Tables, versions: Sequence[MonthVersion], source: _Source, profile: MonthProfile, deleted: int
+) -> list[MonthVersion]:
+    dataset, month = source.dataset, source.month
     earlier = list(versions)
-    if replaced and not earlier:
-        earlier.append(unknown_version(dataset.name, month, replaced))
-        record_version(connection, earlier[0])
+    if deleted and not earlier:
+        # Loaded before there was a record: only the number of its rows is known.
+        earlier.append(MonthVersion(month=month, version=1, num_trips=deleted, fleet=dataset.name))
+        record_version(tables, earlier[0])
+    number = earlier[-1].version + 1 if earlier else 1
     # The same file by the same mapping, loaded again, is no new version.
     if earlier and (earlier[-1].sha256, earlier[-1].mapping) == (source.content.sha256, source.fingerprint):
         number = earlier.pop().version
-    else:
-        number = earlier[-1].version + 1 if earlier else 1
-    version = _version(source, number, profile, totals, unmapped)
-    record_version(connection, version)
-    return [*earlier, version]
-
-
-def _insert_month(connection: duckdb.DuckDBPyConnection, source: _Source, staged: _Staged | None) -> MonthProfile:
-    """Insert the rows of the month, from its file or as they are staged, and count them."""
-    dataset = source.dataset
-    if staged:
-        add_file(connection, dataset.table, staged.file)
-        return staged.profile
-    connection.execute(
-        f"INSERT INTO {dataset.table} ({', '.join(column.name for column in dataset.columns)}) "
-        f"SELECT {', '.join(source.mapping.expressions)} FROM {FROM_FILE}",
-        {"month": source.month, "file": source.reader_path},
-    )
-    return profile_month(connection, dataset, source.month)
-
-
-def _version(
-    source: _Source, number: int, profile: MonthProfile, totals: MonthTotals, unmapped: Mapping[str, int]
-) -> MonthVersion:
-    content, mapping = source.content, source.mapping
-    return MonthVersion(
-        month=source.month,
+    version = MonthVersion(
+        month=month,
         version=number,
         loaded_at=datetime.now(timezone.utc).replace(tzinfo=None),
-        sha256=content.sha256,
+        sha256=source.content.sha256,
         mapping=source.fingerprint,
         num_trips=profile.rows,
-        total_amount=totals.total_amount,
-        trip_distance=totals.trip_distance,
-        etag=content.etag,
-        last_modified=content.last_modified,
-        file_columns=[f"{name} {type_}" for name, type_ in source.schema.columns],
-        columns_unknown=mapping.unknown,
-        columns_absent=mapping.absent,
-        zones=fingerprint(source.zones) if source.zones else None,
+        total_amount=profile.total_amount,
+        trip_distance=profile.trip_distance,
+        etag=source.content.etag,
+        last_modified=source.content.last_modified,
+        file_columns=[f"{name} {type_}" for name, type_ in source.columns],
+        columns_unknown=source.mapping.unknown,
+        columns_absent=source.mapping.absent,
+        zones=source.reference.fingerprint if source.reference else None,
         violations=profile.violations,
-        texts_unmapped=unmapped,
-        fleet=source.dataset.name,
+        texts_unmapped=count_unmapped(tables, source.mapping, dataset.file_format.relation, source.reader_path),
+        fleet=dataset.name,
     )
+    record_version(tables, version)
+    return [*earlier, version]
 
 
 def _download_again(dataset: Dataset) -> str:
@@ -274,13 +303,13 @@ def _download_again(dataset: Dataset) -> str:
 
 
 @contextmanager
-def _explain_errors(file: OpenTripsFile, dataset: Dataset) -> Iterator[None]:
+def _explain_errors(tables: Tables, source: _Source, path: Path) -> Iterator[None]:
     advice = (
-        f"{_download_again(dataset)} If it fails in the same way, the file at the source has values that "
+        f"{_download_again(source.dataset)} If it fails in the same way, the file at the source has values that "
         "dagster_essentials/ingestion/column_mapping.py does not accept."
     )
     try:
-        with explain_duckdb_errors("loading the file failed, and the month is unchanged", advice):
+        with tables.explain_errors("loading the file failed, and the month is unchanged", advice):
             yield
     except QueryError as error:
-        raise QueryError(str(error).replace(file.reader_path, str(file.path))) from None
+        raise QueryError(str(error).replace(source.reader_path, str(path))) from None

@@ -1,22 +1,19 @@
-"""The table `month_versions`: which version of each month's file is in the tables of trips, and which ones were before.
+"""The table `month_versions`: which version of each month's file is in the tables, and which ones were before.
 
 A row is written in the transaction that loads the month, so it says what the table has, whatever Dagster has recorded.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from hashlib import sha256
 
-import duckdb
-
-from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.datasets.zones import Zone, fingerprint
 from dagster_essentials.ingestion.column_mapping import ColumnMapping
 from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.comments import write_comments
+from dagster_essentials.warehouse.tables import Tables
 
 COMMENT = "Which version of each month's file is in trips or fleet_trips, the last one, and which ones were before"
 COLUMNS = (
@@ -41,43 +38,39 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MonthVersion:
-    """A version of a month that is, or was, in a table of trips: a row of `month_versions`, with the columns of `COLUMNS`.
+    """A version of a month that is, or was, in its table: a row of `month_versions`, with the columns of `COLUMNS`.
 
-    Of rows that were loaded before there was such a table, only the number is known.
+    Of rows that were loaded before there was such a table, only the number is known. `fleet` is the name of the dataset, and
+    `zones` the fingerprint of its `Reference`.
     """
 
     month: str
     version: int
-    loaded_at: datetime | None
-    sha256: str | None
-    mapping: str | None
+    loaded_at: datetime | None = None
+    sha256: str | None = None
+    mapping: str | None = None
     num_trips: int
-    total_amount: float | None
-    trip_distance: float | None
-    etag: str | None
-    last_modified: str | None
-    file_columns: Sequence[str]
-    columns_unknown: Sequence[str]
-    columns_absent: Sequence[str]
-    zones: str | None
-    violations: Mapping[str, int]
-    texts_unmapped: Mapping[str, int]
+    total_amount: float | None = None
+    trip_distance: float | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    file_columns: Sequence[str] = ()
+    columns_unknown: Sequence[str] = ()
+    columns_absent: Sequence[str] = ()
+    zones: str | None = None
+    violations: Mapping[str, int] = field(default_factory=dict)
+    texts_unmapped: Mapping[str, int] = field(default_factory=dict)
     fleet: str
 
     @property
-    def label(self) -> str:
-        """What the month is called: ``2023-01``, or with its fleet, ``green 2023-01``."""
-        return self.month if self.fleet == YELLOW.name else f"{self.fleet} {self.month}"
-
-    @property
     def data_version(self) -> str:
-        """What the rows depend on: the file and the mapping."""
+        """The file and the mapping, on which the rows depend."""
         return f"{self.sha256}-{self.mapping}"
 
 
-_NAMES = ", ".join(field.name for field in fields(MonthVersion))
+_NAMES = [column.name for column in fields(MonthVersion)]
 
 
 def _fingerprint(*parts: object) -> str:
@@ -102,73 +95,59 @@ def code_version(*datasets: Dataset) -> str:
     return _fingerprint(*parts)
 
 
-def fingerprint_mapping(mapping: ColumnMapping, zones: Sequence[Zone], dataset: Dataset) -> str:
+def fingerprint_mapping(mapping: ColumnMapping, reference: str | None, dataset: Dataset) -> str:
     """A text that changes whenever the same file would become other rows, or would be checked by other rules.
 
-    `zones` are those that positions become; none for a file with zones.
+    `reference` is the fingerprint of what else the rows depend on.
     """
-    of_zones = fingerprint(zones) if zones else None
-    return _fingerprint(_columns(dataset), list(mapping.expressions), dict(mapping.unmapped), of_zones, _rules(dataset))
+    return _fingerprint(
+        _columns(dataset), list(mapping.expressions), dict(mapping.unmapped), reference, _rules(dataset)
+    )
 
 
-def unknown_version(fleet: str, month: str, num_trips: int) -> MonthVersion:
-    """The first version of a month whose `num_trips` rows were loaded before there was such a table."""
-    return MonthVersion(month, 1, None, None, None, num_trips, None, None, None, None, [], [], [], None, {}, {}, fleet)
-
-
-def prepare_versions(connection: duckdb.DuckDBPyConnection) -> None:
+def prepare_versions(tables: Tables) -> None:
     """Create the table if there is none, or add the column that one of an earlier release lacks."""
-    columns = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
-    connection.execute(f"CREATE TABLE IF NOT EXISTS month_versions ({columns})")
-    # Until there was this column, all months were of the yellow taxis.
-    connection.execute("ALTER TABLE month_versions ADD COLUMN IF NOT EXISTS fleet VARCHAR DEFAULT 'yellow'")
-    write_comments(connection, "month_versions", COMMENT, {name: description for name, _, description in COLUMNS})
+    tables.execute(
+        f"CREATE TABLE IF NOT EXISTS month_versions ({', '.join(f'{name} {type_}' for name, type_, _ in COLUMNS)})"
+    )
+    tables.execute("ALTER TABLE month_versions ADD COLUMN IF NOT EXISTS fleet VARCHAR")
+    write_comments(tables, "month_versions", COMMENT, {name: description for name, _, description in COLUMNS})
 
 
-def versions_of(connection: duckdb.DuckDBPyConnection, fleet: str, month: str) -> list[MonthVersion]:
-    """The versions of `month` (``YYYY-MM``) of `fleet`, oldest first: the last one is in the table."""
-    return _read(connection, "fleet = $fleet AND month = $month", {"fleet": fleet, "month": month})
+def versions_of(tables: Tables, dataset: str, month: str) -> list[MonthVersion]:
+    """The versions of `month` (``YYYY-MM``) of the `dataset`, oldest first: the last one is in the table."""
+    return _read(tables, "fleet = $fleet AND month = $month", {"fleet": dataset, "month": month})
 
 
-def versions_by_month(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], list[MonthVersion]]:
-    """The versions of each month, by fleet and month (``YYYY-MM``), as `versions_of` returns them."""
+def versions_by_month(tables: Tables, datasets: Iterable[str]) -> dict[tuple[str, str], list[MonthVersion]]:
+    """The versions of each month of the `datasets`, by dataset and month (``YYYY-MM``), as `versions_of` returns them."""
     versions: dict[tuple[str, str], list[MonthVersion]] = {}
-    for version in _read(connection, "true", {}):
+    for version in _read(tables, "list_contains($fleets, fleet)", {"fleets": list(datasets)}):
         versions.setdefault((version.fleet, version.month), []).append(version)
     return versions
 
 
-def _read(connection: duckdb.DuckDBPyConnection, where: str, values: Mapping[str, str]) -> list[MonthVersion]:
-    if not has_table(connection, "month_versions"):
+def _read(tables: Tables, where: str, values: Mapping[str, object]) -> list[MonthVersion]:
+    if not has_table(tables, "month_versions"):
         return []
-    prepare_versions(connection)
-    rows = connection.execute(
-        f"SELECT {_NAMES} FROM month_versions WHERE {where} ORDER BY month, version", values
+    prepare_versions(tables)
+    names = ", ".join(_NAMES)
+    rows = tables.execute(
+        f"SELECT {names} FROM month_versions WHERE {where} ORDER BY month, version", values
     ).fetchall()
-    return [MonthVersion(*row) for row in rows]
+    return [MonthVersion(**dict(zip(_NAMES, row, strict=True))) for row in rows]
 
 
-def record_version(connection: duckdb.DuckDBPyConnection, version: MonthVersion) -> None:
-    """Add `version`, or replace the row of the same fleet, month and number."""
-    connection.execute(
-        "DELETE FROM month_versions WHERE fleet = $fleet AND month = $month AND version = $version",
-        {"fleet": version.fleet, "month": version.month, "version": version.version},
+def record_version(tables: Tables, version: MonthVersion) -> None:
+    """Add `version`, or replace the row of the same dataset, month and number."""
+    values = {name: getattr(version, name) for name in _NAMES}
+    # DuckDB's client passes a dict as a struct, which is no map.
+    for name in ("violations", "texts_unmapped"):
+        counts = values.pop(name)
+        values |= {f"{name}_keys": list(counts), f"{name}_values": list(counts.values())}
+    inserted = ", ".join(
+        f"map(${name}_keys::VARCHAR[], ${name}_values::BIGINT[])" if f"{name}_keys" in values else f"${name}"
+        for name in _NAMES
     )
-    *values, violations, texts, fleet = astuple(version)
-    maps = [list(side) for counts in (violations, texts) for side in (counts.keys(), counts.values())]
-    connection.execute(
-        f"INSERT INTO month_versions ({_NAMES}) VALUES ({', '.join('?' * len(values))}, "
-        "map(?::VARCHAR[], ?::BIGINT[]), map(?::VARCHAR[], ?::BIGINT[]), ?)",
-        [*values, *maps, fleet],
-    )
-
-
-def replace_versions(
-    connection: duckdb.DuckDBPyConnection, fleet: str, month: str, versions: Sequence[MonthVersion]
-) -> None:
-    """Let the versions of `month` (``YYYY-MM``) of `fleet` be these, and no others."""
-    connection.execute(
-        "DELETE FROM month_versions WHERE fleet = $fleet AND month = $month", {"fleet": fleet, "month": month}
-    )
-    for version in versions:
-        record_version(connection, version)
+    tables.execute("DELETE FROM month_versions WHERE fleet = $fleet AND month = $month AND version = $version", values)
+    tables.execute(f"INSERT INTO month_versions ({', '.join(_NAMES)}) SELECT {inserted}", values)

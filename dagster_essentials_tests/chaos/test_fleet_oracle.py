@@ -6,8 +6,8 @@ import duckdb
 import pytest
 
 from dagster_essentials.datasets.fleets import FLEETS
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.chaos.fleets import FleetOracle
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.source_server import SourceServer
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ class Warehouse:
         """Load what the source has."""
         self.file.write_bytes(self.source.files[f"/trip-data/{fleet}_tripdata_{month}.parquet"])
         with duckdb.connect(str(self.database)) as connection:
-            replace_month(connection, month, self.file, dataset=FLEETS[fleet])
+            load_month(connection, month, self.file, dataset=FLEETS[fleet])
 
     def sql(self, statement: str) -> None:
         with duckdb.connect(str(self.database)) as connection:

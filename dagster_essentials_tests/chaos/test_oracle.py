@@ -16,7 +16,6 @@ from PIL import Image
 from dagster_essentials.orchestration.partition_run import FAILED
 from dagster_essentials.reports.weekly import COLUMNS as WEEK_COLUMNS
 from dagster_essentials.sample import write_zones
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.chaos.oracle import (
     FILE_ASSET,
     FROM_FILE,
@@ -27,6 +26,7 @@ from dagster_essentials_tests.chaos.oracle import (
     version_of,
 )
 from dagster_essentials_tests.support.faults.samples import rewrite, sample
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import Project, materialize
 from dagster_essentials_tests.support.run_results import TRIPS
 from dagster_essentials_tests.support.source_server import SourceServer
@@ -65,7 +65,7 @@ class Warehouse:
         file = self.project.folder / "a month.parquet"
         file.write_bytes(content)
         with duckdb.connect(str(self.project.database)) as connection:
-            replace_month(connection, month, file)
+            load_month(connection, month, file)
 
     def record(self, month: str, content: bytes, asset: dg.AssetKey = TABLE_ASSET) -> None:
         version = version_of(content).sha256 + ("-0123456789abcdef" if asset == TABLE_ASSET else "")
@@ -123,7 +123,7 @@ def test_every_schema_is_read_as_the_pipeline_loads_it(month: str, tmp_path: Pat
     content = sample(month)
     (tmp_path / "month.parquet").write_bytes(content)
     with duckdb.connect(str(tmp_path / "data.duckdb")) as connection:
-        replace_month(connection, month, tmp_path / "month.parquet")
+        load_month(connection, month, tmp_path / "month.parquet")
         assert read_table(connection) == {month: version_of(content).digest}
 
 
@@ -211,7 +211,7 @@ def a_wal_without_checkpoint(warehouse: Warehouse) -> None:
     with duckdb.connect(str(warehouse.project.database)) as connection:
         connection.execute("SET wal_autocheckpoint = '1GB'")
         warehouse.write("month.parquet", NEXT)
-        replace_month(connection, "2023-01", warehouse.project.folder / "month.parquet")
+        load_month(connection, "2023-01", warehouse.project.folder / "month.parquet")
         for name in ("data.duckdb", "data.duckdb.wal"):
             shutil.copy(warehouse.project.database.with_name(name), warehouse.project.folder / name)
     for name in ("data.duckdb", "data.duckdb.wal"):
@@ -551,7 +551,7 @@ def test_months_that_something_else_has_loaded_may_lack_versions_and_aggregates(
 
     def load(month: str) -> None:
         with duckdb.connect(str(oracle.database)) as connection:
-            replace_month(connection, month, tmp_path / "month.parquet")
+            load_month(connection, month, tmp_path / "month.parquet")
 
     load("2023-01")
     load("2023-02")

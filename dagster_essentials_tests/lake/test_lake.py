@@ -23,7 +23,6 @@ from dagster_essentials.settings.remote import Lake
 from dagster_essentials.warehouse.exclusive import exclusive
 from dagster_essentials.warehouse.lake.connection import lake_connection
 from dagster_essentials.warehouse.lake.maintenance import maintain_lake
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials.warehouse.month_versions import versions_by_month
 from dagster_essentials_tests.cluster.servers import PASSWORD
 from dagster_essentials_tests.support.lake_servers import (
@@ -35,6 +34,7 @@ from dagster_essentials_tests.support.lake_servers import (
     opened,
     rows,
 )
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import (
     NO_REAL_DATA,
     REAL_DATA,
@@ -65,7 +65,7 @@ def test_every_value_of_real_months_is_in_the_lake(lake_servers: LakeServers, tm
     for force in (False, True):
         with opened(lake) as connection:
             for month in REAL_MONTHS:
-                replace_month(connection, month, file(REAL_DATA / "trip-data", month), force=force)
+                load_month(connection, month, file(REAL_DATA / "trip-data", month), force=force)
     assert_consistent(lake, REAL_DATA / "trip-data", REAL_MONTHS)
     for month in REAL_MONTHS:
         table = pq.read_table(file(REAL_DATA / "trip-data", month), columns=list(columns.values()))
@@ -85,7 +85,7 @@ def test_the_fleets_share_a_table_and_not_their_months(lake: Lake) -> None:
     for force in (False, True):
         with opened(lake) as connection:
             for (fleet, month), path in zip(expected, found, strict=True):
-                replace_month(connection, month, path, force=force, dataset=FLEETS[fleet])
+                load_month(connection, month, path, force=force, dataset=FLEETS[fleet])
     with opened(lake) as connection:
         trips = connection.execute("SELECT fleet, partition_date, count(*) FROM fleet_trips GROUP BY ALL").fetchall()
         assert {(fleet, month): count for fleet, month, count in trips} == expected
@@ -109,7 +109,7 @@ def test_the_tables_are_described_and_joined_with_the_zones(
     lake_servers: LakeServers, lake: Lake, samples: Path
 ) -> None:
     with opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        load_month(connection, "2023-01", file(samples, "2023-01"))
         replace_zones(connection, read_zones(samples / "taxi_zones.csv"))
         described = dict(connection.execute("SELECT table_name, comment FROM duckdb_tables()").fetchall())
         columns = connection.execute("SELECT comment FROM duckdb_columns() WHERE table_name = 'trips'").fetchall()
@@ -128,7 +128,7 @@ def test_the_tables_are_described_and_joined_with_the_zones(
 
 def test_a_user_who_may_only_read_can_read_and_not_write(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
     with opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        load_month(connection, "2023-01", file(samples, "2023-01"))
     name = lake.catalog.rpartition("/")[2]
     role = f"reader_{name.replace('-', '_')}"
     lake_servers.query(name, f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
@@ -143,9 +143,9 @@ def test_a_user_who_may_only_read_can_read_and_not_write(lake_servers: LakeServe
 
 def test_an_unchanged_month_is_left_alone(lake: Lake, samples: Path) -> None:
     with opened(lake) as connection:
-        assert not replace_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
+        assert not load_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
         (before,) = connection.execute("SELECT count(*) FROM lake.snapshots()").fetchall()
-        assert replace_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
+        assert load_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
         assert connection.execute("SELECT count(*) FROM lake.snapshots()").fetchall() == [before]
 
 
@@ -153,7 +153,7 @@ def test_data_files_lie_by_month_also_after_maintenance(lake: Lake, samples: Pat
     with opened(lake) as connection:
         for month in ("2023-01", "2023-02"):
             for force in (False, True):
-                replace_month(connection, month, file(samples, month), force=force)
+                load_month(connection, month, file(samples, month), force=force)
         # What a person adds, in small files.
         for _ in range(3):
             connection.execute(
@@ -195,7 +195,7 @@ def test_the_same_month_loaded_by_four_at_once_is_there_once(
 ) -> None:
     # There are tables already: DuckLake would report a conflict if all of them created one.
     with opened(lake) as connection:
-        replace_month(connection, "2023-02", file(samples, "2023-02"))
+        load_month(connection, "2023-02", file(samples, "2023-02"))
     outputs = load_at_once(lake_servers, lake, samples, [["2023-01"]] * 4)
     assert sum("2023-01 loaded" in output for output in outputs) == 1
     assert sum("2023-01 unchanged" in output for output in outputs) == 3
@@ -221,7 +221,7 @@ def test_a_load_waits_for_what_another_one_is_about_to_commit(
 ) -> None:
     with opened(lake) as connection:
         # There are tables already: DuckLake would report a conflict if both loads created them.
-        replace_month(connection, "2023-03", file(samples, "2023-03"))
+        load_month(connection, "2023-03", file(samples, "2023-03"))
     messages: list[str] = []
     is_waiting = threading.Event()
     loaded: list[bool] = []
@@ -232,7 +232,7 @@ def test_a_load_waits_for_what_another_one_is_about_to_commit(
 
     def load() -> None:
         with lake_connection(lake, {}, 60, log) as connection:
-            loaded.append(replace_month(connection, month, file(samples, month)).is_unchanged)
+            loaded.append(load_month(connection, month, file(samples, month)).is_unchanged)
 
     second = threading.Thread(target=load)
     steps: Iterator[Callable[[], object]] = iter([second.start, lambda: is_waiting.wait(30)])
@@ -243,7 +243,7 @@ def test_a_load_waits_for_what_another_one_is_about_to_commit(
 
     monkeypatch.setattr("dagster_essentials.warehouse.transaction.confirm", confirm)
     with opened(lake) as connection:
-        assert not replace_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
+        assert not load_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
     second.join(SECONDS)
     assert f"waiting for {what}" in messages[0]
     assert loaded == [month == "2023-01"]
@@ -252,9 +252,9 @@ def test_a_load_waits_for_what_another_one_is_about_to_commit(
 
 def test_a_month_is_loaded_while_another_one_is_being_loaded(lake: Lake, samples: Path) -> None:
     with opened(lake) as slow, opened(lake) as fast:
-        replace_month(slow, "2023-01", file(samples, "2023-01"))
+        load_month(slow, "2023-01", file(samples, "2023-01"))
         # `slow` still has its month: its materialization is not recorded yet.
-        replace_month(fast, "2023-02", file(samples, "2023-02"))
+        load_month(fast, "2023-02", file(samples, "2023-02"))
         assert loaded_months(fast) == ["2023-01", "2023-02"]
 
 
@@ -262,9 +262,9 @@ def test_who_has_a_month_is_named_after_the_wait(
     lake_servers: LakeServers, lake: Lake, samples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        load_month(connection, "2023-01", file(samples, "2023-01"))
         with opened(lake, wait_seconds=2) as other, pytest.raises(DatabaseBusyError, match=r"process \d+ on") as raised:
-            replace_month(other, "2023-01", file(samples, "2023-01"), force=True)
+            load_month(other, "2023-01", file(samples, "2023-01"), force=True)
     assert "2023-01 of the yellow trips" in str(raised.value)
     assert "waiting for 2023-01 of the yellow trips" in capsys.readouterr().out
     assert_consistent(lake, samples, ["2023-01"])
@@ -274,8 +274,8 @@ def test_a_transaction_that_conflicts_with_an_update_by_hand_is_repeated(
     lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(lake) as connection, opened(lake) as person:
-        replace_month(connection, "2023-01", file(samples, "2023-01"))
-        replace_month(connection, "2023-02", file(samples, "2023-02"))
+        load_month(connection, "2023-01", file(samples, "2023-01"))
+        load_month(connection, "2023-02", file(samples, "2023-02"))
         updates = iter(["UPDATE trips SET vendor_id = 7 WHERE partition_date = '2023-02'"])
 
         def confirm(connection: object) -> None:
@@ -283,7 +283,7 @@ def test_a_transaction_that_conflicts_with_an_update_by_hand_is_repeated(
                 person.execute(update)
 
         monkeypatch.setattr("dagster_essentials.warehouse.transaction.confirm", confirm)
-        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+        load_month(connection, "2023-01", file(samples, "2023-01"), force=True)
         vendors = connection.execute("SELECT partition_date, min(vendor_id) FROM trips GROUP BY ALL").fetchall()
     assert "Attempt 2 of 5 follows" in caplog.text
     assert dict(vendors)["2023-02"] == 7

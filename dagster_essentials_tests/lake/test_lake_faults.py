@@ -10,14 +10,13 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster_essentials.orchestration.step_retries import RETRIES
 
 from dagster_essentials import settings
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
 from dagster_essentials.errors import ConnectionLostError, DatabaseUnusableError
-from dagster_essentials.orchestration.step_retries import RETRIES
 from dagster_essentials.sample import write_zones
 from dagster_essentials.settings.remote import Lake
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.cluster.servers import PASSWORD, free_port
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.lake_servers import (
@@ -29,6 +28,7 @@ from dagster_essentials_tests.support.lake_servers import (
     load_at_once,
     opened,
 )
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import (
     Project,
     failure_text,
@@ -71,7 +71,7 @@ def test_a_killed_writer_leaves_the_month_as_it_was_and_frees_it(
     process.communicate(timeout=SECONDS)
     assert_consistent(lake, samples, ["2023-01"])
     with opened(lake, wait_seconds=30) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+        load_month(connection, "2023-01", file(samples, "2023-01"), force=True)
     assert_consistent(lake, samples, ["2023-01"])
 
 
@@ -102,7 +102,7 @@ def test_a_writer_that_lost_a_connection_leaves_the_month_once_and_complete(
     name: str,
 ) -> None:
     with opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        load_month(connection, "2023-01", file(samples, "2023-01"))
     called = getattr(import_module(f"dagster_essentials.warehouse.{module}"), name)
 
     def lose_connection(*arguments: object) -> object:
@@ -113,11 +113,11 @@ def test_a_writer_that_lost_a_connection_leaves_the_month_once_and_complete(
     # DuckDB replaces its own connections, except in the middle of a transaction.
     is_lost = suppress(ConnectionLostError) if whose.startswith("NOT") else pytest.raises(ConnectionLostError)
     with is_lost, opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+        load_month(connection, "2023-01", file(samples, "2023-01"), force=True)
     monkeypatch.undo()
     assert_consistent(lake, samples, ["2023-01"])
     with opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+        load_month(connection, "2023-01", file(samples, "2023-01"), force=True)
     assert_consistent(lake, samples, ["2023-01"])
 
 
@@ -125,10 +125,10 @@ def test_a_connection_that_was_ended_while_nobody_used_it_is_replaced(
     lake_servers: LakeServers, lake: Lake, samples: Path
 ) -> None:
     with opened(lake) as connection:
-        replace_month(connection, "2023-01", file(samples, "2023-01"))
+        load_month(connection, "2023-01", file(samples, "2023-01"))
     end_connections(lake_servers, lake)
     with opened(lake) as connection:
-        replace_month(connection, "2023-02", file(samples, "2023-02"))
+        load_month(connection, "2023-02", file(samples, "2023-02"))
     assert_consistent(lake, samples, ["2023-01", "2023-02"])
 
 

@@ -28,11 +28,11 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster_essentials.orchestration.scheduled_months import SINCE_TAG
 
 from dagster_essentials import alerts, defs, failed_runs, sensors, settings
 from dagster_essentials.assets.fleets import fleet_trips
 from dagster_essentials.assets.trips import taxi_trips
-from dagster_essentials.orchestration.scheduled_months import SINCE_TAG
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.sensors import late_month_alert_sensor, run_failure_alert_sensor
 from dagster_essentials.settings import read_settings

@@ -13,7 +13,7 @@ from dagster_essentials.datasets.zones import read_zones
 from dagster_essentials.datasets.zones_table import replace_zones
 from dagster_essentials.sample import write_fleet_month, write_month, write_zones
 from dagster_essentials.warehouse.file import locked_connection
-from dagster_essentials.warehouse.load import replace_month
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.duckdb
@@ -31,11 +31,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with locked_connection(database, {}, wait_seconds=0, log=print) as connection:
         for month in ("2023-01", "2023-02", "2023-03"):
             path = write_month(folder, month, 100_000)
-            replace_month(connection, month, path)
+            load_month(connection, month, path)
             (folder / "data/raw").mkdir(exist_ok=True)
             path.rename(folder / f"data/raw/taxi_trips_{month}.parquet")
         for fleet, dataset in FLEETS.items():
-            replace_month(connection, "2023-03", write_fleet_month(folder, fleet, "2023-03", 100_000), dataset=dataset)
+            load_month(connection, "2023-03", write_fleet_month(folder, fleet, "2023-03", 100_000), dataset=dataset)
         replace_zones(connection, read_zones(write_zones(folder / "zones.csv")))
     return folder
 

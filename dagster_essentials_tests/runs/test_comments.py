@@ -11,12 +11,12 @@ from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
 from dagster_essentials.sample import write_month
 from dagster_essentials.warehouse.comments import write_comments
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.runs.test_existing_databases import ADDED_COLUMNS
 from dagster_essentials_tests.runs.test_weekly import aggregate
 from dagster_essentials_tests.support.faults.files import zeroed_pages
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.loaded_trips import daily, load_trips, load_zones
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, materialize
 
 pytestmark = pytest.mark.duckdb
@@ -129,7 +129,7 @@ def test_a_load_writes_neither_comments_nor_views_if_they_are_right_already(proj
     for _ in range(3):
         with project.connect() as connection:
             recorder: Any = Recorder(connection)
-            replace_month(recorder, "2023-01", file, force=True)
+            load_month(recorder, "2023-01", file, force=True)
             written.append(recorder.descriptions())
     assert len(written[0]) == 8
     assert written[1:] == [[], []]

@@ -10,12 +10,12 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
+from dagster_essentials.fleet_schedules import fleet_corrections_schedule, fleet_update_schedule
+from dagster_essentials.orchestration.scheduled_months import SINCE_TAG, expected_months, responsible_since
 
 from dagster_essentials.assets.fleets import fleet_trips
 from dagster_essentials.datasets.fleets import FHV, FHVHV, GREEN
 from dagster_essentials.datasets.fleets import FLEETS as DATASETS
-from dagster_essentials.fleet_schedules import fleet_corrections_schedule, fleet_update_schedule
-from dagster_essentials.orchestration.scheduled_months import SINCE_TAG, expected_months, responsible_since
 from dagster_essentials.schedules import trip_update_schedule
 from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.project import ROOT, Project, materialize

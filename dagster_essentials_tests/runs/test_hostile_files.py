@@ -14,12 +14,12 @@ import dagster as dg
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from dagster_essentials.ingestion.trip_files import validate_trips_file
 
 from dagster_essentials.assets import trips
 from dagster_essentials.datasets.yellow import COLUMNS
 from dagster_essentials.errors import DownloadError
 from dagster_essentials.ingestion.column_mapping import MAX_ROWS, NotParquetError, read_file_schema
-from dagster_essentials.ingestion.trip_files import validate_trips_file
 from dagster_essentials_tests.support import parquet_bytes as pb
 from dagster_essentials_tests.support.faults import FAULTS, HOSTILE_FILES
 from dagster_essentials_tests.support.faults.files import DAMAGED_FILES, UNREADABLE
@@ -40,7 +40,7 @@ resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))  # A file that is not
 from pathlib import Path
 import duckdb
 from dagster_essentials.ingestion.trip_files import validate_trips_file
-from dagster_essentials.warehouse.load import replace_month
+from dagster_essentials_tests.support.loading import load_month
 
 folder = Path(sys.argv[1])
 good = folder / "good.parquet"
@@ -59,10 +59,10 @@ def outcome(do, file):
 
 with duckdb.connect(str(folder / "data.duckdb"), config={"memory_limit": "512MB"}) as connection:
     connection.execute("SET enable_progress_bar = false")
-    replace_month(connection, "2023-01", good)
+    load_month(connection, "2023-01", good)
     for file in [good, *sorted(folder.glob("*.hostile"))]:
         validated = outcome(lambda file: validate_trips_file(file, "2023-01"), file)
-        loaded = outcome(lambda file: replace_month(connection, "2023-01", file), file)
+        loaded = outcome(lambda file: load_month(connection, "2023-01", file), file)
         rows = connection.execute("SELECT count(*) FROM trips").fetchall()[0][0]
         print(json.dumps([file.stem, validated, loaded, rows]), flush=True)
 """

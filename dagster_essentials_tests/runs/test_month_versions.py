@@ -22,6 +22,7 @@ from dagster_essentials.warehouse import load as trips_table
 from dagster_essentials.warehouse import month_versions
 from dagster_essentials_tests.support.faults.samples import query_file, rewrite, sample
 from dagster_essentials_tests.support.loaded_trips import decode_picture
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import TRIPS, check_evaluations, publish, warnings
 from dagster_essentials_tests.support.source_server import SourceServer
@@ -303,7 +304,7 @@ def test_weeks_are_due_again_only_when_one_of_their_months_has_changed(
     file = project.folder / "2023-01.parquet"
     file.write_bytes(sample("2023-01", 320))
     with project.connect() as connection:
-        trips_table.replace_month(connection, "2023-01", file)
+        load_month(connection, "2023-01", file)
     assert due() == []
     publish(source_server, "2023-01", sample("2023-01", 320))
     load(project, history)

@@ -28,7 +28,6 @@ from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.sensors import adhoc_request_sensor
 from dagster_essentials.warehouse.file import locked_connection
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.support.loaded_trips import (
     daily,
     decode_picture,
@@ -36,6 +35,7 @@ from dagster_essentials_tests.support.loaded_trips import (
     load_trips,
     materialized_metadata,
 )
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project, failure_text
 
 
@@ -106,7 +106,7 @@ def sample_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         pq.write_table(table, path)
     with locked_connection(source.database, {}, wait_seconds=0, log=print) as connection:
         for month in source.months:
-            replace_month(connection, month, source.file(month))
+            load_month(connection, month, source.file(month))
         replace_zones(connection, read_zones(zones_file))
     return source
 

@@ -10,11 +10,11 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
+from dagster_essentials.orchestration.scheduled_months import SINCE_TAG
 
 from dagster_essentials import defs, scheduled_months, settings
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips
-from dagster_essentials.orchestration.scheduled_months import SINCE_TAG
 from dagster_essentials.partitions import weekly_partition
 from dagster_essentials.schedules import trip_update_schedule, weekly_update_schedule
 from dagster_essentials_tests.support.project import Project

@@ -14,11 +14,11 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 import pytest
+from dagster_essentials.ingestion.trip_files import scan_all_values
 
 from dagster_essentials import settings
 from dagster_essentials.assets import constants, trips
 from dagster_essentials.ingestion.column_mapping import FileSchema, map_columns, read_file_schema
-from dagster_essentials.ingestion.trip_files import scan_all_values
 from dagster_essentials.reports.request_files import read_request
 from dagster_essentials.reports.requests import RequestError
 from dagster_essentials.resources import LockedDuckDBResource

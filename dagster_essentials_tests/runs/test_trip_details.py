@@ -16,7 +16,6 @@ from dagster_essentials.datasets.yellow import COLUMNS
 from dagster_essentials.datasets.zones import read_zones
 from dagster_essentials.datasets.zones_table import replace_zones
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.runs.test_existing_databases import ADDED_COLUMNS, COURSE_COLUMNS
 from dagster_essentials_tests.support.faults.files import zeroed_pages
 from dagster_essentials_tests.support.faults.samples import sample
@@ -28,6 +27,7 @@ from dagster_essentials_tests.support.loaded_trips import (
     load_trips,
     load_zones,
 )
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import REAL_DATA, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import TRIPS, ZONES, publish
 from dagster_essentials_tests.support.source_server import SourceServer
@@ -229,9 +229,9 @@ def test_a_copy_and_a_database_that_was_not_closed_have_the_view(course: Project
         copy.mkdir()
     with course.connect() as connection:
         connection.execute("SET wal_autocheckpoint = '1GB'")
-        replace_month(connection, "2023-01", file)
+        load_month(connection, "2023-01", file)
         replace_zones(connection, zones)
-        replace_month(connection, "2023-01", file)
+        load_month(connection, "2023-01", file)
         for name in ("data.duckdb", "data.duckdb.wal"):
             shutil.copy(course.database.parent / name, copies[0] / name)
     shutil.copy(course.database, copies[1])

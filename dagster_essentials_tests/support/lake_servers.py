@@ -30,13 +30,13 @@ import sys
 from pathlib import Path
 from dagster_essentials import settings
 from dagster_essentials.warehouse.lake.connection import lake_connection
-from dagster_essentials.warehouse.load import replace_month
+from dagster_essentials_tests.support.loading import load_month
 
 print("ready", flush=True)
 sys.stdin.readline()
 for month in {months}:
     with lake_connection(settings.SETTINGS.lake, {{}}, 600, print) as connection:
-        loaded = replace_month(connection, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force={force})
+        loaded = load_month(connection, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force={force})
         print(month, "unchanged" if loaded.is_unchanged else "loaded", flush=True)
 """
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from dagster_essentials.datasets.zones import read_zones
 from dagster_essentials.datasets.zones_table import replace_zones
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials.warehouse.load import replace_month
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project
 
 REAL_FILES = [REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet" for month in REAL_MONTHS]
@@ -70,7 +70,7 @@ def edit_trips(project: Project, *statements: str) -> None:
 def load_file(project: Project, month: str, path: Path) -> None:
     """Load the file at `path` as `month` (``YYYY-MM``)."""
     with project.connect() as connection:
-        replace_month(connection, month, path)
+        load_month(connection, month, path)
 
 
 def load_zones(project: Project) -> Path:

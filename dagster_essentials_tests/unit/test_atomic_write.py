@@ -15,16 +15,16 @@ from typing import Any, BinaryIO
 
 import duckdb
 import pytest
+from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 
 from dagster_essentials.errors import LoadError, QueryError, RowCountMismatchError, WriteError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.column_mapping import map_columns, read_file_schema
 from dagster_essentials.ingestion.sidecar import identify_content
-from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 from dagster_essentials.warehouse import load as trips_table
 from dagster_essentials.warehouse.file import locked_connection
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials_tests.support.loading import load_month
 
 pytestmark = pytest.mark.duckdb
 
@@ -452,7 +452,7 @@ def connection(tmp_path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     path = tmp_path / "january.parquet"
     path.write_bytes(sample("2023-01"))
     with duckdb.connect() as connection:
-        replace_month(connection, "2023-01", path)
+        load_month(connection, "2023-01", path)
         yield connection
 
 
@@ -478,7 +478,7 @@ def test_a_file_that_is_replaced_during_its_load_is_loaded_as_the_old_version(
     path.write_bytes(old)
     replaced_during_the_load(path, sample("2023-01", 400), monkeypatch)
 
-    month = replace_month(connection, "2023-01", path)
+    month = load_month(connection, "2023-01", path)
 
     assert (month.version.num_trips, len(trips(connection))) == (200, 200)
     assert (month.version.sha256, month.bytes) == (hashlib.sha256(old).hexdigest(), len(old))
@@ -495,7 +495,7 @@ def test_without_dev_fd_a_file_that_is_replaced_during_its_load_is_found_by_its_
     replaced_during_the_load(path, sample("2023-01", 400), monkeypatch)
 
     with pytest.raises(RowCountMismatchError, match="the file has 200 rows, but 400 were loaded") as raised:
-        replace_month(connection, "2023-01", path)
+        load_month(connection, "2023-01", path)
 
     assert (raised.value.rows_in_file, raised.value.rows_in_table) == (200, 400)
     assert trips(connection) == before
@@ -518,7 +518,7 @@ def test_an_error_while_the_file_is_read_leaves_the_month_unchanged(
     monkeypatch.setattr(trips_table, function.__name__, fail)
 
     with pytest.raises(LoadError, match=r"cannot be read \(Input/output error\)\. The month is unchanged") as raised:
-        replace_month(connection, "2023-01", path)
+        load_month(connection, "2023-01", path)
 
     assert raised.value.source == path
     assert trips(connection) == before
@@ -533,7 +533,7 @@ def test_a_message_of_duckdb_names_the_file_and_not_its_descriptor(
     path.write_bytes(good[:4] + bytes(len(good) // 4) + good[4 + len(good) // 4 :])
 
     with pytest.raises(QueryError, match="loading the file failed") as raised:
-        replace_month(connection, "2023-01", path)
+        load_month(connection, "2023-01", path)
 
     assert "/dev/fd" not in str(raised.value)
     assert raised.value.source == path

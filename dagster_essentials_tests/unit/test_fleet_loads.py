@@ -13,9 +13,10 @@ from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.errors import DatabaseUnusableError, LoadError, PipelineError, QueryError, RowCountMismatchError
 from dagster_essentials.warehouse import load as trips_table
 from dagster_essentials.warehouse.file import locked_connection
-from dagster_essentials.warehouse.load import LoadedMonth, replace_month
+from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials_tests.support.faults.files import zeroed_pages
 from dagster_essentials_tests.support.fleet_files import fleet_sample, read_trips, trips_in_table
+from dagster_essentials_tests.support.loading import load_month
 
 pytestmark = pytest.mark.duckdb
 
@@ -35,7 +36,7 @@ def load(
     """Load `content`, or a good month of 300 trips, as `month` of `fleet`."""
     path = folder / f"{fleet}_{month}.parquet"
     path.write_bytes(fleet_sample(fleet, month) if content is None else content)
-    return replace_month(connection, month, path, force=force, dataset=DATASETS[fleet])
+    return load_month(connection, month, path, force=force, dataset=DATASETS[fleet])
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from dagster_essentials.datasets.all_trips import COLUMNS as ALL_TRIPS
 from dagster_essentials.datasets.all_trips import COMMENT as ALL_TRIPS_COMMENT
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials.warehouse.schema import COMMENTS
 from dagster_essentials_tests.support.faults.samples import rewrite
 from dagster_essentials_tests.support.fleet_files import ERAS, fleet_sample, rows_as_dicts
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA
 
 pytestmark = pytest.mark.duckdb
@@ -76,7 +76,7 @@ def counted_in_file(path: Path, fleet: str, month: str) -> dict[str, int]:
 
 def counted_by_load(path: Path, fleet: str, month: str) -> Mapping[str, int]:
     with duckdb.connect() as connection:
-        return replace_month(connection, month, path, dataset=FLEETS[fleet]).version.violations
+        return load_month(connection, month, path, dataset=FLEETS[fleet]).version.violations
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=NO_REAL_DATA)
@@ -158,7 +158,7 @@ def test_tables_the_view_and_all_columns_are_described(tmp_path: Path) -> None:
     for fleet in ("yellow", "green"):
         path = tmp_path / f"{fleet}.parquet"
         path.write_bytes(fleet_sample(fleet, "2023-02"))
-        replace_month(connection, "2023-02", path, dataset=FLEETS.get(fleet, YELLOW))
+        load_month(connection, "2023-02", path, dataset=FLEETS.get(fleet, YELLOW))
     described = {
         "trips": (COMMENTS["trips"], {column.name: column.description for column in YELLOW.columns}),
         "fleet_trips": (COMMENTS["fleet_trips"], {column.name: column.description for column in FLEETS["fhv"].columns}),

@@ -10,12 +10,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dagster_essentials.ingestion.trip_files import MonthFile, download_month, validate_trips_file
 
 from dagster_essentials.datasets import DATASETS
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.errors import DownloadError, NotPublishedError, QueryError, SchemaError
-from dagster_essentials.ingestion.trip_files import MonthFile, download_month, validate_trips_file
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.support.faults.samples import read_arrow, rewrite, write_arrow
 from dagster_essentials_tests.support.fleet_files import (
     ERAS,
@@ -28,6 +27,7 @@ from dagster_essentials_tests.support.fleet_files import (
     rows_as_dicts,
     trips_in_table,
 )
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA
 from dagster_essentials_tests.support.source_server import SourceServer, status
 
@@ -54,7 +54,7 @@ def real_trips() -> Iterator[duckdb.DuckDBPyConnection]:
     """A database with the published months of the fleets, and two of yellow trips."""
     with duckdb.connect() as connection:
         for fleet, month in [*REAL_FLEET_MONTHS, *YELLOW_MONTHS]:
-            replace_month(connection, month, real_file(fleet, month), dataset=DATASETS[fleet])
+            load_month(connection, month, real_file(fleet, month), dataset=DATASETS[fleet])
         yield connection
 
 
@@ -145,7 +145,7 @@ def test_months_of_every_layout_are_loaded(
     path.write_bytes(write(fleet_sample(fleet, month), month))
     validate_trips_file(path, month, FLEETS[fleet])
 
-    loaded = replace_month(connection, month, path, dataset=FLEETS[fleet])
+    loaded = load_month(connection, month, path, dataset=FLEETS[fleet])
 
     found = trips_in_table(connection, fleet, month)
     assert found == read_trips(path, fleet, month)
@@ -172,7 +172,7 @@ def test_columns_without_values_are_listed_and_those_of_other_fleets_are_not(
 ) -> None:
     path = tmp_path / "month.parquet"
     path.write_bytes(as_published(fleet_sample(fleet, month), month))
-    loaded = replace_month(connection, month, path, dataset=FLEETS[fleet])
+    loaded = load_month(connection, month, path, dataset=FLEETS[fleet])
     later = {"request_source"} if fleet == "green" and month < "2026-06" else set()
     assert set(loaded.version.columns_absent) == ABSENT[fleet, month] | later
 
@@ -181,7 +181,7 @@ def test_a_dropoff_in_the_year_3019_is_kept(connection: duckdb.DuckDBPyConnectio
     path = tmp_path / "month.parquet"
     path.write_bytes(as_published(fleet_sample("fhv", "2019-02"), "2019-02"))
     validate_trips_file(path, "2019-02", FLEETS["fhv"])
-    replace_month(connection, "2019-02", path, dataset=FLEETS["fhv"])
+    load_month(connection, "2019-02", path, dataset=FLEETS["fhv"])
     assert trips_in_table(connection, "fhv", "2019-02") == read_trips(path, "fhv", "2019-02")
     years = "SELECT count(*) FROM all_trips WHERE year(dropoff_datetime) = 3019 AND trip_seconds > 31e9"
     assert connection.execute(years).fetchall() == [(1,)]
@@ -198,7 +198,7 @@ def refusal(content: bytes, fleet: str, month: str, tmp_path: Path) -> str:
         validate_trips_file(path, month, DATASETS[fleet])
     with duckdb.connect() as connection:
         with pytest.raises((SchemaError, QueryError)) as loaded:
-            replace_month(connection, month, path, dataset=DATASETS[fleet])
+            load_month(connection, month, path, dataset=DATASETS[fleet])
         assert connection.execute("SELECT count(*) FROM duckdb_tables()").fetchall() == [(0,)]
     if isinstance(loaded.value, SchemaError):
         assert str(loaded.value) == str(validated.value)

@@ -11,13 +11,13 @@ import duckdb
 import pyarrow as pa
 import pytest
 import shapely
+from dagster_essentials.ingestion.trip_files import validate_trips_file
 
 from dagster_essentials.datasets.zone_lookup import ZoneLookup
 from dagster_essentials.datasets.zones import fingerprint, read_zones
 from dagster_essentials.errors import DownloadError, PipelineError, QueryError, SchemaError, ZonesError
-from dagster_essentials.ingestion.trip_files import validate_trips_file
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials.warehouse.load import LoadedMonth, replace_month
+from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.legacy_files import (
     LEGACY_DATA,
@@ -28,6 +28,7 @@ from dagster_essentials_tests.support.legacy_files import (
     real_file,
     real_rows,
 )
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import REAL_DATA
 
 pytestmark = pytest.mark.duckdb
@@ -132,7 +133,7 @@ def test_every_real_row_is_in_the_table_as_it_should_be(
 ) -> None:
     path = real_file(tmp_path / "month.parquet", month)
     validate_trips_file(path, month)
-    loaded = replace_month(connection, month, path, REAL_DATA / "taxi_zones.csv")
+    loaded = load_month(connection, month, path, REAL_DATA / "taxi_zones.csv")
     expected = [expected_trip(row, month, outlines) for row in real_rows(month)]
     assert len(expected) >= 3
     assert trips(connection, month) == expected
@@ -149,7 +150,7 @@ def test_every_real_row_is_in_the_table_as_it_should_be(
 
 
 def test_the_coordinates_of_a_modern_month_are_null(tmp_path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    loaded = replace_month(connection, "2023-01", write_month(tmp_path, "2023-01", 100), tmp_path / "missing.csv")
+    loaded = load_month(connection, "2023-01", write_month(tmp_path, "2023-01", 100), tmp_path / "missing.csv")
     coordinates = "coalesce(pickup_longitude, pickup_latitude, dropoff_longitude, dropoff_latitude)"
     assert connection.execute(f"SELECT count(*), count({coordinates}) FROM trips").fetchall() == [(100, 0)]
     assert (loaded.version.zones, loaded.version.texts_unmapped) == (None, {})
@@ -170,7 +171,7 @@ def load(
     """Validate and load a file of `month` with these trips; the rows of the table, and what is known of the load."""
     legacy_file(path, month, *rows, **types)
     validate_trips_file(path, month)
-    loaded = replace_month(connection, month, path, zones_csv)
+    loaded = load_month(connection, month, path, zones_csv)
     return trips(connection, month), loaded
 
 
@@ -337,7 +338,7 @@ def test_a_time_that_is_none_fails_the_month_before_it_is_kept_and_before_it_is_
     with pytest.raises(DownloadError, match=f"the rows of the file cannot be read.*({message})"):
         validate_trips_file(path, "2010-05")
     with pytest.raises(QueryError, match=message) as failed:
-        replace_month(connection, "2010-05", path, zones_csv)
+        load_month(connection, "2010-05", path, zones_csv)
     assert len(str(failed.value)) < 600
     assert len(trips(connection, "2010-05")) == 2
 
@@ -354,7 +355,7 @@ def test_a_long_text_fails_the_month(
     path = legacy_file(tmp_path / "month.parquet", "2010-05", {name: "1" * 101})
     for attempt in (
         lambda: validate_trips_file(path, "2010-05"),
-        lambda: replace_month(connection, "2010-05", path, zones_csv),
+        lambda: load_month(connection, "2010-05", path, zones_csv),
     ):
         with pytest.raises(PipelineError, match=f"{name} holds a text of more than 100 bytes"):
             attempt()
@@ -386,7 +387,7 @@ def test_a_month_under_the_name_of_another_layout_is_refused(
     with pytest.raises(SchemaError, match=rf"{message} .*Check whether the file is this month"):
         validate_trips_file(path, named)
     with pytest.raises(SchemaError, match=message):
-        replace_month(connection, named, path, zones_csv)
+        load_month(connection, named, path, zones_csv)
 
 
 @pytest.mark.parametrize(("month", "types"), [("2009-05", TYPES_2009), ("2010-05", TYPES_2010)])
@@ -439,7 +440,7 @@ def test_without_usable_zones_nothing_changes(
         (None, "coordinates instead of zones. Materialize taxi_zones_file first"),
     ):
         with pytest.raises(ZonesError, match=message):
-            replace_month(connection, month, path, csv_path)
+            load_month(connection, month, path, csv_path)
         assert len(trips(connection, month)) == 2
     assert connection.execute(
         "SELECT count(*) FROM duckdb_functions() WHERE function_name = 'zones_of_trip'"
@@ -468,7 +469,7 @@ def test_both_zones_of_2048_trips_take_one_call(
         return found(self, a, b, c, d)
 
     monkeypatch.setattr(ZoneLookup, "trip_zones", counted)
-    replace_month(connection, "2010-05", write_month(tmp_path, "2010-05", 20_000), zones_csv)
+    load_month(connection, "2010-05", write_month(tmp_path, "2010-05", 20_000), zones_csv)
     assert (sum(calls), max(calls)) == (20_000, 2_048)
 
 
@@ -476,7 +477,7 @@ def test_a_sample_month_has_the_zones_that_its_squares_give_it(
     tmp_path: Path, connection: duckdb.DuckDBPyConnection
 ) -> None:
     zones = write_zones(tmp_path / "taxi_zones.csv")
-    replace_month(connection, "2009-02", write_month(tmp_path, "2009-02", 20_000), zones)
+    load_month(connection, "2009-02", write_month(tmp_path, "2009-02", 20_000), zones)
     cell = "floor(({0}_longitude + 74.2) / 0.03) * 16 + floor(({0}_latitude - 40.5) / 0.03)"
     for end in ("pickup", "dropoff"):
         (counts,) = connection.execute(

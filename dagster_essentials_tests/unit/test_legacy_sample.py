@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-
 from dagster_essentials.ingestion.trip_files import validate_trips_file
+
 from dagster_essentials.sample import write_month
 from dagster_essentials_tests.support.legacy_files import LEGACY_DATA, LEGACY_MONTHS, real_rows, types_of
 from dagster_essentials_tests.unit.test_sample import count, query

@@ -13,8 +13,8 @@ from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import QueryError, ReportError
 from dagster_essentials.reports.fleets import COLUMNS, FleetMonth, incomplete_months, replace_trips_by_fleet
-from dagster_essentials.warehouse.load import replace_month
 from dagster_essentials_tests.support.fleet_files import common_columns, fleet_sample, rows_as_dicts
+from dagster_essentials_tests.support.loading import load_month
 
 ROWS = {("yellow", "2019-01"): 60, ("yellow", "2019-02"): 50, ("green", "2019-01"): 40, ("green", "2019-02"): 30}
 ROWS |= {("fhv", "2019-01"): 220, ("fhv", "2019-02"): 20, ("fhvhv", "2019-02"): 200}
@@ -34,7 +34,7 @@ def load(
         (folder / "source").mkdir(exist_ok=True)
         path = folder / "source" / f"{fleet}_{month}.parquet"
         path.write_bytes(fleet_sample(fleet, month, rows or ROWS[fleet, month]))
-        replace_month(connection, month, path, dataset=FLEETS.get(fleet, YELLOW))
+        load_month(connection, month, path, dataset=FLEETS.get(fleet, YELLOW))
 
 
 def report(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[tuple[Any, ...]]:

@@ -6,28 +6,20 @@ Which columns it needs is decided in `column_mapping.py`, how it is transferred 
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from logging import getLogger
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import duckdb
 
-from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import DownloadError, LoadError, NotPublishedError, PipelineError, SchemaError
-from dagster_essentials.ingestion.column_mapping import (
-    FROM_FILE,
-    ColumnMapping,
-    NotParquetError,
-    literal_path,
-    map_columns,
-    read_file_schema,
-)
+from dagster_essentials.ingestion.column_mapping import ColumnMapping, map_columns
 from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.ingestion.download import PublishedFile, download, find_published
+from dagster_essentials.ingestion.file_format import FileSchema, InvalidFileError
 from dagster_essentials.ingestion.http_requests import redact_url
 from dagster_essentials.ingestion.object_files import forget
 from dagster_essentials.ingestion.sidecar import DownloadedFile, fetch_file, read_sidecar
@@ -44,13 +36,47 @@ _READ_AGAIN = (
 )
 
 
+class Reference(Protocol):
+    """Data on which the rows of a month depend beside its file, such as the outlines of zones."""
+
+    fingerprint: str
+    """Changes when the same file would become other rows."""
+
+    def functions(self, connection: duckdb.DuckDBPyConnection) -> AbstractContextManager[None]:
+        """Let the connection call the functions of the layout's `derive` in the block."""
+
+
+@dataclass(frozen=True)
+class MonthFile:
+    """The file of a month of a dataset.
+
+    Attributes:
+        dataset: whose month it is.
+        month: ``YYYY-MM``.
+        url: where its source has it.
+        path: where it goes.
+        reference: reads what else the rows depend on, for the months of which the layout derives columns.
+    """
+
+    dataset: Dataset
+    month: str
+    url: str
+    path: Path
+    reference: Callable[[], Reference] | None = None
+
+    @property
+    def label(self) -> str:
+        """What the month is called in logs, errors and alerts."""
+        return self.dataset.label(self.month)
+
+
 @dataclass(frozen=True)
 class DownloadedMonth:
-    """A month's file after its download: the file, whether it was transferred, its number of trips, and the seconds."""
+    """A month's file after its download: the file, whether it was transferred, its number of rows if known, and the seconds."""
 
     file: DownloadedFile
     transferred: bool
-    rows: int
+    rows: int | None
     seconds: float
 
     @property
@@ -58,27 +84,18 @@ class DownloadedMonth:
         return self.file.bytes if self.transferred else 0
 
 
-@dataclass(frozen=True)
-class MonthFile:
-    """The file of `month` (``YYYY-MM``): where its source has it, and where it goes."""
-
-    month: str
-    url: str
-    path: Path
-    dataset: Dataset = YELLOW
-
-
-def download_months(months: Mapping[str, MonthFile]) -> Iterator[tuple[str, Callable[[], DownloadedMonth]]]:
+def download_months(months: Mapping[str, MonthFile]) -> Iterator[tuple[str, "Future[DownloadedMonth]"]]:
     """Download several months at a time, each given by any key.
 
     Yields:
-        Each key as soon as its download has ended, with a function that returns the result or raises the error.
+        Each key with its download, in their order, as soon as it has ended.
     """
     pool = ThreadPoolExecutor(max_workers=min(PARALLEL_DOWNLOADS, len(months)))
     try:
-        futures = {pool.submit(download_month, month): key for key, month in months.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result
+        downloads = {key: pool.submit(download_month, month) for key, month in months.items()}
+        for key, ended in downloads.items():
+            ended.exception()
+            yield key, ended
     finally:
         # If the run is interrupted, no further download starts.
         pool.shutdown(cancel_futures=True)
@@ -130,20 +147,21 @@ def download_month(month: MonthFile) -> DownloadedMonth:
             f"there is no such month: {dataset.title} are published since {dataset.first_month}. "
             f"{dataset.before_first_month or 'Materialize months from then on.'}"
         )
+    published = f"{dataset.publisher[0].upper()}{dataset.publisher[1:]} publishes a month of {dataset.title}"
     try:
         file, transferred = download(
             month.url,
             path,
-            partial(validate_trips_file, month=month.month, dataset=dataset),
+            partial(validate_month, month=month.month, dataset=dataset),
             if_not_published=(
-                f"The TLC publishes a month of {dataset.title} about {dataset.months_to_publication} months after its "
-                "end: materialize it again then. For an earlier month, check the address (TAXI_TRIPS_URL)."
+                f"{published} about {dataset.months_to_publication} months after its end: materialize it again then. For an "
+                f"earlier month, check the address ({dataset.address_setting})."
             ),
         )
         try:
             with open(path, "rb") as content:
-                rows = read_file_schema(content).rows
-        except (NotParquetError, OSError):
+                rows = dataset.file_format.read_schema(content).rows
+        except (InvalidFileError, OSError):
             raise DownloadError(f"the downloaded file {path} is damaged. Delete it, and materialize again.") from None
     except (DownloadError, SchemaError) as error:
         error.source = redact_url(month.url)
@@ -151,57 +169,62 @@ def download_month(month: MonthFile) -> DownloadedMonth:
     return DownloadedMonth(file, transferred, rows, time.monotonic() - started)
 
 
-def find_downloaded(path: Path) -> DownloadedMonth | None:
-    """The month's file at `path`, if it has been downloaded there and not been changed since."""
-    fetch_file(path)
-    file = read_sidecar(path)
+def find_downloaded(month: MonthFile) -> DownloadedMonth | None:
+    """The month's file, if it has been downloaded and not been changed since."""
+    fetch_file(month.path)
+    file = read_sidecar(month.path)
     if file is None:
         return None
     try:
-        with open(path, "rb") as content:
-            return DownloadedMonth(file, False, read_file_schema(content).rows, 0.0)
+        with open(month.path, "rb") as content:
+            return DownloadedMonth(file, False, month.dataset.file_format.read_schema(content).rows, 0.0)
     except (PipelineError, OSError):
         return None
 
 
-def validate_trips_file(path: Path, month: str, dataset: Dataset = YELLOW) -> None:
-    """Check that the file at `path` has the trips of `month` (``YYYY-MM``), and that every value can be loaded.
+def validate_month(path: Path, month: str, dataset: Dataset) -> None:
+    """Check that the file at `path` can be `month` (``YYYY-MM``) of `dataset`, and that every value can be loaded.
 
     Raises:
         DownloadError, SchemaError: it is not, and must not be kept.
     """
-    try:
-        with open(path, "rb") as file:
-            schema = read_file_schema(file)
-    except NotParquetError as error:
-        raise DownloadError(f"{error}. It was not kept. {_advice(path)}") from None
-    if schema.rows == 0:
+    with open(path, "rb") as file:
+        try:
+            schema = dataset.file_format.read_schema(file)
+        except InvalidFileError as error:
+            raise DownloadError(f"{error}. It was not kept. {_advice(file, dataset.file_format.extension)}") from None
+        if schema.rows == 0:
+            raise DownloadError(
+                "the file has no rows, and was not kept. Materialize again when the source has a better one."
+            )
+        mapping = map_columns(schema, month, dataset)
+        with dataset.file_format.open(file, path) as reader_path:
+            try:
+                rows = scan_all_values(dataset.file_format.relation, reader_path, mapping)
+            except duckdb.Error as error:
+                text = first_line(error).replace(f' "{reader_path}"', "").replace(reader_path, "the file")
+                raise DownloadError(
+                    f"the rows of the file cannot be read, and it was not kept: {text}. {_READ_AGAIN}"
+                ) from None
+    if rows == 0:
         raise DownloadError(
             "the file has no rows, and was not kept. Materialize again when the source has a better one."
         )
-    try:
-        rows = scan_all_values(path, map_columns(schema, month, dataset))
-    except duckdb.Error as error:
-        text = first_line(error).replace(f' "{path}"', "").replace(str(path), "the file")
-        raise DownloadError(
-            f"the rows of the file cannot be read, and it was not kept: {text}. {_READ_AGAIN}"
-        ) from None
-    if rows != schema.rows:
+    if schema.rows is not None and rows != schema.rows:
         raise DownloadError(
             f"the file has {rows:,} rows where its footer counts {schema.rows:,}, and was not kept. {_READ_AGAIN}"
         )
 
 
-def _advice(path: Path) -> str:
-    with open(path, "rb") as file:
-        is_damaged_parquet = file.read(4) == b"PAR1"
-    if is_damaged_parquet:
+def _advice(file: BinaryIO, extension: str) -> str:
+    file.seek(0)
+    if extension == "parquet" and file.read(4) == b"PAR1":
         return "Materialize again; if it fails in the same way, the file at the source is damaged."
     return "Open the address in a browser to see what the source answers, and materialize again."
 
 
-def scan_all_values(path: Path, mapping: ColumnMapping) -> int:
-    """Read every value that the table would take from the file at `path`, and return the number of rows.
+def scan_all_values(relation: str, reader_path: str, mapping: ColumnMapping) -> int:
+    """Read every value that the table would take from a file, and return the number of rows.
 
     Raises:
         duckdb.Error: a page is damaged, or a value cannot become the table's.
@@ -213,8 +236,10 @@ def scan_all_values(path: Path, mapping: ColumnMapping) -> int:
     # row group; the 15 million of a month of 2010, whose columns are texts, need more than 122.
     with duckdb.connect(config={"threads": 1, "memory_limit": "256MB"}) as connection:
         connection.execute("SET enable_progress_bar = false")
+        # Several files may be /dev/fd/3 one after the other.
+        connection.execute("SET enable_external_file_cache = false")
         scanned = connection.execute(
-            f"SELECT count(*), {values} FROM {FROM_FILE}", {"file": literal_path(path), "month": "9999-12"}
+            f"SELECT count(*), {values} FROM {relation}", {"file": reader_path, "month": "9999-12"}
         ).fetchall()
     rows: int = scanned[0][0]
     return rows
@@ -226,17 +251,17 @@ def first_line(error: duckdb.Error) -> str:
 
 
 @dataclass(frozen=True)
-class OpenTripsFile:
-    """One version of a month's file, held open.
+class OpenMonthFile:
+    """One version of a month's file, held open. A run may have replaced it at its path since.
 
     Attributes:
-        path: where it was opened. Another version may have replaced it since.
         content: the open file.
+        schema: its columns.
         reader_path: the path by which DuckDB reads this version.
     """
 
-    path: Path
     content: BinaryIO
+    schema: FileSchema
     reader_path: str
 
     @property
@@ -245,33 +270,30 @@ class OpenTripsFile:
 
 
 @contextmanager
-def open_trips_file(path: Path, dataset: Dataset = YELLOW) -> Iterator[OpenTripsFile]:
-    """Open the month's file at `path`, so that the block reads one version even if a concurrent run replaces it.
-
-    DuckDB reads the open descriptor by its name in ``/dev/fd``, which Linux and macOS have. Without it, DuckDB reads
-    `path`, and a concurrent replacement is detected only if the number of rows differs.
+def open_month_file(month: MonthFile) -> Iterator[OpenMonthFile]:
+    """Open the month's file, so that the block reads one version even if a concurrent run replaces it.
 
     Raises:
-        LoadError: there is no such file, or it cannot be read.
+        LoadError, SchemaError: there is no such file, it cannot be read, or it is not a file of the dataset's format.
     """
-    fetch_file(path)
+    dataset = month.dataset
+    again = f"Delete the file, and materialize {dataset.assets} again."
+    fetch_file(month.path)
     try:
-        content = open(path, "rb")  # noqa: SIM115 - closed below, by the with
+        content = open(month.path, "rb")  # noqa: SIM115 - closed below, by the with
     except FileNotFoundError:
-        raise LoadError(
-            f"there is no such file. Materialize {dataset.file_asset} for this month first.", path
-        ) from None
+        raise LoadError(f"there is no such file. Materialize {dataset.file_asset} for this month first.") from None
     except OSError as error:
-        raise LoadError(
-            f"the file cannot be read ({error.strerror}). Materialize {dataset.assets} again.", path
-        ) from None
+        raise LoadError(f"the file cannot be read ({error.strerror}). Materialize {dataset.assets} again.") from None
     with content:
-        descriptor = f"/dev/fd/{content.fileno()}"
         try:
-            same = os.path.samestat(Path(descriptor).stat(), os.fstat(content.fileno()))
-        except OSError:
-            same = False
-        if not same:
-            getLogger(__name__).warning("%s is not available: reading %s by its name instead", descriptor, path)
-        yield OpenTripsFile(path, content, descriptor if same else literal_path(path))
-    forget(path)
+            schema = dataset.file_format.read_schema(content)
+        except InvalidFileError as error:
+            raise LoadError(f"{error}. The month is unchanged. {again}") from None
+        except OSError as error:
+            raise LoadError(f"the file cannot be read ({error.strerror}). The month is unchanged. {again}") from None
+        if schema.rows == 0:
+            raise LoadError(f"the file has no rows. The month is unchanged. {again}")
+        with dataset.file_format.open(content, month.path) as reader_path:
+            yield OpenMonthFile(content, schema, reader_path)
+    forget(month.path)

@@ -1,0 +1,55 @@
+"""The resource of a database: a `DuckDBResource` that also gives the `Tables` that the assets of this project use."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+from dagster_duckdb import DuckDBResource
+from pydantic import Field
+
+from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.tables import Tables
+
+
+class TablesResource(DuckDBResource):
+    """A `DuckDBResource` with `tables()`. `get_connection()` yields their plain DuckDB connection, for the assets of others."""
+
+    wait_seconds: float = Field(default=600, description="How long to wait for what another run uses, in seconds")
+
+    def tables(self) -> AbstractContextManager[Tables]:
+        """Connect to the tables for the length of the block."""
+        raise NotImplementedError
+
+    @contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The connection of `tables()`, with its errors."""
+        with self.tables() as tables:
+            yield tables.connection
+
+
+class LockedDuckDBResource(TablesResource):
+    """A database file, to which a file lock serializes access across processes."""
+
+    @contextmanager
+    def tables(self) -> Iterator[Tables]:
+        """Wait for the database, then hold it exclusively for the length of the block.
+
+        Raises:
+            DatabaseError: it was not free within `wait_seconds`, or it cannot be used.
+        """
+        log = dg.get_dagster_logger().info
+        with locked_connection(Path(self.database), self.connection_config, self.wait_seconds, log) as connection:
+            yield Tables(connection)
+
+
+@contextmanager
+def open_tables(database: DuckDBResource) -> Iterator[Tables]:
+    """The tables of `database`. A plain `DuckDBResource` has them in a file, and waits for nobody."""
+    if isinstance(database, TablesResource):
+        with database.tables() as tables:
+            yield tables
+    else:
+        with database.get_connection() as connection:
+            yield Tables(connection)

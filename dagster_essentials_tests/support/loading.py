@@ -1,0 +1,29 @@
+"""Loading a month's file into the tables, as the assets do it, without Dagster."""
+
+from pathlib import Path
+
+import duckdb
+
+from dagster_essentials.assets import fleets, trips
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.datasets.zones_function import ZoneOutlines
+from dagster_essentials.ingestion.dataset import Dataset
+from dagster_essentials.ingestion.month_files import MonthFile
+from dagster_essentials.warehouse.load import LoadedMonth, replace_month
+from dagster_essentials.warehouse.tables import Tables
+
+
+def load_month(
+    tables: Tables | duckdb.DuckDBPyConnection,
+    month: str,
+    path: Path,
+    zones: Path | None = None,
+    force: bool = False,
+    dataset: Dataset = YELLOW,
+) -> LoadedMonth:
+    """Load the file of `month` (``YYYY-MM``) at `path`; positions become zones of the CSV at `zones`."""
+    file = MonthFile(
+        dataset, month, "", path, reference=(lambda: ZoneOutlines.read(zones)) if zones is not None else None
+    )
+    statements = trips.REPLACE_MONTH if dataset is YELLOW else fleets.REPLACE_MONTH
+    return replace_month(tables if isinstance(tables, Tables) else Tables(tables), statements, file, force=force)
