@@ -4,7 +4,7 @@ Green taxis have a meter, as yellow ones do. For-hire vehicles (fhv) are dispatc
 are high-volume for-hire vehicles (fhvhv) since 2019-02, and among fhv before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -126,9 +126,18 @@ _FHVHV = {
 }
 
 
-def _columns(sources: Mapping[str, str]) -> list[Column]:
+_TIMES_AND_ZONES = ("pickup_datetime", "dropoff_datetime", "pickup_zone_id", "dropoff_zone_id")
+
+
+def _columns(sources: Mapping[str, str], complete: Collection[str]) -> list[Column]:
+    """The columns of a fleet. Those that are `complete` have a value in every row of the months that are known."""
     return [
-        replace(column, source=sources[column.name], required=column.name not in _OPTIONAL)
+        replace(
+            column,
+            source=sources[column.name],
+            required=column.name not in _OPTIONAL,
+            max_missing=0.01 if column.name in complete else None,
+        )
         if column.name in sources
         else column
         for column in FLEET_COLUMNS
@@ -159,7 +168,7 @@ GREEN = _fleet(
     months_to_publication=2,
     # That of the yellow taxis: their months come out at about the same time.
     longest_delay_days=83,
-    columns=_columns(_GREEN),
+    columns=_columns(_GREEN, (*_TIMES_AND_ZONES, "trip_distance", "fare_amount", "total_amount")),
     layouts=_layouts("lpep_pickup_datetime", _GREEN),
     rules=GREEN_RULES,
     constants={"fleet": "green"},
@@ -176,7 +185,7 @@ FHV = _fleet(
     months_behind=1,
     # A month more than the others; its own longest delay is not known.
     longest_delay_days=83 + 31,
-    columns=_columns(_FHV),
+    columns=_columns(_FHV, ("pickup_datetime", "dispatching_base_num")),
     layouts=_layouts("Affiliated_base_number", _FHV),
     rules=FHV_RULES,
     constants={"fleet": "fhv"},
@@ -189,7 +198,9 @@ FHVHV = _fleet(
     months_to_publication=2,
     longest_delay_days=83,
     before_first_month="Until 2019-01 the trips of Uber, Lyft, Via and Juno are in fhv.",
-    columns=_columns(_FHVHV),
+    columns=_columns(
+        _FHVHV, (*_TIMES_AND_ZONES, "hvfhs_license_num", "trip_miles", "trip_time", "base_passenger_fare")
+    ),
     layouts=_layouts("hvfhs_license_num", _FHVHV),
     rules=FHVHV_RULES,
     constants={"fleet": "fhvhv"},

@@ -31,6 +31,8 @@ class Column:
         required: whether a month without it is rejected. Fees were added over the years; the rest is in every file.
         description: what it holds, with its unit.
         max_bytes: of a text. A longer one fails the month.
+        max_missing: the share of a month's rows, 0 to 1, that may lack a value (null or NaN) without a warning; None for a
+            column in which real months lack many.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Column:
     required: bool
     description: str
     max_bytes: int = MAX_TEXT_BYTES
+    max_missing: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class QualityRule:
     Attributes:
         name: of the asset check.
         violations: SQL that counts them, over the rows of one month; `$first` and `$next` are the first days of that
-            month and of the one after. Not by `count_if`, which is null for a column without any value.
+            month and of the one after. Not by `count_if`, which is null for a column without any value. Comparisons with a
+            missing value are not true: those are counted by `Column.max_missing`.
         limit: the share of the month's rows, 0 to 1, above which the check warns.
         description: what is counted, and why the limit is where it is.
     """
@@ -151,6 +155,10 @@ class Dataset:
             problems.append(f"its table has no column {missing[0]}")
         if not self.rules:
             problems.append("it has no data quality rule; give it one, such as that its rows lie in their month")
+        if not isinstance(self.file_format, FileFormat):
+            problems.append(
+                f"its file format {self.file_format!r} cannot read a file: give it one such as Parquet() or ZippedCsv()"
+            )
         if not self.layouts:
             problems.append("it has no layout")
         if problems:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
 
 from dagster_essentials.errors import PipelineError, SchemaError
 
@@ -30,15 +30,18 @@ class InvalidFileError(PipelineError):
     """It is not a complete file of its format. The message says what it is; the caller adds what to do about it."""
 
 
+@runtime_checkable
 class FileFormat(Protocol):
     """How the files of a dataset are read."""
 
     extension: str
     """Of the files, for example ``parquet``."""
-    relation: str
-    """SQL for the rows of a file, which is bound as `$file`."""
     is_text: bool
     """Whether all values are texts, to be cast to the types of the table."""
+
+    @property
+    def relation(self) -> str:
+        """SQL for the rows of a file, which is bound as `$file`."""
 
     def read_schema(self, file: BinaryIO) -> FileSchema:
         """Read the columns of an open file.
@@ -64,9 +67,12 @@ class Parquet:
 
     max_rows: int = 30_000_000
     extension = "parquet"
-    # Without columns that DuckDB derives from a folder like ``env=prod``.
-    relation = "read_parquet($file, hive_partitioning = false)"
     is_text = False
+
+    @property
+    def relation(self) -> str:
+        """SQL for the rows of a file, without columns that DuckDB derives from a folder like ``env=prod``."""
+        return "read_parquet($file, hive_partitioning = false)"
 
     def read_schema(self, file: BinaryIO) -> FileSchema:
         """Read the footer. See `FileFormat.read_schema`."""

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -188,24 +188,15 @@ def validate_month(path: Path, month: str, dataset: Dataset) -> None:
     Raises:
         DownloadError, SchemaError: it is not, and must not be kept.
     """
+    file_format = dataset.file_format
     with open(path, "rb") as file:
         try:
-            schema = dataset.file_format.read_schema(file)
+            schema = file_format.read_schema(file)
+            mapping = map_columns(schema, month, dataset) if schema.rows != 0 else None
+            with file_format.open(file, path) as reader_path:
+                rows = _scan_rows(file_format.relation, reader_path, mapping) if mapping else 0
         except InvalidFileError as error:
-            raise DownloadError(f"{error}. It was not kept. {_advice(file, dataset.file_format.extension)}") from None
-        if schema.rows == 0:
-            raise DownloadError(
-                "the file has no rows, and was not kept. Materialize again when the source has a better one."
-            )
-        mapping = map_columns(schema, month, dataset)
-        with dataset.file_format.open(file, path) as reader_path:
-            try:
-                rows = scan_all_values(dataset.file_format.relation, reader_path, mapping)
-            except duckdb.Error as error:
-                text = first_line(error).replace(f' "{reader_path}"', "").replace(reader_path, "the file")
-                raise DownloadError(
-                    f"the rows of the file cannot be read, and it was not kept: {text}. {_READ_AGAIN}"
-                ) from None
+            raise DownloadError(f"{error}. It was not kept. {_advice(file, file_format.extension)}") from None
     if rows == 0:
         raise DownloadError(
             "the file has no rows, and was not kept. Materialize again when the source has a better one."
@@ -214,6 +205,16 @@ def validate_month(path: Path, month: str, dataset: Dataset) -> None:
         raise DownloadError(
             f"the file has {rows:,} rows where its footer counts {schema.rows:,}, and was not kept. {_READ_AGAIN}"
         )
+
+
+def _scan_rows(relation: str, reader_path: str, mapping: ColumnMapping) -> int:
+    try:
+        return scan_all_values(relation, reader_path, mapping)
+    except duckdb.Error as error:
+        text = first_line(error).replace(f' "{reader_path}"', "").replace(reader_path, "the file")
+        raise DownloadError(
+            f"the rows of the file cannot be read, and it was not kept: {text}. {_READ_AGAIN}"
+        ) from None
 
 
 def _advice(file: BinaryIO, extension: str) -> str:
@@ -294,6 +295,10 @@ def open_month_file(month: MonthFile) -> Iterator[OpenMonthFile]:
             raise LoadError(f"the file cannot be read ({error.strerror}). The month is unchanged. {again}") from None
         if schema.rows == 0:
             raise LoadError(f"the file has no rows. The month is unchanged. {again}")
-        with dataset.file_format.open(content, month.path) as reader_path:
+        with ExitStack() as stack:
+            try:
+                reader_path = stack.enter_context(dataset.file_format.open(content, month.path))
+            except InvalidFileError as error:
+                raise LoadError(f"{error}. The month is unchanged. {again}") from None
             yield OpenMonthFile(content, schema, reader_path)
     forget(month.path)

@@ -17,6 +17,7 @@ from dagster_essentials.warehouse.quality import (
     ROWS_MATCH_FILE,
     SIMILAR_TO_PREVIOUS_VERSION,
     VALUES_MAPPED,
+    VALUES_PRESENT,
     Finding,
     find,
 )
@@ -30,6 +31,7 @@ def check_specs(asset: str, *datasets: Dataset, has_texts: bool = False) -> list
     descriptions = {
         ROWS_MATCH_FILE: "Every month has as many rows as its file. Otherwise the month fails and is unchanged.",
         **_rule_descriptions(datasets),
+        VALUES_PRESENT: "Missing values (null or NaN) in columns that have a value in practically every row of real months.",
         COLUMNS_KNOWN: "Columns of the files that are not in the table. They are ignored; a new one means that the schema of the "
         "files has changed.",
         SIMILAR_TO_PREVIOUS_VERSION: "Months are corrected in place. A corrected month is loaded; this warns if it has over "

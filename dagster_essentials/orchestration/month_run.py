@@ -17,7 +17,7 @@ from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import AssetEvents
 from dagster_essentials.orchestration.failures import retry_if_connection_lost
 from dagster_essentials.orchestration.metadata import file_metadata, month_metadata
-from dagster_essentials.orchestration.partition_run import PartitionRun
+from dagster_essentials.orchestration.partition_run import PartitionRun, describe_bytes
 from dagster_essentials.orchestration.records import UNCHANGED, recorded_version
 from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials.warehouse.month_versions import versions_by_month
@@ -132,7 +132,7 @@ class MonthRun(PartitionRun):
 
     def finish(self, done: str, note: str = "", downstream: dg.AssetsDefinition | None = None) -> AssetEvents:
         """As `PartitionRun.finish`."""
-        transferred = f"{self._transferred / 1e6:.1f} MB transferred" if self._transferred else ""
+        transferred = f"{describe_bytes(self._transferred)} transferred" if self._transferred else ""
         yield from super().finish(done, note or transferred, downstream)
 
     def _summary(self, done: str) -> str:

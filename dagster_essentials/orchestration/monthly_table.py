@@ -5,7 +5,8 @@ The schedules, the reconciliation and the alerts are given one or several.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from importlib import import_module
 from typing import Any
 
 import dagster as dg
@@ -47,11 +48,27 @@ class MonthlyTable:
             raise ValueError(
                 f"{', '.join(names)}: the statements and the datasets are of different tables: {sorted(tables)}."
             )
-        if self.files.partitions_def != self.rows.partitions_def:
+        if not self.files.partitions_def == self.rows.partitions_def == self._partitions_of_months():
             raise ValueError(
-                f"{self.files.key.to_user_string()} and {self.rows.key.to_user_string()} have different partitions. "
-                "Give both the same partitions_def."
+                f"{self.files.key.to_user_string()}, {self.rows.key.to_user_string()} and the months of their table have "
+                "different partitions. Give both assets the same partitions_def, and the table its months."
             )
+        for dataset in self.datasets:
+            if dataset.first_month > date.today().isoformat():
+                raise ValueError(f"The first month of {dataset.name}, {dataset.first_month}, is in the future.")
+            file = self.month_file(self.partition_key(dataset, f"{dataset.first_month}-01"))
+            if (file.dataset, file.month) != (dataset, dataset.first_month):
+                raise ValueError(
+                    f"month_file of {self.rows.key.to_user_string()} gives {file.label} of {file.dataset.name} for the first "
+                    f"month of {dataset.name}, {dataset.first_month}."
+                )
+
+    def _partitions_of_months(self) -> dg.PartitionsDefinition[str] | None:
+        partitions = self.rows.partitions_def
+        if isinstance(partitions, dg.MultiPartitionsDefinition):
+            dimensions = [dimension.partitions_def for dimension in partitions.partitions_defs]
+            return partitions if self.months in dimensions else None
+        return self.months
 
     @property
     def schedule_name(self) -> str:
@@ -81,6 +98,28 @@ class MonthlyTable:
         return [month for month in self.months.get_partition_keys(current_time=now) if month[:7] >= dataset.first_month]
 
 
+def import_dataset(module: str) -> tuple[MonthlyTable, dg.Definitions]:
+    """The `TABLE` and the `defs` of a dataset's `module`.
+
+    Raises:
+        ValueError: it lacks one of them, or `defs` lacks an asset, the job or the schedule of the table.
+    """
+    imported = import_module(module)
+    table, defs = getattr(imported, "TABLE", None), getattr(imported, "defs", None)
+    if not isinstance(table, MonthlyTable) or not isinstance(defs, dg.Definitions):
+        raise ValueError(f"{module} has to have a MonthlyTable called TABLE, and dagster.Definitions called defs.")
+    if table.files not in (defs.assets or ()) or table.rows not in (defs.assets or ()):
+        raise ValueError(f"{module}: its defs lack an asset of its table.")
+    if table.job not in (defs.jobs or ()):
+        raise ValueError(f"{module}: its defs lack the job {table.job.name}.")
+    if table.schedule_name not in {schedule.name for schedule in defs.schedules or ()}:
+        raise ValueError(
+            f"{module}: its defs lack the schedule {table.schedule_name}, without which nothing requests new months. Add an "
+            "update_schedule(TABLE, ...)."
+        )
+    return table, defs
+
+
 def check_tables(tables: Sequence[MonthlyTable]) -> None:
     """Check that no two tables share what has to be their own.
 
@@ -90,10 +129,11 @@ def check_tables(tables: Sequence[MonthlyTable]) -> None:
     seen: dict[tuple[str, str], str] = {}
     for table in tables:
         name = table.rows.key.to_user_string()
-        own = [
-            ("table", table.statements.table),
-            ("job", table.job.name),
-            *(("dataset", each.name) for each in table.datasets),
+        own = [("table", table.statements.table), ("job", table.job.name)]
+        own += [("dataset", dataset.name) for dataset in table.datasets]
+        own += [
+            ("file", str(table.month_file(table.partition_key(dataset, f"{dataset.first_month}-01")).path))
+            for dataset in table.datasets
         ]
         for kind, value in own:
             if (kind, value) in seen:

@@ -35,7 +35,8 @@ class PartitionRun:
         self._began = time.monotonic()
         self._ended: list[str] = []
         self._reasons: dict[str, str] = {}
-        self._rows = self._bytes = 0
+        self._rows: int | None = None
+        self._bytes = 0
         if not self.keys:
             raise dg.Failure(_why_no_partitions(" to ".join(_range(context))), allow_retries=False)
 
@@ -86,7 +87,8 @@ class PartitionRun:
         Call it while the database is held: otherwise an overlapping run could load another version and record that first,
         and what Dagster recorded last would not be what the table has.
         """
-        self._rows += rows or 0
+        if rows is not None:
+            self._rows = rows + (self._rows or 0)
         self._bytes += size
         self._ended.append(key)
         self._context.log.info(f"{self._label(key)}{self._progress()}: {self._figures(rows, size, note)}")
@@ -127,7 +129,7 @@ class PartitionRun:
 
     def _figures(self, rows: int | None, size: int, note: str) -> str:
         counted = "" if rows is None else f"{rows:,} {self._noun}"
-        return ", ".join(filter(None, [counted, f"{size / 1e6:.1f} MB" if size else "", note]))
+        return ", ".join(filter(None, [counted, describe_bytes(size) if size else "", note]))
 
     def _note_failure(self, key: str, reason: str) -> None:
         """Note that `key` has failed for the `reason`: here, and on the partition's page."""
@@ -161,6 +163,11 @@ class PartitionRun:
             others = {0: "", 1: "; the other one is done"}.get(good, f"; the other {good} are done")
             lines.insert(0, f"{failed} of {total} {self._unit}s failed{others}:")
         return "\n".join(lines)
+
+
+def describe_bytes(size: int) -> str:
+    """``45.3 MB``, or of a small file ``12.1 kB``."""
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
 
 
 def _partition_keys(context: dg.AssetExecutionContext) -> list[str]:

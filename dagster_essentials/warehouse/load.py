@@ -245,6 +245,8 @@ def _check_rows(tables: Tables, source: _Source, profile: MonthProfile) -> None:
         (expected,) = tables.execute(
             f"SELECT count(*) FROM {dataset.file_format.relation}", {"file": source.reader_path}
         ).fetchall()[0]
+    if expected == 0:
+        raise LoadError(f"the file has no rows. The month is unchanged. {_download_again(dataset)}")
     if profile.rows != expected:
         raise RowCountMismatchError(
             f"the file has {expected:,} rows, but {profile.rows:,} were loaded, so the load was rolled back. "
@@ -293,6 +295,7 @@ def _record_version(
         violations=profile.violations,
         texts_unmapped=count_unmapped(tables, source.mapping, dataset.file_format.relation, source.reader_path),
         fleet=dataset.name,
+        missing=profile.missing,
     )
     record_version(tables, version)
     return [*earlier, version]

@@ -33,8 +33,9 @@ COLUMNS = (
     ("zones", "VARCHAR", "Fingerprint of the zones that positions became; null if the file has zones"),
     ("violations", "MAP(VARCHAR, BIGINT)", "Trips that violate each data quality rule"),
     ("texts_unmapped", "MAP(VARCHAR, BIGINT)", "Texts that stand for no value of trips, by column of the file"),
-    # The last one, because tables of earlier releases have it added.
+    # The last ones, because tables of earlier releases have them added.
     ("fleet", "VARCHAR", "yellow (in trips), green, fhv or fhvhv (in fleet_trips)"),
+    ("missing", "MAP(VARCHAR, BIGINT)", "Trips without a value, by column that has one in real months"),
 )
 
 
@@ -63,6 +64,7 @@ class MonthVersion:
     violations: Mapping[str, int] = field(default_factory=dict)
     texts_unmapped: Mapping[str, int] = field(default_factory=dict)
     fleet: str
+    missing: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def data_version(self) -> str:
@@ -110,7 +112,8 @@ def prepare_versions(tables: Tables) -> None:
     tables.execute(
         f"CREATE TABLE IF NOT EXISTS month_versions ({', '.join(f'{name} {type_}' for name, type_, _ in COLUMNS)})"
     )
-    tables.execute("ALTER TABLE month_versions ADD COLUMN IF NOT EXISTS fleet VARCHAR")
+    for name, type_, _ in COLUMNS[-2:]:
+        tables.execute(f"ALTER TABLE month_versions ADD COLUMN IF NOT EXISTS {name} {type_}")
     write_comments(tables, "month_versions", COMMENT, {name: description for name, _, description in COLUMNS})
 
 
@@ -135,14 +138,16 @@ def _read(tables: Tables, where: str, values: Mapping[str, object]) -> list[Mont
     rows = tables.execute(
         f"SELECT {names} FROM month_versions WHERE {where} ORDER BY month, version", values
     ).fetchall()
-    return [MonthVersion(**dict(zip(_NAMES, row, strict=True))) for row in rows]
+    # Of the columns that were added, an earlier version has no value.
+    values = ({name: value for name, value in zip(_NAMES, row, strict=True) if value is not None} for row in rows)
+    return [MonthVersion(**each) for each in values]
 
 
 def record_version(tables: Tables, version: MonthVersion) -> None:
     """Add `version`, or replace the row of the same dataset, month and number."""
     values = {name: getattr(version, name) for name in _NAMES}
     # DuckDB's client passes a dict as a struct, which is no map.
-    for name in ("violations", "texts_unmapped"):
+    for name in ("violations", "texts_unmapped", "missing"):
         counts = values.pop(name)
         values |= {f"{name}_keys": list(counts), f"{name}_values": list(counts.values())}
     inserted = ", ".join(
