@@ -7,10 +7,12 @@ import dagster as dg
 OWN_DATASETS: tuple[str, ...] = ()
 """The modules of datasets of one's own: docs/your-own-dataset.md."""
 
+# Backfill policies and a job's partitions_def warn at every start that they may change. The release is pinned, and
+# test_dagster_facts.py shows what has changed when it is raised.
+BETA = (dg.BetaWarning, dg.PreviewWarning, DeprecationWarning)
+
 with warnings.catch_warnings():
-    # Backfill policies and a job's partitions_def warn at every start that they may change. The release is pinned, and
-    # test_dagster_facts.py shows what has changed when it is raised.
-    for category in (dg.BetaWarning, dg.PreviewWarning, DeprecationWarning):
+    for category in BETA:
         warnings.simplefilter("ignore", category)
     from dagster_essentials import jobs, schedules, sensors, settings
     from dagster_essentials.assets import fleets, metrics, requests, trips
@@ -18,7 +20,10 @@ with warnings.catch_warnings():
     from dagster_essentials.orchestration.monthly_table import import_dataset
     from dagster_essentials.resources import database_resource
 
-    lesson = dg.Definitions(
+
+def lesson() -> dg.Definitions:
+    """The assets, jobs, schedules, sensor and resource of the course."""
+    return dg.Definitions(
         assets=dg.with_source_code_references(dg.load_assets_from_modules([trips, metrics, requests])),
         jobs=[jobs.trip_update_job, jobs.weekly_update_job, jobs.adhoc_request_job],
         schedules=[
@@ -31,26 +36,33 @@ with warnings.catch_warnings():
         # Six trivial steps take 0.3 s in one process and 11 s in one process each.
         executor=dg.in_process_executor,
     )
-    tables = [jobs.TRIPS]
-    optional = []
 
-    # Beside assets that are partitioned by fleet and month, "Materialize all" in the UI has no choice of months any more.
+
+def other_fleets() -> dg.Definitions:
+    """The other fleets of the TLC. Beside them, "Materialize all" in the UI has no choice of months any more."""
+    return dg.Definitions(
+        assets=dg.with_source_code_references([fleets.fleet_trips_file, fleets.fleet_trips, fleets.trips_by_fleet]),
+        jobs=[jobs.fleet_update_job],
+        schedules=[schedules.fleet_update_schedule, schedules.fleet_corrections_schedule],
+    )
+
+
+def build_definitions() -> dg.Definitions:
+    """The lesson, what an unattended installation needs, and what the settings and `OWN_DATASETS` ask for."""
+    tables, parts = [jobs.TRIPS], [lesson()]
     if settings.SETTINGS.fleets:
         tables.append(jobs.FLEET_TRIPS)
-        optional.append(
-            dg.Definitions(
-                assets=dg.with_source_code_references(
-                    [fleets.fleet_trips_file, fleets.fleet_trips, fleets.trips_by_fleet]
-                ),
-                jobs=[jobs.fleet_update_job],
-                schedules=[schedules.fleet_update_schedule, schedules.fleet_corrections_schedule],
-            )
-        )
+        parts.append(other_fleets())
     for module in OWN_DATASETS:
-        table, of_module = import_dataset(module)
+        table, definitions = import_dataset(module)
         tables.append(table)
-        optional.append(of_module)
+        parts.append(definitions)
     if settings.SETTINGS.lake:
-        optional.append(lake_definitions())
+        parts.append(lake_definitions())
+    return dg.Definitions.merge(*parts, operations_definitions(tables))
 
-    defs = dg.Definitions.merge(lesson, operations_definitions(tables), *optional)
+
+with warnings.catch_warnings():
+    for category in BETA:
+        warnings.simplefilter("ignore", category)
+    defs = build_definitions()

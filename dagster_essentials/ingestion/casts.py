@@ -21,7 +21,7 @@ def cast(name: str, target: str, is_integer: bool, max_bytes: int) -> str:
 
 
 def cast_text(name: str, target: str, max_bytes: int) -> str:
-    """The column `name`, which holds texts, as the SQL type `target`. An empty text is null, except in a column of texts."""
+    """The column `name`, which holds texts, as the SQL type `target`. A text of spaces is null, except in a column of texts."""
     quoted = quote(name)
     if target == "VARCHAR":
         return limited_text(name, quoted, target, max_bytes)

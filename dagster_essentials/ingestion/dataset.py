@@ -155,7 +155,7 @@ class Dataset:
             problems.append(f"its table has no column {missing[0]}")
         if not self.rules:
             problems.append("it has no data quality rule; give it one, such as that its rows lie in their month")
-        if not isinstance(self.file_format, FileFormat):
+        if isinstance(self.file_format, type) or not isinstance(self.file_format, FileFormat):
             problems.append(
                 f"its file format {self.file_format!r} cannot read a file: give it one such as Parquet() or ZippedCsv()"
             )

@@ -139,8 +139,8 @@ def _read(tables: Tables, where: str, values: Mapping[str, object]) -> list[Mont
         f"SELECT {names} FROM month_versions WHERE {where} ORDER BY month, version", values
     ).fetchall()
     # Of the columns that were added, an earlier version has no value.
-    values = ({name: value for name, value in zip(_NAMES, row, strict=True) if value is not None} for row in rows)
-    return [MonthVersion(**each) for each in values]
+    found = ({name: value for name, value in zip(_NAMES, row, strict=True) if value is not None} for row in rows)
+    return [MonthVersion(**each) for each in found]
 
 
 def record_version(tables: Tables, version: MonthVersion) -> None:

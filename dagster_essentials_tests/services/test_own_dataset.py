@@ -1,0 +1,257 @@
+"""docs/your-own-dataset.md, executed as it stands in a copy of the project, with months of its own."""
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from dagster_essentials.sample import write_month
+from dagster_essentials_tests.support.dagster_dev import BIN, copy_of_project
+from dagster_essentials_tests.support.project import ROOT
+from dagster_essentials_tests.support.source_server import SourceServer
+
+pytestmark = pytest.mark.slow
+
+PAGE = (ROOT / "docs/your-own-dataset.md").read_text()
+FILES = dict(re.findall(r"^`(dagster_essentials/\S+\.py)`\n\n```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
+MAX_LINES = 120
+
+TICK = """
+import json, sys
+from datetime import datetime, timezone
+import dagster as dg
+from dagster_essentials.definitions import defs
+repository = defs.get_repository_def()
+schedule = repository.get_schedule_def(sys.argv[1])
+with dg.DagsterInstance.get() as instance, dg.build_schedule_context(
+    instance=instance,
+    scheduled_execution_time=datetime.fromisoformat(sys.argv[2]).replace(tzinfo=timezone.utc),
+    repository_def=repository,
+) as context:
+    result = schedule.evaluate_tick(context)
+print(json.dumps([[request.partition_key for request in result.run_requests or []], result.skip_message]))
+"""
+
+
+class Copy:
+    """A copy of the project to which the page was applied, with an instance, a data folder and a database of its own."""
+
+    def __init__(self, root: Path, source: SourceServer, trips: Path) -> None:
+        self.root, self.source = root, source
+        self.environ = {
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))
+            },
+            "PYTHONPATH": str(root),
+            "DAGSTER_HOME": str(root / ".dagster"),
+            "BIKE_TRIPS_URL": f"{source.url}/bikes",
+            "TAXI_TRIPS_URL": str(trips),
+        }
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(BIN / command[0]), *command[1:]],
+            # Not in the copy, whose .env builds DAGSTER_HOME from PWD.
+            cwd=self.root.parent,
+            env=self.environ,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=300,
+            check=False,
+        )
+
+    def launch(self, first: str, last: str, job: str = "bike_update_job") -> subprocess.CompletedProcess[str]:
+        return self.run(
+            "dg", "launch", "-m", "dagster_essentials", "--job", job, "--partition-range", f"{first}...{last}"
+        )
+
+    def tick(self, schedule: str, at: str) -> tuple[list[str], str | None]:
+        result = self.run(Path(sys.executable).name, "-W", "ignore", "-c", TICK, schedule, at)
+        assert result.returncode == 0, result.stdout
+        keys, reason = json.loads(result.stdout.splitlines()[-1])
+        return keys, reason
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with duckdb.connect(str(self.root / "data/staging/data.duckdb"), read_only=True) as connection:
+            return connection.execute(sql).fetchall()
+
+    def publish(self, month: str, rides: list[dict[str, str]]) -> None:
+        self.source.files[path(month)] = zipped(rides)
+
+
+def path(month: str) -> str:
+    return f"/bikes/JC-{month.replace('-', '')}-citibike-tripdata.csv.zip"
+
+
+def zipped(rides: list[dict[str, str]]) -> bytes:
+    text, archive = io.StringIO(), io.BytesIO()
+    writer = csv.DictWriter(text, rides[0])
+    writer.writeheader()
+    writer.writerows(rides)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("rides.csv", text.getvalue())
+        target.writestr("__MACOSX/._rides.csv", "")
+    return archive.getvalue()
+
+
+def rides(month: str, number: int) -> list[dict[str, str]]:
+    """So many rides of `month`, one in 50 of which ended at no station."""
+    return [
+        {
+            "ride_id": f"{month}-{ride}",
+            "rideable_type": "electric_bike" if ride % 3 else "classic_bike",
+            "started_at": f"{month}-{ride % 28 + 1:02} {ride % 24:02}:{ride % 60:02}:00",
+            "ended_at": f"{month}-{ride % 28 + 1:02} {ride % 24:02}:{ride % 60:02}:59.5",
+            "start_station_name": f'Grove St, "PATH" {ride % 7}',
+            "start_station_id": f"JC{ride % 7:03}",
+            "end_station_name": f"Station {ride % 11}" if ride % 50 else "",
+            "end_station_id": f"HB{ride % 11:03}" if ride % 50 else "",
+            "start_lat": f"{40.7 + ride / 1e5}",
+            "start_lng": f"{-74 - ride / 1e5}",
+            "end_lat": "40.72",
+            "end_lng": "-74.05",
+            "member_casual": "member" if ride % 4 else "casual",
+        }
+        for ride in range(number)
+    ]
+
+
+def as_published(published: list[dict[str, str]]) -> list[tuple[str, str, str | None]]:
+    return sorted((ride["ride_id"], ride["started_at"], ride["end_station_name"] or None) for ride in published)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
+    root = copy_of_project(ROOT, tmp_path_factory.mktemp("clone") / "project")
+    for name, content in FILES.items():
+        (root / name).write_text(content)
+    definitions = root / "dagster_essentials/definitions.py"
+    (line,) = re.findall(r"^OWN_DATASETS.*bikes.*$", PAGE, re.MULTILINE)
+    changed, times = re.subn(r"^OWN_DATASETS.*$", line, definitions.read_text(), flags=re.MULTILINE)
+    assert times == 1
+    definitions.write_text(changed)
+    trips = root.parent / "trip-data"
+    write_month(trips, "2023-01", 500)
+    with SourceServer() as source:
+        yield Copy(root, source, trips)
+
+
+def test_it_takes_two_files_and_one_line() -> None:
+    assert len(FILES) == 2
+    assert sum(len(content.splitlines()) for content in FILES.values()) < MAX_LINES
+
+
+def test_the_definitions_fit(copy: Copy) -> None:
+    result = copy.run("dg", "check", "defs", "-m", "dagster_essentials")
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_range_loads_what_is_published_and_names_the_rest(copy: Copy) -> None:
+    result = copy.run(
+        *(
+            "dg",
+            "launch",
+            "-m",
+            "dagster_essentials",
+            "--assets",
+            "taxi_trips_file,taxi_trips",
+            "--partition",
+            "2023-01-01",
+        )
+    )
+    assert result.returncode == 0, result.stdout
+    copy.publish("2023-01", rides("2023-01", 300))
+    copy.publish("2023-02", rides("2023-02", 200))
+    result = copy.launch("2023-01-01", "2023-03-01")
+    assert result.returncode == 1
+    assert "2 of 3 months loaded: 500 rides" in result.stdout
+    assert re.search(
+        r"2023-03 \(http\S+\): not published .*Citi Bike publishes a month of Citi Bike rides", result.stdout
+    )
+    assert "BIKE_TRIPS_URL" in result.stdout
+    assert "taxi" not in result.stdout.lower().replace("dagster_essentials", "").replace("trips_file", "")
+    found = copy.query(
+        "SELECT ride_id, strftime(started_at, '%Y-%m-%d %H:%M:%S'), end_station FROM bike_trips ORDER BY 1"
+    )
+    assert found == as_published(rides("2023-01", 300) + rides("2023-02", 200))
+
+
+def test_unchanged_months_are_neither_transferred_nor_loaded(copy: Copy) -> None:
+    before = copy.source.bytes_sent(path("2023-01"))
+    result = copy.launch("2023-01-01", "2023-02-01")
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.count("2 of 2 months unchanged") == 2
+    assert copy.source.bytes_sent(path("2023-01")) == before
+
+
+def test_the_schedule_requests_what_is_published_since(copy: Copy) -> None:
+    copy.publish("2023-03", rides("2023-03", 100))
+    keys, _ = copy.tick("bike_update_job_schedule", "2023-05-10")
+    assert keys == ["2023-03-01"]
+    result = copy.launch("2023-03-01", "2023-03-01")
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_corrected_month_is_requested_and_replaced(copy: Copy) -> None:
+    copy.publish("2023-02", rides("2023-02", 230))
+    keys, _ = copy.tick("bike_corrections", "2023-05-14")
+    assert keys == ["2023-02-01"]
+    result = copy.launch("2023-02-01", "2023-02-01")
+    assert result.returncode == 0, result.stdout
+    assert copy.query("SELECT partition_date, count(*) FROM bike_trips GROUP BY ALL ORDER BY ALL") == [
+        ("2023-01", 300),
+        ("2023-02", 230),
+        ("2023-03", 100),
+    ]
+    assert copy.query("SELECT version, num_trips FROM month_versions WHERE fleet = 'bikes' AND month = '2023-02'") == [
+        (1, 200),
+        (2, 230),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>Service unavailable</html>", "not a complete zip archive"),
+        (
+            zipped(rides("2023-02", 50)),
+            "50 of the 50 rides in the file do not lie in 2023-01 .* it seems to be 2023-02",
+        ),
+    ],
+    ids=["page", "another month"],
+)
+def test_a_file_that_is_no_such_month_changes_nothing(copy: Copy, content: bytes, message: str) -> None:
+    copy.source.files[path("2023-01")] = content
+    result = copy.launch("2023-01-01", "2023-01-01")
+    assert result.returncode == 1
+    assert re.search(message, result.stdout), result.stdout
+    assert copy.query("SELECT count(*) FROM bike_trips WHERE partition_date = '2023-01'") == [(300,)]
+
+
+def test_a_lost_record_is_made_anew(copy: Copy) -> None:
+    for name in ("storage", "history", "schedules"):
+        (copy.root / ".dagster" / name).rename(copy.root / f"lost-{name}")
+    result = copy.run("dagster", "job", "execute", "-m", "dagster_essentials.definitions", "-j", "reconcile_job")
+    assert result.returncode == 0, result.stdout
+    assert "bike_trips: 3 of 3 months recorded" in result.stdout
+    assert "taxi_trips: 1 of 1 months recorded" in result.stdout
+
+
+def test_the_trips_are_what_they_were(copy: Copy) -> None:
+    assert copy.query("SELECT partition_date, count(*) FROM trips GROUP BY ALL") == [("2023-01", 500)]
+    assert copy.query("SELECT month, version, num_trips FROM month_versions WHERE fleet = 'yellow'") == [
+        ("2023-01", 1, 500)
+    ]
