@@ -36,6 +36,7 @@ run dev-sample: export TAXI_TRIPS_URL := $(SAMPLE)/source/trip-data
 run dev-sample: export TAXI_ZONES_URL := $(SAMPLE)/source/taxi_zones.csv
 run dev-sample: export TAXI_START_DATE := 2023-01-01
 run dev-sample: export TAXI_END_DATE := 2023-04-01
+run dev-sample: export TAXI_FLEETS := green,fhv,fhvhv
 run: .venv/.ready
 	rm -rf '$(SAMPLE)'
 	$(BIN)/python -m dagster_essentials.sample '$(SAMPLE)/source' --start 2023-01 --end 2023-03 --rows 100000

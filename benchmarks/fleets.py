@@ -17,7 +17,7 @@ from dagster_essentials.sample import write_zones
 FULL_MONTH = "2025-10"
 ATTEMPTS = 3
 """At loading the full month, by the project and by plain DuckDB in turn."""
-MONTHS_OF_2024 = {"TAXI_START_DATE": "2024-01-01", "TAXI_END_DATE": "2026-09-01"}
+FLEETS_IN_2024 = {"TAXI_FLEETS": "green,fhv,fhvhv", "TAXI_START_DATE": "2024-01-01", "TAXI_END_DATE": "2026-09-01"}
 
 WRITE = (
     "import sys; from pathlib import Path; from dagster_essentials.sample import write_fleet_month; "
@@ -56,7 +56,7 @@ def _full_month(rows: int) -> None:
     peak = max(usage.peak for usage in loads["project"])
     compare("loading its file", loads["project"], loads["plain"], 1.3, f", peak {peak} MB (at most 1024)")
     with serving(folder) as url:
-        project = Project("fleet", url, MONTHS_OF_2024)
+        project = Project("fleet", url, FLEETS_IN_2024)
         run = project.timed(
             *("asset", "materialize", "-m", "dagster_essentials", "--select", "fleet_trips_file,fleet_trips"),
             *("--partition", f"fhvhv|{FULL_MONTH}-01"),
@@ -79,7 +79,7 @@ def _a_year(scale: float) -> None:
     }
     with serving(_samples(f"fleets-{scale}", trips)) as url:
         plain = [_plain(url, trips)]
-        project = Project("fleets", url, MONTHS_OF_2024)
+        project = Project("fleets", url, FLEETS_IN_2024)
         run = project.timed(
             *("launch", "-m", "dagster_essentials", "--job", "fleet_update_job"),
             *("--partition-range", "green|2024-01-01...fhvhv|2024-12-01"),

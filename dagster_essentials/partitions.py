@@ -6,6 +6,7 @@ import dagster as dg
 
 from dagster_essentials import settings
 from dagster_essentials.assets import constants
+from dagster_essentials.orchestration.due_partitions import weeks_behind
 
 
 def _sunday_from(day: date) -> date:
@@ -25,8 +26,8 @@ weekly_partition = dg.WeeklyPartitionsDefinition(
     # are partitions too: by the months' own dates, 26 to 31 March 2023 would belong to no week of the lesson.
     start_date=(_sunday_from(date.fromisoformat(constants.START_DATE) - timedelta(days=6))).isoformat(),
     end_date=_sunday_from(date.fromisoformat(constants.END_DATE)).isoformat() if constants.END_DATE else None,
-    # As late as possible while covering every month that is a partition: a month is at least four weeks long.
-    end_offset=1 - 4 * settings.SETTINGS.publication_lag_months,
+    # On no day is there a week whose months are not partitions yet: it would fail in every backfill of all partitions.
+    end_offset=-weeks_behind(settings.SETTINGS.publication_lag_months),
 )
 
 # Without fleets, there are no such assets, and what their partitions would be does not matter.

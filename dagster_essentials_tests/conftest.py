@@ -20,6 +20,7 @@ os.environ["TAXI_DATA_DIR"] = tempfile.mkdtemp(prefix="no-data-")
 atexit.register(shutil.rmtree, os.environ["TAXI_DATA_DIR"], ignore_errors=True)
 os.environ["DUCKDB_DATABASE"] = f"{os.environ['TAXI_DATA_DIR']}/no.duckdb"
 os.environ["TAXI_START_DATE"] = "2011-01-01"
+os.environ["TAXI_FLEETS"] = "green,fhv,fhvhv"
 
 from dagster_essentials import settings  # noqa: E402
 from dagster_essentials.assets import constants  # noqa: E402
@@ -33,6 +34,9 @@ from dagster_essentials_tests.support.lake_servers import LakeServers  # noqa: E
 from dagster_essentials_tests.support.loading import load_month  # noqa: E402
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS, Project  # noqa: E402
 from dagster_essentials_tests.support.source_server import SourceServer  # noqa: E402
+
+# Processes that tests start have the default: no fleets.
+del os.environ["TAXI_FLEETS"]
 
 # The files with the longest times, which pytest-xdist distributes first, so that the short ones balance the workers at the
 # end. Each file stays on one worker, because its tests may share a `dagster dev` and build on each other.

@@ -1,13 +1,47 @@
-"""The definitions as text, for review: ``python -m dagster_essentials_tests.snapshot`` updates `definitions.json`."""
+"""The definitions as text, for review: ``python -m dagster_essentials_tests.snapshot`` updates both files.
+
+`definitions.json` has those of the defaults, and `definitions_fleets.json` what the other fleets add to them.
+"""
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
-PATH = Path(__file__).with_name("definitions.json")
+PATHS = (Path(__file__).with_name("definitions.json"), Path(__file__).with_name("definitions_fleets.json"))
+
+
+def current_definitions() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the files of `PATHS` are to contain."""
+    defaults, fleets = _definitions("none"), _definitions("green,fhv,fhvhv")
+    added = {
+        kind: {name: each for name, each in found.items() if defaults[kind].get(name) != each}
+        for kind, found in fleets.items()
+    }
+    return defaults, {kind: found for kind, found in added.items() if found}
+
+
+def _definitions(fleets: str) -> dict[str, Any]:
+    # A process for each, as the settings are read once. Start date and lag, which are part of the partitions, are the defaults.
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))
+    }
+    script = (
+        "import json; from dagster_essentials import defs; from dagster_essentials_tests.snapshot import describe; "
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script + "print(json.dumps(describe(defs)))"],
+        cwd=PATHS[0].parent.parent,
+        env={**environ, "TAXI_FLEETS": fleets},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(json.loads(result.stdout))
 
 
 def describe(defs: dg.Definitions) -> dict[str, Any]:
@@ -87,9 +121,5 @@ def _partitions(partitions: dg.PartitionsDefinition[Any] | None) -> str | None:
 
 
 if __name__ == "__main__":
-    # Start date and lag are part of the partitions: always those of the defaults.
-    for name in [name for name in os.environ if name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))]:
-        del os.environ[name]
-    from dagster_essentials import defs
-
-    PATH.write_text(json.dumps(describe(defs), indent=2) + "\n")
+    for path, definitions in zip(PATHS, current_definitions(), strict=True):
+        path.write_text(json.dumps(definitions, indent=2) + "\n")

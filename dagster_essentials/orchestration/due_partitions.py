@@ -6,6 +6,7 @@ Pure functions of plain values; the callers get them from Dagster and from the s
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from math import ceil
 
 from dagster_essentials.errors import DownloadError
 from dagster_essentials.ingestion.download import PublishedFile
@@ -178,6 +179,18 @@ def _days_after_end(month: str, day: date) -> int:
     """How many days after the end of `month` (``YYYY-MM-DD``) `day` is: 0 on the first day of the next month."""
     first_of_next = (date.fromisoformat(month) + timedelta(days=31)).replace(day=1)
     return (day - first_of_next).days
+
+
+def weeks_behind(months: int) -> int:
+    """The age in weeks at which a week lies, on any day, in months that ended at least `months` months ago.
+
+    It is the least that is enough on every day: 5, 9 and 13 weeks for 0, 1 and 2 months. Dagster counts weeks back from today,
+    not from the newest month, so a week becomes a partition up to six weeks after its months.
+    """
+    # The months ended longest ago on the last day of the current month. Four years have a leap year.
+    firsts = [date(2020 + number // 12, number % 12 + 1, 1) for number in range(48 + months + 1)]
+    days = max((firsts[number + months + 1] - firsts[number]).days for number in range(48)) - 1
+    return ceil(days / 7)
 
 
 @dataclass(frozen=True)

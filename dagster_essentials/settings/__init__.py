@@ -112,7 +112,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         publication_lag_months=_whole_number(
             "TAXI_PUBLICATION_LAG_MONTHS", value("TAXI_PUBLICATION_LAG_MONTHS", "2"), at_least=0
         ),
-        fleets=_fleets("TAXI_FLEETS", value("TAXI_FLEETS", ",".join(FLEET_NAMES))),
+        fleets=_fleets("TAXI_FLEETS", value("TAXI_FLEETS", "none")),
         database_memory_limit=_memory_limit("DUCKDB_MEMORY_LIMIT", value("DUCKDB_MEMORY_LIMIT", "512MB")),
         database_threads=_whole_number("DUCKDB_THREADS", threads, at_least=1) if threads else None,
         # A month of three million trips holds the lock for about two seconds: ten minutes are enough for hundreds of

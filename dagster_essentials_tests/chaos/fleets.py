@@ -97,6 +97,7 @@ class FleetOracle:
 
 def kill_fleet_runs(sandbox: Sandbox, faults: int) -> None:
     """Kill one of two runs, over a rectangle of fleets and months and over the same months of yellow trips."""
+    sandbox.env["TAXI_FLEETS"] = ",".join(FLEETS)
     oracle = FleetOracle()
     everything: set[Key] = set()
     for number in range(faults):

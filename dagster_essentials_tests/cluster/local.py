@@ -111,6 +111,7 @@ def local_cluster(
             "TAXI_DATA_DIR": f"s3://{BUCKET}/files",
             "TAXI_TRIPS_URL": trips_url,
             "TAXI_ZONES_URL": zones_url,
+            "TAXI_FLEETS": "green,fhv,fhvhv",
             "MPLCONFIGDIR": str(folder / "matplotlib"),
         }
         cluster = LocalCluster(folder, environ, database.url("lake"), database.url("dagster"))

@@ -35,7 +35,7 @@ from dagster_essentials.assets.fleets import fleet_trips
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.sensors import late_month_alert_sensor, run_failure_alert_sensor
-from dagster_essentials.settings import read_settings
+from dagster_essentials.settings import FLEET_NAMES, read_settings
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.project import Project, materialize
@@ -60,7 +60,7 @@ def configure(project: Project, monkeypatch: pytest.MonkeyPatch) -> Configure:
     """Sets the receivers of alerts and the fleets, for the sensors in this process."""
 
     def configure(**environ: str) -> None:
-        read = read_settings({"TAXI_UI_URL": UI, **environ})
+        read = read_settings({"TAXI_UI_URL": UI, "TAXI_FLEETS": ",".join(FLEET_NAMES), **environ})
         names = ("alert_webhook_url", "alert_recipients", "smtp", "ui_url", "fleets")
         changes = {name: getattr(read, name) for name in names}
         monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, **changes))

@@ -30,7 +30,7 @@ def lesson(project: Project, source_server: SourceServer, tmp_path: Path) -> Pro
     for month, rows in MONTHS.items():
         publish(source_server, month, sample(month, rows))
     source_server.files["/taxi_zones.csv"] = write_zones(tmp_path / "source" / "taxi_zones.csv").read_bytes()
-    project.environ.update(TAXI_START_DATE="2023-01-01", TAXI_END_DATE="2023-04-01", TAXI_FLEETS="none")
+    project.environ.update(TAXI_START_DATE="2023-01-01", TAXI_END_DATE="2023-04-01")
     return project
 
 

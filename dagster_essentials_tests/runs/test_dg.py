@@ -102,7 +102,7 @@ def test_dg_lists_its_commands(clone: Path) -> None:
 
 def test_dg_lists_what_the_snapshot_has(clone: Path) -> None:
     listed = json.loads(run_dg(clone, "list", "defs", "--json"))
-    expected = json.loads(snapshot.PATH.read_text())
+    expected = json.loads(snapshot.PATHS[0].read_text())
     assert {asset["asset_key"] for asset in listed["assets"]} == expected["assets"].keys()
     for section in ("jobs", "schedules", "sensors"):
         assert {definition["name"] for definition in listed[section]} == expected[section].keys()

@@ -41,6 +41,7 @@ def published(project: Project, source_server: SourceServer) -> Project:
     """A source with three months of each fleet."""
     for (fleet, month), rows in ROWS.items():
         publish(source_server, month, fleet_sample(fleet, month, rows), fleet)
+    project.environ["TAXI_FLEETS"] = ",".join(NAMES)
     return project
 
 
@@ -409,7 +410,9 @@ def test_the_settings_say_which_fleets_there_are(project: Project) -> None:
             command, env={**project.env(), "TAXI_FLEETS": fleets}, cwd=ROOT, check=True, capture_output=True, text=True
         ).stdout
 
-    assert "fleet" not in definitions("none")
+    # Empty counts as not set.
+    for none in ("", "none"):
+        assert "fleet" not in definitions(none)
     named = {"fleet_trips_file", "fleet_trips", "trips_by_fleet", "fleet_update_job"}
     named |= {"fleet_update_job_schedule", "fleet_corrections_schedule"}
     assert {name for name in definitions("green").split() if "fleet" in name} == named

@@ -216,7 +216,7 @@ with (
 def test_the_runs_of_a_real_tick_have_the_tags_by_which_the_schedule_finds_them(
     project: Project, source_server: SourceServer
 ) -> None:
-    project.environ.update(TAXI_START_DATE="2022-12-01", TAXI_END_DATE="2023-03-01")
+    project.environ.update(TAXI_START_DATE="2022-12-01", TAXI_END_DATE="2023-03-01", TAXI_FLEETS=",".join(DATASETS))
     for fleet in DATASETS:
         publish_months(source_server, fleet, "2023-01", "2023-02")
     result = subprocess.run(

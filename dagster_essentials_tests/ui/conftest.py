@@ -81,7 +81,6 @@ def dev(chromium: Browser, tmp_path_factory: pytest.TempPathFactory, source: Sou
             "TAXI_TRIPS_URL": source.trips_url,
             "TAXI_ZONES_URL": source.zones_url,
             "TAXI_END_DATE": "2023-04-01",
-            "TAXI_FLEETS": "none",
             # As `make setup` sets it in the activated environment, because `dg` decides on telemetry before it reads .env.
             "DAGSTER_HOME": str(root / ".dagster"),
         },

@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,26 +19,18 @@ from dagster_essentials.resources import database_resource
 from dagster_essentials.schedules import trip_update_schedule, weekly_update_schedule
 from dagster_essentials.sensors import adhoc_request_sensor
 from dagster_essentials_tests import snapshot
+from dagster_essentials_tests.support.project import ROOT
 
 
 def test_the_definitions_are_those_of_the_snapshot() -> None:
-    """If a change is intended, ``python -m dagster_essentials_tests.snapshot`` updates the file, for review."""
-    script = "from dagster_essentials import defs; from dagster_essentials_tests.snapshot import *; "
-    # Another process, because this one has the settings of the tests.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_"))}
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script + "print(json.dumps(describe(defs)))"],
-        cwd=snapshot.PATH.parent.parent,
-        env=environ,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert json.loads(result.stdout) == json.loads(snapshot.PATH.read_text())
+    """If a change is intended, ``python -m dagster_essentials_tests.snapshot`` updates the files, for review."""
+    assert snapshot.current_definitions() == tuple(json.loads(path.read_text()) for path in snapshot.PATHS)
 
 
 def test_every_asset_has_a_description_a_group_kinds_and_columns_and_takes_ranges_in_one_run() -> None:
-    for name, asset in json.loads(snapshot.PATH.read_text())["assets"].items():
+    lesson, fleets = (json.loads(path.read_text())["assets"] for path in snapshot.PATHS)
+    assert (len(lesson), len(fleets)) == (8, 3)
+    for name, asset in (lesson | fleets).items():
         empty = [fact for fact in ("description", "group", "kinds", "columns") if not asset[fact]]
         assert empty == [], name
         assert asset["backfill_policy"] == "SINGLE_RUN", name
@@ -126,7 +117,7 @@ def test_importing_the_definitions_prints_nothing() -> None:
 
 # The structure.
 
-PACKAGE = snapshot.PATH.parent.parent / "dagster_essentials"
+PACKAGE = ROOT / "dagster_essentials"
 MODULES = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
 
 

@@ -7,7 +7,14 @@ from datetime import date, timedelta
 import pytest
 
 from dagster_essentials.errors import DownloadError
-from dagster_essentials.orchestration.due_partitions import DueWeeks, Tick, due_months, due_weeks, late_months
+from dagster_essentials.orchestration.due_partitions import (
+    DueWeeks,
+    Tick,
+    due_months,
+    due_weeks,
+    late_months,
+    weeks_behind,
+)
 from dagster_essentials.reports.weekly import months_of_week
 
 
@@ -361,3 +368,20 @@ def test_without_any_week_nothing_is_due() -> None:
     nothing = due({JANUARY: 1}, {}, [])
     assert nothing.weeks == []
     assert nothing.reason
+
+
+# The newest week that is a partition
+
+
+@pytest.mark.parametrize(("months", "weeks"), [(0, 5), (1, 9), (2, 13), (3, 18), (4, 22)])
+def test_after_so_many_weeks_a_week_lies_in_months_that_ended_so_long_ago_on_any_day(months: int, weeks: int) -> None:
+    def weeks_after(day: date) -> int:
+        """How many weeks there are between the last Sunday and the end of those months."""
+        number = 12 * day.year + day.month - 1 - months
+        end = date(number // 12, number % 12 + 1, 1)
+        sunday = day - timedelta(days=day.isoweekday() % 7)
+        return max(0, -((end - sunday).days // 7))
+
+    # The calendar repeats itself after 28 years.
+    days = (date(2000, 1, 1) + timedelta(days=number) for number in range(28 * 1461 // 4))
+    assert weeks_behind(months) == weeks == max(map(weeks_after, days))

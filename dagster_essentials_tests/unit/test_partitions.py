@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 
@@ -40,17 +39,22 @@ for start, end, lag, moments in json.load(sys.stdin):
 json.dump(found, sys.stdout)
 """
 
-# Two years, in which months begin on every day of the week: an hour before and after a month becomes a partition, and between.
+# Two years, one of them a leap year, in which months begin on every day of the week: each midnight, when partitions appear, and
+# the hours around a month's first one.
+MIDNIGHTS = [datetime(2023, 11, 1, tzinfo=UTC) + timedelta(days=number) for number in range(731)]
 MOMENTS = [
-    (datetime(2020 + number // 12, 1 + number % 12, 1, tzinfo=UTC) + timedelta(hours=hours)).isoformat()
-    for number in range(10, 36)
-    for hours in (-1, 0, 1, 24 * 11)
+    (midnight + timedelta(hours=hours)).isoformat()
+    for midnight in MIDNIGHTS
+    for hours in ((-1, 0, 1) if midnight.day == 1 else (0,))
 ]
 LONG_AFTER = "2026-11-05T12:00:00+00:00"
 CASES = [
-    *(("2020-09-01", "", lag, MOMENTS) for lag in (0, 1, 2, 3, 6, 12)),
+    *(("2023-09-01", "", lag, MOMENTS) for lag in (0, 1, 2, 3, 4)),
+    ("2023-09-01", "", 12, MOMENTS[::40]),
+    # Ends that are passed during the two years.
+    *(("2023-09-01", "2024-09-01", lag, MOMENTS[::4]) for lag in (0, 2)),
     # With an end: one after a Friday as the lesson's, one after a Saturday.
-    *((start, end, lag, [*MOMENTS[-8:], LONG_AFTER]) for start, end, lag in [
+    *((start, end, lag, [LONG_AFTER]) for start, end, lag in [
         ("2022-01-01", "2022-10-01", 2), ("2022-05-01", "2023-01-01", 2), ("2022-05-01", "2023-01-01", 0),
         ("2023-01-01", "2023-04-01", 2), ("2023-01-01", "2023-04-01", 0), ("2022-02-01", "2022-03-01", 12),
     ]),
@@ -85,51 +89,53 @@ def weeks_of(partitions: list[Partitions], start: str, end: str = "", moment: st
     return list(weeks)
 
 
-def days_of(months: Collection[str]) -> Iterator[date]:
-    """Every day of `months`, which are consecutive."""
-    day, end = date.fromisoformat(min(months)), next_month(max(months))
-    while day < end:
-        yield day
-        day += timedelta(days=1)
-
-
 def next_month(month: str) -> date:
     year, number = int(month[:4]), int(month[5:7])
     return date(year + number // 12, number % 12 + 1, 1)
 
 
-def test_at_any_moment_every_day_of_the_monthly_partitions_is_in_exactly_one_week(partitions: list[Partitions]) -> None:
+def sunday_before(day: date) -> date:
+    """The first day of the week that `day` is in."""
+    return day - timedelta(days=day.isoweekday() % 7)
+
+
+def test_weeks_follow_each_other_from_the_one_in_which_the_first_month_begins(partitions: list[Partitions]) -> None:
+    for start, end, lag, moment, _, weeks in partitions:
+        first = sunday_before(date.fromisoformat(start))
+        expected = [(first + timedelta(days=7 * number)).isoformat() for number in range(len(weeks))]
+        assert weeks == expected, (start, end, lag, moment)
+
+
+def test_on_no_day_is_there_a_week_whose_months_are_not_partitions(partitions: list[Partitions]) -> None:
     seen = 0
     for start, end, lag, moment, months, weeks in partitions:
-        starts = [date.fromisoformat(week) for week in weeks]
-        assert {week.isoweekday() for week in starts} <= {7}
-        assert len(set(starts)) == len(starts)
-        covered = [week + timedelta(days=number) for week in starts for number in range(7)]
-        assert len(set(covered)) == len(covered)
-        missing = sorted(set(days_of(months)) - set(covered)) if months else []
-        assert missing == [], (start, end, lag, moment)
-        seen += len(months)
-    assert seen > 5_000
+        needed = {(date.fromisoformat(week) + timedelta(days=day)).isoformat()[:7] for week in weeks for day in (0, 6)}
+        needed = {month for month in needed if start <= f"{month}-01" < (end or "9")}
+        assert needed <= {month[:7] for month in months}, (start, end, lag, moment)
+        seen += len(weeks)
+    assert seen > 200_000
 
 
-def test_at_any_moment_the_last_month_has_its_last_week(partitions: list[Partitions]) -> None:
-    for start, end, lag, moment, months, weeks in partitions:
-        if months:
-            last = next_month(months[-1]) - timedelta(days=1)
-            sunday = last - timedelta(days=last.isoweekday() % 7)
-            assert sunday.isoformat() in weeks, (start, end, lag, moment)
+def test_a_week_is_a_partition_a_few_weeks_after_its_months(partitions: list[Partitions]) -> None:
+    late: dict[int, set[int]] = {}
+    for _, end, lag, _, months, weeks in partitions:
+        if not end and months and weeks and lag <= 4:
+            # The newest week that ends within the last month.
+            possible = sunday_before(next_month(months[-1])) - timedelta(days=7)
+            late.setdefault(lag, set()).add((possible - date.fromisoformat(weeks[-1])).days // 7)
+    # On some day it could not be one any earlier.
+    assert {lag: (min(weeks), max(weeks)) for lag, weeks in late.items()} == {
+        **dict.fromkeys((0, 1, 2, 4), (0, 5)),
+        3: (0, 6),
+    }
 
 
-def test_no_week_is_a_partition_before_it_begins_or_before_the_first_month(partitions: list[Partitions]) -> None:
-    for start, end, lag, moment, _, weeks in partitions:
-        now = datetime.fromisoformat(moment)
-        for week in (weeks[0], weeks[-1]) if weeks else ():
-            sunday = datetime.fromisoformat(f"{week}T00:00:00+00:00")
-            assert sunday <= now, (start, end, lag, moment)
-            assert lag == 0 or sunday + timedelta(days=7) <= now, (start, end, lag, moment)
-        if weeks:
-            first = date.fromisoformat(start)
-            assert first - timedelta(days=6) <= date.fromisoformat(weeks[0]) <= first
+def test_long_after_the_end_every_day_of_the_months_is_in_a_week(partitions: list[Partitions]) -> None:
+    found = [(months, weeks) for _, end, _, moment, months, weeks in partitions if end and moment == LONG_AFTER]
+    assert len(found) == 6
+    for months, weeks in found:
+        last = next_month(months[-1]) - timedelta(days=1)
+        assert weeks[-1] == sunday_before(last).isoformat()
 
 
 def test_the_lesson_has_thirteen_weeks(partitions: list[Partitions]) -> None:

@@ -24,7 +24,7 @@ DEFAULTS = Settings(
     start_date="2023-01-01",
     end_date=None,
     publication_lag_months=2,
-    fleets=("green", "fhv", "fhvhv"),
+    fleets=(),
     database_memory_limit="512MB",
     database_threads=None,
     database_wait_seconds=600,
@@ -150,7 +150,6 @@ def test_a_fleet_that_is_not_one_of_the_others_is_refused(value: str, unknown: s
 
 def test_the_fleets_of_the_settings_are_the_datasets_in_their_order() -> None:
     assert read_settings({"TAXI_FLEETS": ",".join(FLEET_NAMES[::-1])}).fleets == FLEET_NAMES
-    assert read_settings({}).fleets == FLEET_NAMES
     assert list(FLEET_NAMES) == list(fleets.FLEETS)
 
 
