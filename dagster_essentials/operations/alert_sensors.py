@@ -1,4 +1,4 @@
-"""The sensors that tell people who do not watch the UI: a run failed, a month is late.
+"""The sensors that tell people who do not watch the UI: a run failed, a month is late, a check of a month does not pass.
 
 `alerts.py` says what a message is and sends it, `failed_runs.py` what it says of a run; which months are late is decided in
 `orchestration/due_partitions.py`.
@@ -16,10 +16,11 @@ from dagster_essentials.operations.alerts import NO_RECEIVER, Alert, deliver, li
 from dagster_essentials.operations.failed_runs import failed_run_alert, is_tried_again
 from dagster_essentials.orchestration.month_schedules import find_late_months
 from dagster_essentials.orchestration.monthly_table import MonthlyTable
+from dagster_essentials.orchestration.records import doubtful_months
 
 
 def alert_sensors(tables: Sequence[MonthlyTable]) -> list[dg.SensorDefinition]:
-    """The sensors for failed runs, and for late months of the `tables`. They are on once a receiver is configured."""
+    """The sensors for failed runs, and for late and doubtful months of the `tables`: on once a receiver is configured."""
     status = dg.DefaultSensorStatus.RUNNING if settings.SETTINGS.has_alerts else dg.DefaultSensorStatus.STOPPED
 
     @dg.run_failure_sensor(
@@ -74,15 +75,43 @@ def alert_sensors(tables: Sequence[MonthlyTable]) -> list[dg.SensorDefinition]:
             reasons.append(f"Reported and still not loaded: {', '.join(still_late)}.")
         return dg.SensorResult(skip_reason=" ".join(reasons) or "No month is late.", cursor=json.dumps(reported))
 
-    return [run_failure_alert_sensor, late_month_alert_sensor]
+    @dg.sensor(
+        name="quality_alert_sensor",
+        minimum_interval_seconds=5 * 60,
+        default_status=status,
+        description="Sends a message about each month that was loaded and does not pass a check. Needs a receiver in the settings.",
+    )
+    def quality_alert_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        """One message for the months of each table since the last tick, and one for each version of a month."""
+        if not settings.SETTINGS.has_alerts:
+            return dg.SensorResult(skip_reason=NO_RECEIVER)
+        cursor = _stored(context.cursor)
+        reasons = []
+        for table in tables:
+            name = table.rows.key.to_user_string()
+            # Where the last tick was in the event log, and the versions that were reported.
+            position, versions = cursor.get(name, (None, {}))
+            months, now = doubtful_months(context.instance, table.rows.key, position)
+            new = {month.partition: month for month in months if versions.get(month.partition) != month.data_version}
+            if new and not _send(context, _quality_alert(table, {key: month.findings for key, month in new.items()})):
+                reasons.append(
+                    "No receiver has accepted the message, see the log of this tick; the next one sends it again."
+                )
+                continue
+            cursor[name] = (now, {**versions, **{key: month.data_version for key, month in new.items()}})
+            if new:
+                reasons.append(f"Reported: {', '.join(map(table.label, new))}.")
+        return dg.SensorResult(
+            skip_reason=" ".join(reasons) or "No month was loaded that a check does not pass.",
+            cursor=json.dumps(cursor),
+        )
+
+    return [run_failure_alert_sensor, late_month_alert_sensor, quality_alert_sensor]
 
 
 def _reported(context: dg.SensorEvaluationContext, tables: Sequence[MonthlyTable]) -> dict[str, dict[str, str]]:
     """The partitions that were reported and are still not loaded, with the day, by the name of the table's asset."""
-    try:
-        stored = json.loads(context.cursor or "{}")
-    except ValueError:  # Set by hand, in the UI.
-        stored = {}
+    stored = _stored(context.cursor)
     reported = {}
     for table in tables:
         name = table.rows.key.to_user_string()
@@ -95,9 +124,16 @@ def _reported(context: dg.SensorEvaluationContext, tables: Sequence[MonthlyTable
     return reported
 
 
-def _days(stored: Any, table: str) -> Mapping[str, str]:
-    if not isinstance(stored, dict):
+def _stored(cursor: str | None) -> dict[str, Any]:
+    """The cursor as a dict; empty if it cannot be read, because it was set by hand in the UI."""
+    try:
+        stored = json.loads(cursor or "{}")
+    except ValueError:
         return {}
+    return stored if isinstance(stored, dict) else {}
+
+
+def _days(stored: Mapping[str, Any], table: str) -> Mapping[str, str]:
     of_table = stored.get(table, {})
     if not isinstance(of_table, dict):
         return {}
@@ -114,6 +150,20 @@ def _late_months_alert(table: MonthlyTable, late: Mapping[str, str]) -> Alert:
         title=f"{list_briefly(list(reasons))} {'is' if len(reasons) == 1 else 'are'} late",
         details="\n".join(reasons.values()),
         url=f"{settings.SETTINGS.ui_url}/assets/{'/'.join(table.rows.key.path)}?view=partitions",
+        months=list(reasons),
+        reasons=reasons,
+    )
+
+
+def _quality_alert(table: MonthlyTable, findings: Mapping[str, str]) -> Alert:
+    """The message about the months of one table that a check does not pass."""
+    reasons = {table.label(key): f"{table.label(key)}: {text}" for key, text in findings.items()}
+    return Alert(
+        event="checks_not_passed",
+        job=table.job.name,
+        title=f"{list_briefly(list(reasons))}: loaded, and a check does not pass",
+        details="\n".join(reasons.values()),
+        url=f"{settings.SETTINGS.ui_url}/assets/{'/'.join(table.rows.key.path)}?view=checks",
         months=list(reasons),
         reasons=reasons,
     )

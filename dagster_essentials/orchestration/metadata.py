@@ -9,7 +9,7 @@ import dagster as dg
 
 from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.ingestion.month_files import DownloadedMonth
-from dagster_essentials.orchestration.records import UNCHANGED
+from dagster_essentials.orchestration.records import NOT_PASSED, UNCHANGED
 from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials.warehouse.quality import Finding
 
@@ -78,7 +78,8 @@ def month_metadata(month: LoadedMonth, findings: Sequence[Finding]) -> dict[str,
         "last_modified": version.last_modified or "unknown",
         "columns_without_values": ", ".join(version.columns_absent) or "none",
         # The page of a month shows no checks: these are about the whole table.
-        "checks_not_passed": ", ".join(finding.check for finding in findings if not finding.passed) or "none",
+        NOT_PASSED: "; ".join(f"{finding.check}: {finding.figures}" for finding in findings if not finding.passed)
+        or "none",
         "quality": dg.MetadataValue.md("\n".join(f"- {finding.check}: {finding.figures}" for finding in findings)),
     }
     if version.zones is not None:

@@ -1,6 +1,7 @@
-"""What Dagster has recorded of loaded months: when each one last changed, and which version of its file it has."""
+"""Dagster's records of loaded months: when each one last changed, the version of its file, and what its checks found."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import dagster as dg
 
@@ -64,3 +65,46 @@ def _metadata(materialization: dg.AssetMaterialization | None) -> Mapping[str, s
     if materialization is None:
         return {}
     return {name: str(value.value) for name, value in materialization.metadata.items()}
+
+
+NOT_PASSED = "checks_not_passed"
+"""The metadata key of the checks that a month does not pass, with their figures."""
+
+
+@dataclass(frozen=True)
+class DoubtfulMonth:
+    """A partition that was loaded in a data version that some checks do not pass: these, with their figures."""
+
+    partition: str
+    data_version: str
+    findings: str
+
+
+def doubtful_months(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, position: int | None
+) -> tuple[list[DoubtfulMonth], int]:
+    """The partitions of `asset` that have been loaded since a `position` in the event log, and do not pass a check.
+
+    Returns:
+        These, oldest first, and the position of now. Without a position, there are none.
+    """
+    latest = instance.fetch_materializations(dg.AssetRecordsFilter(asset), limit=1).records
+    if position is None or not latest:
+        return [], latest[0].storage_id if latest else 0
+    months: list[DoubtfulMonth] = []
+    cursor = None
+    while True:
+        page = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset, after_storage_id=position), limit=100, cursor=cursor, ascending=True
+        )
+        for record in page.records:
+            position = record.storage_id
+            metadata = _metadata(record.asset_materialization)
+            if metadata.get(UNCHANGED) != "True" and metadata.get(NOT_PASSED, "none") != "none":
+                tags = (record.asset_materialization and record.asset_materialization.tags) or {}
+                months.append(
+                    DoubtfulMonth(str(record.partition_key), tags.get("dagster/data_version", ""), metadata[NOT_PASSED])
+                )
+        if not page.has_more:
+            return months, position
+        cursor = page.cursor
