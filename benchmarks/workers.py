@@ -14,7 +14,8 @@ import duckdb
 from processes import serving, show, wait_until
 from project import DATA, Project, samples
 
-from dagster_essentials.sample import months_between, write_month
+from dagster_essentials.ingestion.months import months_between
+from dagster_essentials.sample import write_month
 from dagster_essentials.settings import read_settings
 from dagster_essentials.settings.remote import Lake
 from dagster_essentials.warehouse import load as trips_table
@@ -25,7 +26,7 @@ from dagster_essentials_tests.cluster.servers import ServerError, postgres, s3
 from dagster_essentials_tests.support.loading import load_month
 
 FIRST, LAST = "2023-01", "2023-12"
-MONTHS = list(months_between(FIRST, LAST))
+MONTHS = months_between(FIRST, LAST)
 CONFIG: dict[str, Any] = {"memory_limit": "512MB"}
 SUM = "SELECT partition_date, count(*), round(sum(total_amount)) FROM trips GROUP BY ALL ORDER BY ALL"
 SUMS = 5
@@ -147,7 +148,7 @@ def _sum(connection: duckdb.DuckDBPyConnection) -> tuple[list[object], float]:
 def _measure_commits() -> None:
     """Load small months into a new lake by direct calls, and compare the first transactions with the last ones."""
     # With the columns of the file: those before 2011 have others.
-    months = list(months_between("2011-01", "2027-12"))[:COMMITS]
+    months = months_between("2011-01", "2027-12")[:COMMITS]
     with tempfile.TemporaryDirectory(prefix="taxi-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from dagster_essentials.datasets.aggregates import loaded_months
 from dagster_essentials.datasets.zones import multipolygon_coordinates
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write, write_error
+from dagster_essentials.ingestion.months import next_month
 from dagster_essentials.ingestion.object_files import fetch
 from dagster_essentials.reports.plots import plot_map
 from dagster_essentials.warehouse.catalog import has_table
@@ -156,10 +156,7 @@ def describe_months(months: Sequence[str]) -> str:
     """``2019-01 to 2019-03, 2020-04``: consecutive months by their first and last."""
     ranges: list[list[str]] = []
     for month in months:
-        following = (
-            (date.fromisoformat(f"{ranges[-1][-1]}-01") + timedelta(days=31)).isoformat()[:7] if ranges else None
-        )
-        if month == following:
+        if ranges and month == next_month(ranges[-1][-1]):
             ranges[-1][1:] = [month]
         else:
             ranges.append([month])

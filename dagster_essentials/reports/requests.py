@@ -13,6 +13,7 @@ from dagster_essentials.datasets.aggregates import loaded_months
 from dagster_essentials.datasets.zones import BOROUGHS
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.months import months_between, next_month
 from dagster_essentials.reports.plots import plot_hours
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.transaction import explain_duckdb_errors
@@ -116,8 +117,8 @@ class Answer:
         Raises:
             WriteError: it cannot be written.
         """
-        last = date.fromisoformat(self.end_date) - timedelta(days=1)
-        title = f"Yellow taxi trips from {self.request.borough}, {self.start_date} to {last}: {self.num_trips:,}"
+        period = f"{self.start_date} to {_last_day(self.end_date)}"
+        title = f"Yellow taxi trips from {self.request.borough}, {period}: {self.num_trips:,}"
         if self.missing:
             title += f"\nwithout {describe_some(self.missing)}: not loaded"
         png = plot_hours(self.trips, title)
@@ -147,7 +148,7 @@ def answer_request(connection: duckdb.DuckDBPyConnection, request: Request) -> A
         "again, and execute this run again.",
     ):
         start_date, end_date = _period(connection, request)
-        months = _months(start_date, end_date)
+        months = months_between(start_date, _last_day(end_date).isoformat())
         loaded = loaded_months(connection, months)
         if not loaded:
             raise ReportError(
@@ -173,16 +174,11 @@ def _period(connection: duckdb.DuckDBPyConnection, request: Request) -> tuple[st
         raise ReportError(
             "no trips are loaded. Materialize taxi_trips_file and taxi_trips, and execute this run again."
         )
-    first = date.fromisoformat(f"{months[-1]}-01")
-    return first.isoformat(), (first + timedelta(days=31)).replace(day=1).isoformat()
+    return f"{months[-1]}-01", f"{next_month(months[-1])}-01"
 
 
-def _months(start_date: str, end_date: str) -> list[str]:
-    """The months (``YYYY-MM``) in which the days from `start_date` to the one before `end_date` lie."""
-    first = date.fromisoformat(start_date)
-    last = date.fromisoformat(end_date) - timedelta(days=1)
-    indexes = range(first.year * 12 + first.month - 1, last.year * 12 + last.month)
-    return [f"{index // 12:04}-{index % 12 + 1:02}" for index in indexes]
+def _last_day(end_date: str) -> date:
+    return date.fromisoformat(end_date) - timedelta(days=1)
 
 
 def describe_some(months: Sequence[str]) -> str:

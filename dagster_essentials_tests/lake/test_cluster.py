@@ -24,7 +24,8 @@ import yaml
 from pyarrow.fs import FileSelector, S3FileSystem, copy_files
 
 from dagster_essentials.errors import ConnectionLostError
-from dagster_essentials.sample import months_between, write_month, write_zones
+from dagster_essentials.ingestion.months import months_between
+from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.chaos.oracle import Oracle
 from dagster_essentials_tests.chaos.sandbox import LAUNCH
 from dagster_essentials_tests.cluster.local import LocalCluster, local_cluster
@@ -35,7 +36,7 @@ from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.cluster
 
-MONTHS = list(months_between("2023-01", "2024-12"))
+MONTHS = months_between("2023-01", "2024-12")
 ROWS = 5_000
 SECONDS = 300
 """For all runs of a test to end: a time-out, not a wait."""
