@@ -1,4 +1,6 @@
-"""Text in SQL where a statement takes no parameter: names, and constants in expressions and in COPY, COMMENT or ATTACH."""
+"""Texts for DuckDB and of DuckDB: names and constants where a statement takes no parameter, and the message of an error."""
+
+import duckdb
 
 
 def quote(name: str) -> str:
@@ -11,3 +13,8 @@ def literal(value: int | str | None) -> str:
     if value is None:
         return "NULL"
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"
+
+
+def first_line(error: duckdb.Error) -> str:
+    """The message of `error`, without the hints and the query that follow."""
+    return str(error).partition("\n")[0].rstrip(".!")

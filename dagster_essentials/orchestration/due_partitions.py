@@ -11,7 +11,6 @@ from math import ceil
 from dagster_essentials.errors import DownloadError
 from dagster_essentials.ingestion.download import PublishedFile
 from dagster_essentials.ingestion.months import first_day, next_month
-from dagster_essentials.ingestion.months import first_day, next_month
 
 MAX_MONTHS_BACK = 12
 """How far the first tick looks for a published month: four times the longest delay."""

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.months import month_number, months_between
 from dagster_essentials.sample.coordinates import (
     CELL,
@@ -216,7 +217,7 @@ def write_zones(path: Path) -> Path:
     The zones are squares on a grid at the position of New York, as many in each borough as published. The grid is
     filled column by column from south to north, so that Manhattan is long and narrow.
     """
-    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path, DataFolder(path.parent)) as temporary, open(temporary, "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["OBJECTID", "Shape_Leng", "the_geom", "Shape_Area", "zone", "LocationID", "borough"])
         for number in range(1, 264):

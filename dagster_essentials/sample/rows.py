@@ -12,6 +12,7 @@ from typing import TypeVar
 import duckdb
 
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.sql import literal
 
 Value = TypeVar("Value")
@@ -54,7 +55,7 @@ def drawn_zone(draw: str, zones: int = 265) -> str:
 def write_rows(path: Path, query: str) -> Path:
     """Write the result of `query`, which may use the macros, to the Parquet file `path`; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary, duckdb.connect() as connection:
+    with atomic_write(path, DataFolder(path.parent)) as temporary, duckdb.connect() as connection:
         connection.execute("SET enable_progress_bar = false")
         for macro in MACROS:
             connection.execute(macro)

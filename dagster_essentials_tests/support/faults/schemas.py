@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from dagster_essentials.datasets.yellow import COLUMNS
-from dagster_essentials.ingestion.casts import MAX_TEXT_BYTES
+from dagster_essentials.ingestion.dataset import MAX_TEXT_BYTES
 from dagster_essentials.ingestion.months import months_between
 from dagster_essentials.sample import FIRST_MODERN_MONTH, LAST_MONTH, write_month
 from dagster_essentials_tests.support.faults.fault import Change, loaded_file, refused_file
