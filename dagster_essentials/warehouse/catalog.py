@@ -82,8 +82,10 @@ class Table:
         if not has_table(tables, self.name):
             problem = f"{self.name} in {tables.place} is a view, and this project has a table of that name"
         elif missing:
-            made_by = f" ({self.made_by})" if self.made_by else ""
-            problem = f"the table {self.name} in {tables.place} has no column {missing}, so it was made by something else{made_by}"
+            problem = (
+                f"the table {self.name} in {tables.place} has no column {missing}, so it was made by something else"
+            )
+            problem += f" ({self.made_by})" if self.made_by else ""
         else:
             return
         raise DatabaseUnusableError(f"{problem}. Nothing was changed in it. Rename or drop it, and materialize again.")
