@@ -17,7 +17,8 @@ import dagster as dg
 import psutil
 import requests
 
-from dagster_essentials.sample import months_between, write_month, write_zones
+from dagster_essentials.ingestion.months import months_between
+from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.chaos.oracle import Oracle
 from dagster_essentials_tests.chaos.phase_hooks import PhaseHooks
 from dagster_essentials_tests.support.dagster_dev import BIN, JOB, Dev, copy_of_project
