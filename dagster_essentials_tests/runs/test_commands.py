@@ -42,7 +42,12 @@ def _make(clone: Path, *arguments: str, **environ: str) -> subprocess.CompletedP
 def test_make_run_loads_the_months_of_the_lesson_and_prints_them(clone: Path) -> None:
     # The settings of the shell must not load generated trips into the real table.
     real = clone.parent / "real.duckdb"
-    others = {"TAXI_START_DATE": "2024-01-01", "TAXI_FLEETS": "green", "DAGSTER_HOME": "/nowhere", "DUCKDB_THREADS": "no"}
+    others = {
+        "TAXI_START_DATE": "2024-01-01",
+        "TAXI_FLEETS": "green",
+        "DAGSTER_HOME": "/nowhere",
+        "DUCKDB_THREADS": "no",
+    }
     result = _make(clone, "run", DUCKDB_DATABASE=str(real), **others)
     assert result.returncode == 0, result.stdout
     assert re.findall(r"^│ (2023-\d\d) │ +(\d+) │", result.stdout, re.MULTILINE) == [

@@ -13,7 +13,9 @@ from dagster_essentials_tests.support.project import ROOT
 
 TOOLS = ("cat", "cp", "dirname", "find", "grep", "make", "mkdir", "mv", "rm", "sed", "sh", "touch")
 # The environment's `python` is a copy of the one that made it, and has its name.
-ENVIRONMENT = "mkdir -p .venv/bin && cp '{python}' .venv/bin/python && echo '    unset VIRTUAL_ENV' > .venv/bin/activate"
+ENVIRONMENT = (
+    "mkdir -p .venv/bin && cp '{python}' .venv/bin/python && echo '    unset VIRTUAL_ENV' > .venv/bin/activate"
+)
 PYTHON = """#!/bin/sh
 case "$*" in
     --version) echo 'Python {version}' ;;
