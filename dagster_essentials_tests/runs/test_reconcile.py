@@ -154,7 +154,7 @@ def test_an_older_database_is_recorded_as_it_is_and_what_it_lacks_is_named(
 def test_a_version_that_is_older_than_a_rule_is_recorded_without_its_check(
     loaded: Project, instance: dg.DagsterInstance
 ) -> None:
-    older = "map_from_entries(list_filter(map_entries(violations), entry -> entry.key <> 'zones_known'))"
+    older = "map_from_entries(list_filter(map_entries(violations), lambda entry: entry.key <> 'zones_known'))"
     with loaded.connect() as tables:
         tables.execute(f"UPDATE month_versions SET violations = {older}")
     with dg.DagsterInstance.ephemeral() as emptied:
