@@ -243,7 +243,7 @@ class Sandbox(Dev):
         try:
             self.wait_for(launched, "the UI to launch a run", seconds=90)
         except AssertionError:
-            # `dagster dev` does not notice every end of its code server (docs/reliability.md): a person restarts it.
+            # `dagster dev` does not notice every end of its code server (docs/design.md): a person restarts it.
             self.report.notes.append("dagster dev was restarted, as it had not noticed the end of its code server")
             self.restart_if_needed(at_once=True)
             self.wait_for(launched, "the UI to launch a run after a restart")
