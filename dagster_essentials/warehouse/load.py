@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -288,7 +288,7 @@ def _record_version(
     version = MonthVersion(
         month=month,
         version=number,
-        loaded_at=datetime.now(timezone.utc).replace(tzinfo=None),
+        loaded_at=datetime.now(UTC).replace(tzinfo=None),
         sha256=source.content.sha256,
         mapping=source.fingerprint,
         num_trips=profile.rows,

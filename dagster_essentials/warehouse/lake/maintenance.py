@@ -1,7 +1,7 @@
 """What a lake needs from time to time: small files are merged, old snapshots and files that nothing refers to are removed."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from dagster_essentials.warehouse.lake import LAKE_NAME
 from dagster_essentials.warehouse.tables import COMMITS, Tables
@@ -34,7 +34,7 @@ def maintain_lake(
     Raises:
         QueryError: a step failed. Those before it are done, and the tables are unchanged.
     """
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     steps = (
         ("ducklake_merge_adjacent_files($lake)", None),
         ("ducklake_expire_snapshots($lake, older_than => $before)", now - keep_snapshots),
