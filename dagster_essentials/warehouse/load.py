@@ -326,7 +326,7 @@ def _explain_errors(tables: Tables, source: _Source, path: Path) -> Iterator[Non
 
 
 def _advice(source: _Source, place: str) -> str:
-    """What to do about an error of the load: it is an error of the file only if the file alone cannot be read either."""
+    """The advice about an error of the load: it is an error of the file only if the file alone cannot be read either."""
     try:
         scan_all_values(source.dataset.file_format.relation, source.reader_path, source.mapping)
     except duckdb.Error:

@@ -1,4 +1,4 @@
-"""What differs in a lake: many processes use it at the same time, and rows are written to data files before the transaction.
+"""The tables of a lake: many processes use them at the same time, and rows are written to files before the transaction.
 
 So the months of several processes are written at the same time, and a commit takes a fifth of a second however large the
 month is. A file that no transaction added, as its process was killed, is removed by `maintenance.py`.
