@@ -144,7 +144,7 @@ def _load_month(
     dataset, month = source.dataset, source.month
     values = {"month": month, "file": source.reader_path, **dataset.constants}
     rows = tables.stage(dataset.table, dataset.folders(month), f"{source.month_file} {statements.query}", values)
-    # What can be counted before the transaction does not make others wait for it.
+    # Counted before the transaction if possible, so that others do not wait for it.
     profile = profile_month(tables, dataset, month, rows.relation) if rows.relation else None
     with tables.transaction():
         _prepare(tables, statements, dataset)

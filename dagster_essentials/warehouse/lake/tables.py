@@ -104,7 +104,7 @@ class StagedRows(Rows):
 _LOST = re.compile(
     "server closed the connection|connection not open|no connection to the server|could not (send|receive) data"
     "|SSL (connection|SYSCALL)|terminating connection|database system is (shutting|starting)|unable to connect to Postgres"
-    # What DuckDB 1.5.5 makes of it in the middle of a query, and if it can neither commit nor roll back.
+    # Messages of DuckDB 1.5.5 for it in the middle of a query, and if it can neither commit nor roll back.
     '|unsuccessful query result|database has been invalidated|failed to execute query "ROLLBACK"',
     re.IGNORECASE,
 )
