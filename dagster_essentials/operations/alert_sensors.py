@@ -89,7 +89,7 @@ def alert_sensors(tables: Sequence[MonthlyTable]) -> list[dg.SensorDefinition]:
         reasons = []
         for table in tables:
             name = table.rows.key.to_user_string()
-            # Where the last tick was in the event log, and the versions that were reported.
+            # The position of the last tick in the event log, and the versions that were reported.
             position, versions = cursor.get(name, (None, {}))
             months, now = doubtful_months(context.instance, table.rows.key, position)
             new = {month.partition: month for month in months if versions.get(month.partition) != month.data_version}

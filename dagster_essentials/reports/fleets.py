@@ -58,7 +58,7 @@ class FleetMonth:
 
 @dataclass(frozen=True)
 class FleetReport:
-    """What is loaded, in order; the months (``YYYY-MM``) among that which lack a fleet; and the plot, a PNG."""
+    """The loaded months, in order; those of them (``YYYY-MM``) that lack a fleet; and the plot, a PNG."""
 
     months: Sequence[FleetMonth]
     incomplete: Sequence[str]

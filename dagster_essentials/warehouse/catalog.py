@@ -17,7 +17,7 @@ HERE = "database_name = current_database() AND schema_name = current_schema()"
 
 
 def has_table(tables: Tables, name: str) -> bool:
-    """Whether there is a table `name`."""
+    """True if there is a table `name`."""
     return bool(
         tables.execute(f"SELECT 1 FROM duckdb_tables() WHERE table_name = $name AND {HERE}", {"name": name}).fetchall()
     )

@@ -30,7 +30,7 @@ KEYS = [f"{month}-01" for month in MONTHS]
 
 
 def new_york(year: int, month: int, day: int) -> float:
-    """When that day begins in New York, in seconds since 1970."""
+    """The start of that day in New York, in seconds since 1970."""
     return datetime(year, month, day, tzinfo=ZoneInfo("America/New_York")).timestamp()
 
 
@@ -364,7 +364,7 @@ def _reports(webhook: Webhook, run: dg.DagsterRun) -> list[dict[str, Any]]:
 
 
 def _sensor_acted(dev: Dev, run: dg.DagsterRun) -> bool:
-    """Whether the sensor has dealt with `run`: Dagster notes it in the log of the run."""
+    """True if the sensor has dealt with `run`: Dagster notes it in the log of the run."""
     with dev.instance() as instance:
         logs = instance.all_logs(run.run_id)
     return any("run_failure_alert_sensor" in entry.message for entry in logs)
@@ -478,7 +478,7 @@ query Ticks($selector: SensorSelector!) {
 
 
 def _skip_reasons(dev: Dev) -> list[str]:
-    """Why the last ticks of the sensor for failed runs have sent nothing."""
+    """The reasons why the last ticks of the sensor for failed runs have sent nothing."""
     sensor = dev.graphql(TICKS, selector={**JOB, "sensorName": "run_failure_alert_sensor"})["sensorOrError"]
     return [tick["skipReason"] or "" for tick in sensor["sensorState"]["ticks"]]
 

@@ -1,4 +1,4 @@
-"""Which months and weeks are partitions at a moment, and which months a week needs."""
+"""The months and weeks that are partitions at a moment, and the months that a week needs."""
 
 import json
 import os
