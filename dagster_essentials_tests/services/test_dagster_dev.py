@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -214,7 +214,7 @@ def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: S
         (state,) = [
             state for state in instance.all_instigator_state() if state.instigator_name == "trip_update_job_schedule"
         ]
-        long_ago = datetime(2023, 10, 5, tzinfo=timezone.utc).timestamp()
+        long_ago = datetime(2023, 10, 5, tzinfo=UTC).timestamp()
         instance.create_tick(
             TickData(
                 state.instigator_origin_id,
@@ -228,7 +228,7 @@ def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: S
         )
     assert look() == {
         "skipReason": "Reported: 2023-06.",
-        "cursor": json.dumps({"2023-06-01": str(datetime.now(timezone.utc).date())}),
+        "cursor": json.dumps({"2023-06-01": str(datetime.now(UTC).date())}),
         "error": None,
     }
     (message,) = [message for message in webhook.messages if message["event"] == "months_late"]
