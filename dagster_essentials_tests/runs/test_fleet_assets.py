@@ -351,34 +351,41 @@ def fleet_job() -> dg.JobDefinition:
     ).resolve_job_def("fleet_job")
 
 
-def test_a_month_that_failed_is_retried_by_a_run_from_the_failure(
-    published: Project, history: dg.DagsterInstance, source_server: SourceServer
+@pytest.mark.parametrize("last", ["green|2023-02-01", "fhv|2023-02-01"], ids=["alone", "in a range"])
+def test_a_month_that_failed_is_tried_again_by_a_run_from_the_failure(
+    last: str, published: Project, history: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
-    def run(first: str, last: str, **options: Any) -> dg.JobExecutionResult:
+    def run(**options: Any) -> dg.JobExecutionResult:
         return dg.execute_job(
             dg.reconstructable(fleet_job),
             instance=history,
-            tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+            tags={
+                "dagster/asset_partition_range_start": last.replace("fhv|2023-02", "green|2023-01"),
+                "dagster/asset_partition_range_end": last,
+            },
             run_config={"resources": {"database": {"config": {"database": str(published.database)}}}},
             **options,
         )
 
-    publish(source_server, "2023-02", ERROR_PAGE, "green")
-    alone = run("green|2023-02-01", "green|2023-02-01")
-    in_a_range = run("green|2023-01-01", "fhv|2023-02-01")
-    assert (alone.success, in_a_range.success) == (False, False)
-    publish(source_server, "2023-02", fleet_sample("green", "2023-02"), "green")
+    url = publish(source_server, "2023-02", ERROR_PAGE, "green")
+    failed = run()
+    assert not failed.success
 
     # The step of the files went on, for the sake of the other months: from the failure, only fleet_trips is executed.
-    options = dg.ReexecutionOptions.from_failure(in_a_range.run_id, history)
-    retry = run("green|2023-01-01", "fhv|2023-02-01", reexecution_options=options)
+    options = dg.ReexecutionOptions.from_failure(failed.run_id, history)
+    retry = run(reexecution_options=options)
     assert not retry.success
-    log = "\n".join(step_log(history, retry.run_id, "fleet_trips"))
-    assert "green 2023-02 (1 of 4) failed: fleet_trips_file failed for this partition" in log
-    # The retry of a run of the month alone downloads it.
-    options = dg.ReexecutionOptions.from_failure(alone.run_id, history)
-    assert run("green|2023-02-01", "green|2023-02-01", reexecution_options=options).success
+    (failure,) = [line for line in step_log(history, retry.run_id, "fleet_trips") if line.startswith("green 2023-02")]
+    assert re.match(rf"green 2023-02( \(1 of 4\))? failed \({url}\): not a complete parquet file", failure)
+
+    publish(source_server, "2023-02", fleet_sample("green", "2023-02"), "green")
+    options = dg.ReexecutionOptions.from_failure(retry.run_id, history)
+    again = run(reexecution_options=options)
+    assert again.success
+    assert {event.step_key for event in again.all_events if event.is_step_success} == {"fleet_trips"}
     assert fleet_rows(published)["green", "2023-02"] == 300
+    sha256 = query_version(published, "green", "2023-02")[0][0]
+    assert (latest(history, fleet_trips_file, "green|2023-02-01").tags or {})["dagster/data_version"] == sha256
 
 
 # The jobs, and the command line.
