@@ -3,7 +3,6 @@
 import atexit
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,7 +28,6 @@ from dagster_essentials.datasets.zones_table import replace_zones  # noqa: E402
 from dagster_essentials.ingestion.data_folder import DataFolder  # noqa: E402
 from dagster_essentials.sample import write_month, write_zones  # noqa: E402
 from dagster_essentials.warehouse.file import file_tables  # noqa: E402
-from dagster_essentials.warehouse.lake import Lake  # noqa: E402
 from dagster_essentials_tests.cluster.servers import postgres, s3  # noqa: E402
 from dagster_essentials_tests.support.lake_servers import LakeServers  # noqa: E402
 from dagster_essentials_tests.support.loading import load_month  # noqa: E402
@@ -56,36 +54,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: (order.get(item.path.stem, len(order)), item.get_closest_marker("slow") is None))
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """In CI a skipped test fails the session, except those of the published files on a machine that has none of them."""
-    # With pytest-xdist only the controller has a reporter; it counts the reports of all workers.
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    skipped = reporter.stats.get("skipped", []) if reporter is not None else []
-    if not REAL_DATA.is_dir():
-        skipped = [report for report in skipped if NO_REAL_DATA not in str(report.longrepr)]
-    if os.environ.get("CI") and skipped and not session.exitstatus:
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
 @pytest.fixture
 def source_server() -> Iterator[SourceServer]:
     """An HTTP source on this machine, whose answers a test chooses."""
     with SourceServer() as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for this machine, with its key in the same file."""
-    path = tmp_path_factory.mktemp("certificate") / "self-signed.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
-    subprocess.run(
-        [*command.split(), "-keyout", path, "-out", path.with_suffix(".crt")], check=True, capture_output=True
-    )
-    path.write_bytes(path.read_bytes() + path.with_suffix(".crt").read_bytes())
-    return path
 
 
 @pytest.fixture
@@ -176,11 +149,6 @@ def lake_servers() -> Iterator[LakeServers]:
         folder.chmod(0o755)
         with postgres(folder / "postgres") as database, s3(folder / "s3", "taxi") as environ:
             yield LakeServers(database, environ)
-
-
-@pytest.fixture
-def lake(lake_servers: LakeServers) -> Lake:
-    return lake_servers.new_lake()
 
 
 @pytest.fixture(scope="session")

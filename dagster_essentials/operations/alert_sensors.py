@@ -60,7 +60,12 @@ def alert_sensors(tables: Sequence[MonthlyTable]) -> list[dg.SensorDefinition]:
                 skip_reason="The monthly schedules are off, or have not ticked yet: no month can be late."
             )
         reasons = []
-        still_late = [table.label(key) for table in tables for key in sorted(reported[table.rows.key.to_user_string()])]
+        still_late = [
+            table.label(key)
+            for table in tables
+            for key in table.partitions.get_partition_keys()
+            if key in reported[table.rows.key.to_user_string()]
+        ]
         sent: list[str] = []
         for table in tables:
             name = table.rows.key.to_user_string()
@@ -89,8 +94,7 @@ def alert_sensors(tables: Sequence[MonthlyTable]) -> list[dg.SensorDefinition]:
         reasons = []
         for table in tables:
             name = table.rows.key.to_user_string()
-            # The position of the last tick in the event log, and the versions that were reported.
-            position, versions = cursor.get(name, (None, {}))
+            position, versions = _looked_at(cursor.get(name))
             months, now = doubtful_months(context.instance, table.rows.key, position)
             new = {month.partition: month for month in months if versions.get(month.partition) != month.data_version}
             if new and not _send(context, _quality_alert(table, {key: month.findings for key, month in new.items()})):
@@ -131,6 +135,14 @@ def _stored(cursor: str | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return stored if isinstance(stored, dict) else {}
+
+
+def _looked_at(stored: Any) -> tuple[int | None, dict[str, str]]:
+    """Where the last tick was in the event log, and the versions of months that were reported; neither before the first."""
+    match stored:
+        case [int(position), dict(versions)]:
+            return position, versions
+    return None, {}
 
 
 def _days(stored: Mapping[str, Any], table: str) -> Mapping[str, str]:

@@ -47,7 +47,7 @@ def failed_run_alert(context: dg.RunFailureSensorContext, tables: Sequence[Month
     )
     partitions = table.partitions if table else weekly_partition if is_weekly else None
     keys = sorted(by_key) or _partition_keys(run, partitions)
-    labels = {key: table.label(key) if table else f"week of {key}" if is_weekly else key for key in keys}
+    labels = {key: f"week of {key}" if is_weekly else _label(table, key) for key in keys}
     reasons = {key if is_weekly else labels[key]: by_key[key] for key in sorted(by_key)}
     reasons |= {step: text for step, text in steps.items() if step not in explained}
     details = "\n".join(steps.values()) or _run_text(context)
@@ -65,6 +65,11 @@ def failed_run_alert(context: dg.RunFailureSensorContext, tables: Sequence[Month
         weeks=keys if is_weekly else [],
         reasons=reasons or {run.job_name: details},
     )
+
+
+def _label(table: MonthlyTable | None, key: str) -> str:
+    # A key that is no partition, or none any more, has no month.
+    return table.label(key) if table and table.partitions.has_partition_key(key) else key
 
 
 def _is_about(run: dg.DagsterRun, table: MonthlyTable, failed: Collection[dg.AssetKey]) -> bool:

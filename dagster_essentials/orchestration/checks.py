@@ -74,9 +74,17 @@ def evaluate_checks(
         for finding in find(of_month, by_name[dataset]):
             if finding.check in findings:
                 findings[finding.check].append((by_name[dataset].label(month), finding))
-    for label, error in mismatches.items():
-        figures = f"{error.rows_in_file:,} rows in the file, {error.rows_in_table:,} loaded, and rolled back"
-        findings[ROWS_MATCH_FILE].append((label, Finding(ROWS_MATCH_FILE, False, figures)))
+    rolled_back = {
+        label: Finding(
+            ROWS_MATCH_FILE,
+            False,
+            f"{error.rows_in_file:,} rows in the file, {error.rows_in_table:,} loaded, and rolled back",
+        )
+        for label, error in mismatches.items()
+    }
+    if rolled_back and ROWS_MATCH_FILE in findings:
+        # Of a month that is loaded in an earlier version, this is what there is to say.
+        findings[ROWS_MATCH_FILE] = [*(dict(findings[ROWS_MATCH_FILE]) | rolled_back).items()]
     for name, of_months in findings.items():
         yield _result(name, of_months)
 

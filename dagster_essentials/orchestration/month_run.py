@@ -10,13 +10,13 @@ from pydantic import Field
 
 from dagster_essentials.errors import DatabaseError, PipelineError, RowCountMismatchError
 from dagster_essentials.ingestion.dataset import Dataset
-from dagster_essentials.ingestion.month_files import DownloadedMonth, MonthFile
+from dagster_essentials.ingestion.month_files import DownloadedMonth, MonthFile, download_month
 from dagster_essentials.orchestration.checks import evaluate_checks
 from dagster_essentials.orchestration.database import open_tables
-from dagster_essentials.orchestration.events import AssetEvents
+from dagster_essentials.orchestration.events import AssetEvents, record_materialization
 from dagster_essentials.orchestration.failures import retry_if_possible
 from dagster_essentials.orchestration.metadata import file_metadata, month_metadata
-from dagster_essentials.orchestration.partition_run import PartitionRun, describe_bytes
+from dagster_essentials.orchestration.partition_run import PartitionRun, describe_bytes, failures_in_run, is_executed
 from dagster_essentials.orchestration.records import UNCHANGED, recorded_version
 from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials.warehouse.month_versions import versions_by_month
@@ -47,6 +47,19 @@ class MonthRun(PartitionRun):
         self._started = time.monotonic()
         super().__init__(context, lambda key: month_file(key).label, "month", noun="rows")
         self._noun = month_file(self.keys[0]).dataset.noun
+
+    def pending(self, upstream: dg.AssetsDefinition | None = None) -> Iterator[str]:
+        """As `PartitionRun.pending`. A run from the failure of another one does not repeat `upstream`, whose step went on for the
+        other months: the files that it could not download are downloaded here.
+        """
+        if upstream is not None and not is_executed(self._context, upstream):
+            for key in failures_in_run(self._context, upstream):
+                with self.partition(key):
+                    month = download_month(self._files(key))
+                    metadata = file_metadata(month, self._files(key).location)
+                    record_materialization(self._context, upstream, key, month.file.sha256, metadata)
+            upstream = None
+        yield from super().pending(upstream)
 
     @contextmanager
     def partition(self, key: str) -> Iterator[None]:

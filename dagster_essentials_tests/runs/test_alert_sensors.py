@@ -28,22 +28,29 @@ from dagster._core.scheduler.instigation import (
     TickStatus,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster_essentials.orchestration.scheduled_months import SINCE_TAG
 
-from dagster_essentials import alerts, defs, failed_runs, sensors, settings
+from dagster_essentials import defs, settings
 from dagster_essentials.assets.fleets import fleet_trips
 from dagster_essentials.assets.trips import taxi_trips
+from dagster_essentials.datasets.fleets import FHVHV
+from dagster_essentials.jobs import FLEET_TRIPS
+from dagster_essentials.operations import alert_sensors, alerts, failed_runs
+from dagster_essentials.orchestration.month_schedules import SINCE_TAG
 from dagster_essentials.resources import LockedDuckDBResource
-from dagster_essentials.sensors import late_month_alert_sensor, run_failure_alert_sensor
-from dagster_essentials.settings import FLEET_NAMES, read_settings
-from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials.settings import read_settings
+from dagster_essentials_tests.support.faults.samples import query_file, rewrite, sample
 from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.project import Project, materialize
 from dagster_essentials_tests.support.receivers import SECRET, MailServer, Webhook
-from dagster_essentials_tests.support.run_results import TRIPS, publish
+from dagster_essentials_tests.support.run_results import FLEETS, TRIPS, publish
 from dagster_essentials_tests.support.source_server import SourceServer, status
 
 UI = "https://dagster.example.org"
+
+
+def sensor(name: str) -> dg.SensorDefinition:
+    sensor: dg.SensorDefinition = defs.get_repository_def().get_sensor_def(name)
+    return sensor
 
 
 @pytest.fixture
@@ -57,11 +64,11 @@ Configure = Callable[..., None]
 
 @pytest.fixture
 def configure(project: Project, monkeypatch: pytest.MonkeyPatch) -> Configure:
-    """Sets the receivers of alerts and the fleets, for the sensors in this process."""
+    """Sets the receivers of alerts, for the sensors in this process."""
 
     def configure(**environ: str) -> None:
-        read = read_settings({"TAXI_UI_URL": UI, "TAXI_FLEETS": ",".join(FLEET_NAMES), **environ})
-        names = ("alert_webhook_url", "alert_recipients", "smtp", "ui_url", "fleets")
+        read = read_settings({"TAXI_UI_URL": UI, **environ})
+        names = ("alert_webhook_url", "alert_recipients", "smtp", "ui_url")
         changes = {name: getattr(read, name) for name in names}
         monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, **changes))
 
@@ -85,7 +92,7 @@ class FailureTicks:
         """The number of runs that the sensor has dealt with, and the reason if it skips."""
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
         with context:
-            data = run_failure_alert_sensor.evaluate_tick(context)
+            data = sensor("run_failure_alert_sensor").evaluate_tick(context)
         self.cursor = data.cursor
         assert [reaction.error for reaction in data.dagster_run_reactions or [] if reaction.error] == []
         return len(data.dagster_run_reactions or []), data.skip_message
@@ -180,15 +187,15 @@ def test_a_failed_month_of_a_fleet_is_named_with_its_fleet(
         ("green|2023-01-01", "fhv|2023-02-01", ["green 2023-01", "green 2023-02", "fhv 2023-01", "fhv 2023-02"]),
         ("fhv|2023-02-01", "fhv|2023-02-01", ["fhv 2023-02"]),
         # The settings have changed since: there are no such partitions any more.
-        ("green|2003-01-01", "green|2003-03-01", ["green 2003-01", "green 2003-03"]),
-        ("blue|2023-01-01", "green|2023-01-01", ["blue 2023-01", "green 2023-01"]),
+        ("green|2003-01-01", "green|2003-03-01", ["green|2003-01-01", "green|2003-03-01"]),
+        ("blue|2023-01-01", "green|2023-01-01", ["blue|2023-01-01", "green 2023-01"]),
     ],
 )
 def test_of_a_range_of_fleets_whose_process_is_gone_all_months_are_named(
     first: str, last: str, months: list[str], history: dg.DagsterInstance, ticks: FailureTicks, webhook: Webhook
 ) -> None:
     range_ = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last}
-    crashed_run(history, **{"dagster/partition": ""}, **range_)
+    crashed_run(history, "fleet_update_job", **{"dagster/partition": ""}, **range_)
     ticks.tick()
     (message,) = webhook.messages
     assert message["months"] == months
@@ -246,11 +253,9 @@ def test_an_error_that_nobody_expected_is_reported_without_secrets(
     assert SECRET not in str(message)
 
 
-def crashed_run(instance: dg.DagsterInstance, **tags: str) -> dg.DagsterRun:
+def crashed_run(instance: dg.DagsterInstance, job: str = "trip_update_job", **tags: str) -> dg.DagsterRun:
     """A run for 2023-05 whose process is gone."""
-    run = dg.DagsterRun(
-        "trip_update_job", status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "2023-05-01", **tags}
-    )
+    run = dg.DagsterRun(job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "2023-05-01", **tags})
     instance.add_run(run)
     instance.report_run_failed(run, "Its process, 123, is gone. Launch it again.")
     return run
@@ -378,13 +383,22 @@ def test_with_a_receiver_the_sensors_are_on_without_a_click(environ: dict[str, s
     assert sorted(result.stdout.splitlines()) == [
         "adhoc_request_sensor STOPPED",
         "late_month_alert_sensor RUNNING",
+        "quality_alert_sensor RUNNING",
         "run_failure_alert_sensor RUNNING",
     ]
 
 
 # Late months. December 2025 is late from 26 March 2026 on.
 
+<<<<<<< HEAD
 SINCE = {"dagster/schedule_name": "trip_update_job_schedule", SINCE_TAG: "2025-11-01"}
+=======
+SINCE = {
+    "dagster/schedule_name": "trip_update_job_schedule",
+    "dagster/partition": "2025-11-01",
+    SINCE_TAG: "2025-11-01",
+}
+>>>>>>> tests-runs
 MARCH_5 = datetime(2026, 3, 5, tzinfo=UTC)
 
 
@@ -401,6 +415,7 @@ class Schedule:
         self.monkeypatch = monkeypatch
         self.cursor: str | None = None
         self.name = name
+        self.sensor = sensor("late_month_alert_sensor")
         self.state = InstigatorState(
             RemoteInstigatorOrigin(repository, name),
             InstigatorType.SCHEDULE,
@@ -436,9 +451,9 @@ class Schedule:
             def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
                 return moment
 
-        self.monkeypatch.setattr(sensors, "datetime", Clock)
+        self.monkeypatch.setattr(alert_sensors, "datetime", Clock)
         with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
-            data = late_month_alert_sensor.evaluate_tick(context)
+            data = self.sensor.evaluate_tick(context)
         self.cursor = data.cursor
         return data.skip_message
 
@@ -491,7 +506,7 @@ def test_a_late_month_is_reported_once_until_it_is_loaded(
     load(history, ["2025-12", "2026-01"])
     assert schedule.watch("2026-04-27") == "No month is late."
     assert [message["months"] for message in webhook.messages] == [["2025-12"], ["2026-01"]]
-    assert json.loads(schedule.cursor or "") == {}
+    assert json.loads(schedule.cursor or "") == {"taxi_trips": {}, "fleet_trips": {}}
 
 
 def test_who_has_not_switched_the_schedule_on_is_not_told(
@@ -553,7 +568,9 @@ def test_without_a_receiver_nothing_is_asked(
     assert source_server.requests == []
 
 
-@pytest.mark.parametrize("cursor", ["not JSON", "[]", "1692230400.0"])
+@pytest.mark.parametrize(
+    "cursor", ["not JSON", "[]", "1692230400.0", '{"taxi_trips": []}', '{"a month": "2026-03-01"}', '{"2025-12-01": 7}']
+)
 def test_a_cursor_that_was_set_by_hand_counts_as_none(
     cursor: str, schedule: Schedule, history: dg.DagsterInstance, webhook: Webhook
 ) -> None:
@@ -563,6 +580,23 @@ def test_a_cursor_that_was_set_by_hand_counts_as_none(
     schedule.cursor = cursor
     assert schedule.watch("2026-03-26") == "Reported: 2025-12."
     assert len(webhook.messages) == 1
+
+
+def test_what_an_earlier_release_has_reported_is_not_reported_again(
+    schedule: Schedule, fleet_schedule: Schedule, history: dg.DagsterInstance, webhook: Webhook
+) -> None:
+    load(history, ["2025-11", *(f"{fleet}|2025-11" for fleet in OTHERS)])
+    for each in (schedule, fleet_schedule):
+        each.switch_on()
+        each.ticked(MARCH_5)
+    # It stored the partitions of both tables side by side.
+    schedule.cursor = '{"2025-12-01": "2026-03-26", "green|2025-12-01": "2026-03-26"}'
+    assert schedule.watch("2026-03-27") == "Reported: fhvhv 2025-12."
+    assert [message["months"] for message in webhook.messages] == [["fhvhv 2025-12"]]
+    assert json.loads(schedule.cursor) == {
+        "taxi_trips": {"2025-12-01": "2026-03-26"},
+        "fleet_trips": {"green|2025-12-01": "2026-03-26", "fhvhv|2025-12-01": "2026-03-27"},
+    }
 
 
 OTHERS = ("green", "fhv", "fhvhv")
@@ -598,7 +632,7 @@ def test_a_late_month_of_a_fleet_is_reported_with_its_fleet_and_one_of_fhv_a_mon
     assert "fhv 2025-12: not loaded 115 days after its end" in webhook.messages[-1]["text"]
     load(history, [f"{fleet}|{month}" for fleet in OTHERS for month in ("2025-12", "2026-01")])
     assert fleet_schedule.watch("2026-04-27") == "No month is late."
-    assert json.loads(fleet_schedule.cursor or "") == {}
+    assert json.loads(fleet_schedule.cursor or "") == {"taxi_trips": {}, "fleet_trips": {}}
     assert len(webhook.messages) == 2
 
 
@@ -608,7 +642,7 @@ def test_a_fleet_is_watched_from_the_first_month_on_that_its_schedule_is_respons
     # October and November of green are missing; those of fhvhv are older gaps.
     load(history, [f"{fleet}|{month}" for fleet in OTHERS for month in ("2025-09", "2025-12")])
     tags = {"dagster/schedule_name": "fleet_update_job_schedule", SINCE_TAG: "2025-10-01"}
-    history.add_run(dg.DagsterRun("fleet_update_job", tags={**tags, "dagster/partition/fleet": "green"}))
+    history.add_run(dg.DagsterRun("fleet_update_job", tags={**tags, "dagster/partition": "green|2025-10-01"}))
     for fleet in OTHERS:
         publish(source_server, "2025-10", b"a month", fleet)
     fleet_schedule.switch_on()
@@ -635,17 +669,14 @@ def test_late_months_of_both_tables_are_a_message_each_and_only_of_schedules_tha
     assert schedule.watch("2026-04-26") == "Reported: 2026-01."
 
 
-def test_only_the_fleets_of_the_settings_are_watched(
-    fleet_schedule: Schedule,
-    history: dg.DagsterInstance,
-    webhook: Webhook,
-    source_server: SourceServer,
-    configure: Configure,
+def test_only_the_fleets_of_the_table_are_watched(
+    fleet_schedule: Schedule, history: dg.DagsterInstance, webhook: Webhook, source_server: SourceServer
 ) -> None:
     load(history, [f"{fleet}|2025-11" for fleet in OTHERS])
     fleet_schedule.switch_on()
     fleet_schedule.ticked(MARCH_5)
-    configure(TAXI_ALERT_WEBHOOK_URL=webhook.url, TAXI_FLEETS="fhvhv")
+    # As with TAXI_FLEETS=fhvhv.
+    _, fleet_schedule.sensor, _ = alert_sensors.alert_sensors([replace(FLEET_TRIPS, datasets=[FHVHV])])
     assert fleet_schedule.watch("2026-03-26") == "Reported: fhvhv 2025-12."
     assert {path for _, path, _ in source_server.requests} == {"/trip-data/fhvhv_tripdata_2025-12.parquet"}
 
@@ -674,4 +705,129 @@ def test_all_fleets_are_asked_about_at_once_because_a_tick_has_a_minute(
 
 
 def test_the_sensor_looks_once_a_day() -> None:
-    assert timedelta(seconds=late_month_alert_sensor.minimum_interval_seconds or 0) == timedelta(days=1)
+    assert timedelta(seconds=sensor("late_month_alert_sensor").minimum_interval_seconds or 0) == timedelta(days=1)
+
+
+# Months that do not pass a check.
+
+REFUNDS = (
+    "SELECT * REPLACE (if(row_number() OVER () % 10 < 3, -abs(total_amount), total_amount) AS total_amount) FROM month"
+)
+"""Makes three trips in ten violate `no_negative_totals`."""
+NOTHING = "No month was loaded that a check does not pass."
+
+
+class QualityTicks:
+    """The ticks of the sensor for checks, with its cursor."""
+
+    def __init__(self, instance: dg.DagsterInstance):
+        self.instance = instance
+        self.cursor: str | None = None
+
+    def tick(self) -> str | None:
+        """The reason that it gives."""
+        with dg.build_sensor_context(instance=self.instance, cursor=self.cursor) as context:
+            data = sensor("quality_alert_sensor").evaluate_tick(context)
+        self.cursor = data.cursor
+        return data.skip_message
+
+
+@pytest.fixture
+def quality(history: dg.DagsterInstance) -> QualityTicks:
+    return QualityTicks(history)
+
+
+def load_month(
+    project: Project,
+    instance: dg.DagsterInstance,
+    server: SourceServer,
+    month: str,
+    content: bytes,
+    force: bool = False,
+) -> None:
+    publish(server, month, content)
+    assert materialize(project, instance, TRIPS, month, config={"taxi_trips": {"force": force}}).success
+
+
+def test_a_month_that_does_not_pass_a_check_is_reported_once_a_version(
+    project: Project, source_server: SourceServer, history: dg.DagsterInstance, webhook: Webhook, quality: QualityTicks
+) -> None:
+    load_month(project, history, source_server, "2023-01", rewrite(sample("2023-01"), REFUNDS))
+    assert quality.tick() == NOTHING, "what was loaded before somebody switched it on is old"
+    load_month(project, history, source_server, "2023-02", rewrite(sample("2023-02"), REFUNDS))
+    load_month(project, history, source_server, "2023-03", sample("2023-03"))
+    assert quality.tick() == "Reported: 2023-02."
+    (message,) = webhook.messages
+    ((refunds,),) = query_file(rewrite(sample("2023-02"), REFUNDS), "SELECT count(*) FROM month WHERE total_amount < 0")
+    assert message == {
+        "event": "checks_not_passed",
+        "job": "trip_update_job",
+        "run_id": None,
+        "months": ["2023-02"],
+        "weeks": [],
+        "reasons": message["reasons"],
+        "url": f"{UI}/assets/taxi_trips?view=checks",
+        "title": "2023-02: loaded, and a check does not pass",
+        "text": message["text"],
+    }
+    assert message["reasons"]["2023-02"].startswith(f"2023-02: no_negative_totals: {refunds} of 300 trips, ")
+    assert message["reasons"]["2023-02"] in message["text"]
+    # The same version, left as it is or loaded again, is no news; another one is.
+    for force in (False, True):
+        load_month(project, history, source_server, "2023-02", rewrite(sample("2023-02"), REFUNDS), force)
+        assert quality.tick() == NOTHING
+    load_month(project, history, source_server, "2023-02", rewrite(sample("2023-02", 310), REFUNDS))
+    assert quality.tick() == "Reported: 2023-02."
+    load_month(project, history, source_server, "2023-02", sample("2023-02", 320))
+    assert quality.tick() == NOTHING
+    assert len(webhook.messages) == 2
+
+
+def test_the_months_of_each_table_that_do_not_pass_a_check_are_a_message(
+    project: Project, source_server: SourceServer, history: dg.DagsterInstance, webhook: Webhook, quality: QualityTicks
+) -> None:
+    quality.tick()
+    for month in ("2023-01", "2023-02"):
+        load_month(project, history, source_server, month, rewrite(sample(month), REFUNDS))
+    publish(source_server, "2023-01", rewrite(fleet_sample("green", "2023-01"), REFUNDS), "green")
+    assert materialize(project, history, FLEETS, "green|2023-01").success
+    assert quality.tick() == "Reported: 2023-01, 2023-02. Reported: green 2023-01."
+    assert [(message["job"], message["months"]) for message in webhook.messages] == [
+        ("trip_update_job", ["2023-01", "2023-02"]),
+        ("fleet_update_job", ["green 2023-01"]),
+    ]
+
+
+def test_a_month_of_which_no_receiver_was_told_is_reported_by_the_next_tick(
+    project: Project, source_server: SourceServer, history: dg.DagsterInstance, webhook: Webhook, quality: QualityTicks
+) -> None:
+    quality.tick()
+    load_month(project, history, source_server, "2023-01", rewrite(sample("2023-01"), REFUNDS))
+    webhook.answer = status(503)
+    assert quality.tick() == (
+        "No receiver has accepted the message, see the log of this tick; the next one sends it again."
+    )
+    webhook.answer = status(200)
+    assert quality.tick() == "Reported: 2023-01."
+    assert quality.tick() == NOTHING
+    assert len(webhook.messages) == 2
+
+
+@pytest.mark.parametrize(
+    "cursor", ["not JSON", "[]", "7", '{"taxi_trips": []}', '{"taxi_trips": 7}', '{"taxi_trips": ["a", 7]}']
+)
+def test_a_cursor_of_the_checks_that_was_set_by_hand_counts_as_none(
+    cursor: str, project: Project, source_server: SourceServer, history: dg.DagsterInstance, quality: QualityTicks
+) -> None:
+    quality.cursor = cursor
+    assert quality.tick() == NOTHING
+    load_month(project, history, source_server, "2023-01", rewrite(sample("2023-01"), REFUNDS))
+    assert quality.tick() == "Reported: 2023-01."
+
+
+def test_without_a_receiver_no_check_is_looked_at(
+    quality: QualityTicks, configure: Configure, webhook: Webhook
+) -> None:
+    configure()
+    assert quality.tick() == alerts.NO_RECEIVER
+    assert webhook.messages == []

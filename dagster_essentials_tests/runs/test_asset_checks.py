@@ -1,32 +1,85 @@
-"""Unusual months: they are loaded as they are, and the asset checks count what deserves a look."""
+"""Unusual months: loaded as they are, while the asset checks count what deserves a look; but never as another month."""
+
+import asyncio
 
 import dagster as dg
 import pytest
+from dagster._core.loader import LoadingContextForTest
 
 from dagster_essentials.assets import trips
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.orchestration.checks import evaluate_checks
+from dagster_essentials.warehouse.month_versions import MonthVersion
 from dagster_essentials_tests.support.faults.samples import query_file, rewrite, sample
-from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, materialize
+from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import (
     TRIPS,
     check_evaluations,
+    load_two_months,
     materialized_partitions,
+    month_page,
+    not_passed,
     publish,
+    step_log,
     warnings,
 )
 from dagster_essentials_tests.support.source_server import SourceServer
 
+OUTSIDE = "SELECT count(*) FROM month WHERE strftime(tpep_pickup_datetime, '%Y-%m') IS DISTINCT FROM '2023-01'"
 
-def test_another_months_trips_are_loaded_with_a_warning(
-    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+
+def with_pickups(outside: int, value: str) -> bytes:
+    """January 2023, 300 trips, of which the pickup of so many is `value` in SQL."""
+    pickup = f"if(row_number() OVER () <= {outside}, {value}, TIMESTAMP '2023-01-31 23:59:59')"
+    return rewrite(sample("2023-01"), f"SELECT * REPLACE ({pickup} AS tpep_pickup_datetime) FROM month")
+
+
+@FILE_AND_LAKE
+@pytest.mark.parametrize(
+    ("content", "seems"),
+    [
+        (sample("2023-02", 200), "it seems to be 2023-02"),
+        (sample("2022-01", 200), "it seems to be 2022-01"),
+        (with_pickups(151, "TIMESTAMP '2022-12-31 23:59:59'"), "no month is known"),
+        (with_pickups(200, "TIMESTAMP '2023-02-01 00:00:00'"), "it seems to be 2023-02"),
+        (with_pickups(300, "NULL::TIMESTAMP"), "no month is known"),
+    ],
+    ids=["another month", "another year", "half and one more", "two thirds", "no pickups"],
+)
+def test_a_file_most_of_whose_trips_are_not_of_its_month_is_refused(
+    content: bytes, seems: str, project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
-    publish(source_server, "2023-01", sample("2023-02", 200))
-    publish(source_server, "2023-02", sample("2023-02"))
+    before = load_two_months(project, instance, source_server)
+    publish(source_server, "2023-01", content)
+    publish(source_server, "2023-02", sample("2023-02", 250))
 
     result = materialize(project, instance, TRIPS, "2023-01", "2023-02")
 
+    assert not result.success
+    ((outside,),), ((rows,),) = query_file(content, OUTSIDE), query_file(content, "SELECT count(*) FROM month")
+    text = failure_text(result)
+    assert "1 of 2 months failed; the other one is done:\n2023-01 (" in text
+    assert f"{outside} of the {rows} trips in the file do not lie in 2023-01 (pickup_datetime); {seems}." in text
+    assert "The month is unchanged. Check the address (TAXI_TRIPS_URL), delete the file, and materialize" in text
+    january = [row for row in before.rows if "2023-01" in row]
+    assert len(january) == 300
+    assert project.query("FROM trips WHERE partition_date = '2023-01' ORDER BY ALL") == january
+    assert project.rows() == {"2023-01": 300, "2023-02": 250}
+    assert materialized_partitions(instance, trips.taxi_trips) == ["2023-01-01", "2023-02-01", "2023-02-01"]
+
+    publish(source_server, "2023-01", sample("2023-01", 310))
+    assert materialize(project, instance, TRIPS, "2023-01").success, "it is loaded when the source is right again"
+    assert project.rows() == {"2023-01": 310, "2023-02": 250}
+
+
+def test_a_file_half_of_whose_trips_are_of_its_month_is_loaded_with_a_warning(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    publish(source_server, "2023-01", with_pickups(150, "TIMESTAMP '2022-12-31 23:59:59'"))
+    result = materialize(project, instance, TRIPS, "2023-01")
     assert result.success
-    assert project.rows() == {"2023-01": 200, "2023-02": 300}
-    assert warnings(instance, result.run_id) == {("2023-01-01", "pickups_in_month")}
+    assert project.rows() == {"2023-01": 300}
+    assert "pickups_in_month" in warnings(instance, result.run_id)
 
 
 def test_an_unknown_column_is_left_out_with_a_warning(
@@ -39,24 +92,31 @@ def test_an_unknown_column_is_left_out_with_a_warning(
 
     assert result.success
     assert project.rows() == {"2023-01": 300, "2023-02": 300}
-    assert warnings(instance, result.run_id) == {("2023-01-01", "columns_known")}
-    evaluation = check_evaluations(instance, result.run_id)["2023-01-01", "columns_known"]
-    assert evaluation.metadata["unknown_columns"].value == "New 'Fee'"
+    assert warnings(instance, result.run_id) == {"columns_known"}
+    assert not_passed(instance) == {("2023-01-01", "columns_known")}
+    found = "columns that are not in the table: New 'Fee'"
+    evaluation = check_evaluations(instance, result.run_id)["columns_known"]
+    assert evaluation.description == f"1 of 2 loaded months does not pass. 2023-01: {found}."
+    assert f"- columns_known: {found}\n" in month_page(instance, trips.taxi_trips, "2023-01-01")["quality"]
 
 
 @pytest.mark.parametrize(
-    "columns",
+    ("columns", "missing"),
     [
-        ["total_amount"],
-        ["trip_distance"],
-        ["tpep_pickup_datetime"],
-        ["tpep_dropoff_datetime"],
-        ["PULocationID", "DOLocationID"],
+        (["total_amount"], ["total_amount"]),
+        (["trip_distance"], ["trip_distance"]),
+        (["tpep_dropoff_datetime"], ["dropoff_datetime"]),
+        (["PULocationID", "DOLocationID"], ["pickup_zone_id", "dropoff_zone_id"]),
+        (["extra", "store_and_fwd_flag"], []),
     ],
-    ids=" and ".join,
+    ids=lambda names: " and ".join(names),
 )
-def test_a_column_without_any_value_is_loaded_and_recorded(
-    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, columns: list[str]
+def test_a_column_without_any_value_is_loaded_and_recorded_with_a_warning_if_real_months_have_it(
+    project: Project,
+    instance: dg.DagsterInstance,
+    source_server: SourceServer,
+    columns: list[str],
+    missing: list[str],
 ) -> None:
     month = sample("2023-01")
     types = dict(query_file(month, "SELECT column_name, column_type FROM (DESCRIBE month)"))
@@ -68,8 +128,14 @@ def test_a_column_without_any_value_is_loaded_and_recorded(
     assert result.success
     assert project.rows() == {"2023-01": 300}
     assert materialized_partitions(instance, trips.taxi_trips) == ["2023-01-01"]
-    counted = {name: each.metadata for (_, name), each in check_evaluations(instance, result.run_id).items()}
-    assert all(isinstance(counted[name]["trips"].value, int) for name in VIOLATIONS)
+    assert ("values_present" in warnings(instance, result.run_id)) == bool(missing)
+    assert ("2023-01-01", "values_present") in not_passed(instance) or not missing
+    description = str(check_evaluations(instance, result.run_id)["values_present"].description)
+    assert all(f"{name} in 100.00% of the trips" in description for name in missing)
+    # Every rule has a number to show.
+    quality = month_page(instance, trips.taxi_trips, "2023-01-01")["quality"]
+    assert all(f"- {name}: " in quality for name in VIOLATIONS)
+    assert "None" not in quality
 
 
 # For each check: how to make trips violate it, and how to count them in a file. 30 % of 300 are above every limit but that
@@ -119,46 +185,104 @@ def test_violations_are_kept_and_counted_month_by_month(
 ) -> None:
     months = {f"2023-{number:02}": name for number, name in enumerate(VIOLATIONS, start=1)}
     files = {month: rewrite(sample(month), VIOLATIONS[name][0]) for month, name in months.items()}
+    rows = {month: query_file(content, "SELECT count(*) FROM month")[0][0] for month, content in files.items()}
     for month, content in files.items():
         publish(source_server, month, content)
 
     result = materialize(project, instance, TRIPS, min(months), max(months))
 
     assert result.success
-    assert project.rows() == {
-        month: query_file(content, "SELECT count(*) FROM month")[0][0] for month, content in files.items()
+    assert project.rows() == rows
+    assert warnings(instance, result.run_id) == set(VIOLATIONS)
+    assert not_passed(instance) == {(f"{month}-01", name) for month, name in months.items()}
+    evaluations = check_evaluations(instance, result.run_id)
+    assert set(evaluations) == {
+        *VIOLATIONS,
+        *("rows_match_file", "values_present", "columns_known", "similar_to_previous_version"),
     }
-    assert warnings(instance, result.run_id) == {(f"{month}-01", name) for month, name in months.items()}
-    found = check_evaluations(instance, result.run_id)
-    counted = {key: evaluation.metadata["trips"].value for key, evaluation in found.items() if key[1] in VIOLATIONS}
-    assert counted == {
-        (f"{month}-01", name): query_file(content, count.format(month=month))[0][0]
-        for month, content in files.items()
-        for name, (_, count) in VIOLATIONS.items()
-    }
-    assert {key[1] for key in found} == {*VIOLATIONS, "rows_match_file", "columns_known", "similar_to_previous_version"}
-    # The month's own page names them, and what it was made from.
-    materializations = instance.fetch_materializations(trips.taxi_trips.key, limit=len(months)).records
-    pages = {str(record.partition_key)[:7]: record.asset_materialization.metadata for record in materializations}  # type: ignore[union-attr]
-    assert {month: page["checks_not_passed"].value for month, page in pages.items()} == months
-    assert {page["upstream"].value for page in pages.values()} == {trips.taxi_trips_file.key}
+    log = step_log(instance, result.run_id, "taxi_trips")
+    for month, content in files.items():
+        page = month_page(instance, trips.taxi_trips, f"{month}-01")
+        assert page["upstream"] == trips.taxi_trips_file.key
+        for name, (_, count) in VIOLATIONS.items():
+            violations = query_file(content, count.format(month=month))[0][0]
+            assert (
+                f"- {name}: {violations:,} of {rows[month]:,} trips, {violations / rows[month]:.2%};" in page["quality"]
+            )
+            found = f"{month}: {name}: {violations:,} of {rows[month]:,} trips, "
+            assert any(line.startswith(found) for line in log) == (months[month] == name)
+            if months[month] == name:
+                listed = f"1 of 7 loaded months does not pass. {month}: {violations:,} of {rows[month]:,} trips, "
+                assert str(evaluations[name].description).startswith(listed)
+                assert evaluations[name].metadata["months_beyond_the_limit"].value == 1
 
 
-def test_the_checks_count_for_the_materialization_that_they_evaluated(
+def test_a_check_is_about_all_loaded_months_whichever_of_them_the_run_has_loaded(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
-    months = ("2023-01", "2023-02", "2023-03")
-    for month in months:
-        publish(source_server, month, sample(month))
-    result = materialize(project, instance, TRIPS, months[0], months[-1])
-    assert materialize(project, instance, TRIPS, "2023-02").success
+    bad, violations = VIOLATIONS["no_negative_totals"][0], VIOLATIONS["no_negative_totals"][1]
+    january = rewrite(sample("2023-01"), bad)
+    publish(source_server, "2023-01", january)
+    publish(source_server, "2023-02", sample("2023-02"))
+    found = f"2023-01: {query_file(january, violations)[0][0]:,} of 300 trips, "
 
-    names = {name for _, name in check_evaluations(instance, result.run_id)}
-    keys = [dg.AssetCheckKey(trips.taxi_trips.key, name) for name in names]
-    states = instance.event_log_storage.get_asset_check_partition_info(keys)
+    def evaluate(first: str, last: str) -> tuple[dg.AssetCheckEvaluation, list[str]]:
+        result = materialize(project, instance, TRIPS, first, last)
+        log = step_log(instance, result.run_id, "taxi_trips")
+        evaluation = check_evaluations(instance, result.run_id)["no_negative_totals"]
+        return evaluation, [line for line in log if "no_negative_totals" in line]
 
-    # A check that points to no materialization, or to an earlier one, counts as missing on its page.
-    assert [state for state in states if not state.is_current] == []
-    assert {(state.check_key, state.partition_key) for state in states} == {
-        (key, f"{month}-01") for key in keys for month in months
+    evaluation, logged = evaluate("2023-01", "2023-01")
+    assert str(evaluation.description).startswith(f"1 of 1 loaded month does not pass. {found}")
+    assert len(logged) == 1
+    # Months that are left as they are say nothing in the log.
+    evaluation, logged = evaluate("2023-01", "2023-02")
+    assert str(evaluation.description).startswith(f"1 of 2 loaded months does not pass. {found}")
+    assert logged == []
+    # Neither does a run that has loaded none: 2023-03 is not published.
+    evaluation, logged = evaluate("2023-03", "2023-03")
+    assert str(evaluation.description).startswith(f"1 of 2 loaded months does not pass. {found}")
+    assert logged == []
+    publish(source_server, "2023-01", sample("2023-01"))
+    evaluation, _ = evaluate("2023-01", "2023-01")
+    assert evaluation.passed
+    assert str(evaluation.description).startswith("2 loaded months: all pass.")
+
+
+def test_a_check_names_the_twelve_newest_months_that_do_not_pass() -> None:
+    months = [f"2022-{number:02}" for number in range(1, 13)] + ["2023-01", "2023-02"]
+    versions = {
+        ("yellow", month): [MonthVersion(month=month, version=1, num_trips=9, fleet="yellow", columns_unknown=["new"])]
+        for month in months
     }
+    (result,) = evaluate_checks(["columns_known"], [YELLOW], versions, {})
+    assert not result.passed
+    named = "; ".join(f"{month}: columns that are not in the table: new" for month in months[2:])
+    assert result.description == f"14 of 14 loaded months do not pass. {named}, and 2 earlier ones."
+
+
+def test_the_checks_count_for_the_latest_materialization(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
+) -> None:
+    for month in ("2023-01", "2023-02", "2023-03"):
+        publish(source_server, month, sample(month))
+    keys = [spec.key for spec in trips.taxi_trips.check_specs]
+
+    def current() -> set[tuple[str, bool]]:
+        """The last results of the checks, and whether they are those of the latest materialization."""
+        latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(keys)
+        assert set(latest) == set(keys)
+        return {
+            (each.status.value, asyncio.run(each.targets_latest_materialization(LoadingContextForTest(instance))))
+            for each in latest.values()
+        }
+
+    assert materialize(project, instance, TRIPS, "2023-01", "2023-03").success
+    assert current() == {("SUCCEEDED", True)}
+    assert materialize(project, instance, TRIPS, "2023-02").success
+    assert current() == {("SUCCEEDED", True)}
+    # In the lineage, a month that fails is no check that fails.
+    assert not materialize(project, instance, TRIPS, "2023-03", "2023-04").success
+    assert current() == {("SUCCEEDED", True)}
+    assert not materialize(project, instance, TRIPS, "2023-04").success
+    assert current() == {("SUCCEEDED", True)}

@@ -11,11 +11,11 @@ import dagster as dg
 import pytest
 
 from dagster_essentials.assets import trips
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import PipelineError
-from dagster_essentials.ingestion import trip_files
-from dagster_essentials.ingestion.column_mapping import FileSchema, read_file_schema
 from dagster_essentials.ingestion.download import download
-from dagster_essentials.warehouse import load as trips_table
+from dagster_essentials.ingestion.file_format import FileSchema, Parquet
+from dagster_essentials.ingestion.month_files import validate_month
 from dagster_essentials_tests.support.faults import FAULTS, Fault, Outcome
 from dagster_essentials_tests.support.faults.samples import rewrite, sample
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, Project, failure_text, materialize
@@ -27,6 +27,7 @@ from dagster_essentials_tests.support.run_results import (
     materialized_partitions,
     publish,
     take_snapshot,
+    warnings,
 )
 from dagster_essentials_tests.support.source_server import SourceServer
 
@@ -48,7 +49,7 @@ def test_every_fault_of_the_catalogue_has_its_outcome(
     path = source_server.put_month("2023-01", good)
     source_server.answers[path] = fault.answers(source_server, good, Random(1))
     url = source_server.url + path
-    validate = partial(trip_files.validate_trips_file, month="2023-01")
+    validate = partial(validate_month, month="2023-01", dataset=YELLOW)
 
     if fault.outcome is Outcome.REFUSED:
         with pytest.raises(PipelineError) as refused:
@@ -183,7 +184,7 @@ def test_a_bad_file_put_there_by_hand_leaves_the_table_unchanged(
     february = project.file("2023-02").name
     assert after.files[february] == before.files[february]
     assert materialized_partitions(instance, trips.taxi_trips) == ["2023-01-01", "2023-02-01"]
-    assert check_evaluations(instance, result.run_id) == {}
+    assert warnings(instance, result.run_id) == set(), "they are about what is loaded"
 
     publish(source_server, "2023-01", sample("2023-01", 250))
     assert materialize(project, instance, TRIPS, "2023-01").success, "it is loaded when the source is right again"
@@ -225,14 +226,18 @@ def test_a_row_count_that_differs_from_the_footer_is_rolled_back_and_fails_the_c
 ) -> None:
     before = load_two_months(project, instance, source_server)
 
-    def count_one_more(file: BinaryIO) -> FileSchema:
-        schema = read_file_schema(file)
+    read_schema = Parquet.read_schema
+
+    def count_one_more(parquet: Parquet, file: BinaryIO) -> FileSchema:
+        schema = read_schema(parquet, file)
+        assert schema.rows is not None
         return replace(schema, rows=schema.rows + 1)
 
-    monkeypatch.setattr(trips_table, "read_file_schema", count_one_more)
     publish(source_server, "2023-01", sample("2023-01", 310))
+    assert materialize(project, instance, [trips.taxi_trips_file], "2023-01").success
+    monkeypatch.setattr(Parquet, "read_schema", count_one_more)
 
-    result = materialize(project, instance, TRIPS, "2023-01")
+    result = materialize(project, instance, [trips.taxi_trips], "2023-01")
 
     assert not result.success
     text = failure_text(result)
@@ -240,6 +245,8 @@ def test_a_row_count_that_differs_from_the_footer_is_rolled_back_and_fails_the_c
     assert re.search("311 rows.*310", text)
     assert take_snapshot(project).rows == before.rows
     evaluations = check_evaluations(instance, result.run_id)
-    assert {key: (each.passed, each.severity) for key, each in evaluations.items()} == {
-        ("2023-01-01", "rows_match_file"): (False, dg.AssetCheckSeverity.ERROR)
-    }
+    assert {name for name, each in evaluations.items() if not each.passed} == {"rows_match_file"}
+    assert evaluations["rows_match_file"].severity == dg.AssetCheckSeverity.ERROR
+    assert evaluations["rows_match_file"].description == (
+        "1 of 2 loaded months does not pass. 2023-01: 311 rows in the file, 310 loaded, and rolled back."
+    )

@@ -17,12 +17,13 @@ from dagster_essentials_tests.support.dagster_dev import BIN
 from dagster_essentials_tests.support.faults.answers import ERROR_PAGE
 from dagster_essentials_tests.support.faults.samples import query_file
 from dagster_essentials_tests.support.fleet_files import as_published, fleet_sample
-from dagster_essentials_tests.support.loaded_trips import decode_picture
 from dagster_essentials_tests.support.project import ROOT, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import (
     FLEETS,
     check_evaluations,
     materialized_partitions,
+    month_page,
+    not_passed,
     publish,
     step_log,
     warnings,
@@ -61,10 +62,6 @@ def latest(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, key: str) -
     (record,) = instance.fetch_materializations(partition, limit=1).records
     assert record.asset_materialization is not None
     return record.asset_materialization
-
-
-def metadata(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, key: str) -> dict[str, Any]:
-    return {name: value.value for name, value in latest(instance, asset, key).metadata.items()}
 
 
 def test_a_range_is_the_product_of_a_range_of_fleets_and_a_range_of_months(
@@ -134,7 +131,7 @@ def test_what_is_recorded_of_a_month_is_that_of_the_fleet(published: Project, in
         assert (file.tags or {})["dagster/data_version"] == sha256
         assert (table.tags or {})["dagster/data_version"].startswith(f"{sha256}-")
         versions.add((table.tags or {})["dagster/data_version"])
-        of_file, of_table = metadata(instance, fleet_trips_file, key), metadata(instance, fleet_trips, key)
+        of_file, of_table = month_page(instance, fleet_trips_file, key), month_page(instance, fleet_trips, key)
         assert of_file["path"] == str(fleet_file(published, fleet, month))
         assert of_file["dagster/uri"] == f"{published.trips_url}/{fleet}_tripdata_{month}.parquet"
         assert of_file["dagster/partition_row_count"] == of_table["dagster/partition_row_count"] == rows
@@ -162,34 +159,30 @@ def test_materializations_have_the_tags_of_both_dimensions_as_dagster_s_own(
         assert instance.get_materialized_partitions(asset.key) == {"green|2023-01-01", "fhv|2023-01-01"}
 
 
-def test_every_check_has_a_result_for_every_month_and_a_rule_of_another_fleet_passes(
-    published: Project, instance: dg.DagsterInstance
-) -> None:
-    result = materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01")
-    evaluations = check_evaluations(instance, result.run_id)
-    for fleet in NAMES:
-        of_fleet = {name: evaluation for (key, name), evaluation in evaluations.items() if key == f"{fleet}|2023-01-01"}
-        # Otherwise Dagster would show the check of the asset as skipped.
-        assert set(of_fleet) == {spec.name for spec in fleet_trips.check_specs}
-        others = {name for name, evaluation in of_fleet.items() if "Does not apply to" in str(evaluation.description)}
-        rules = {rule.name for rule in DATASETS[fleet].rules}
-        assert set(of_fleet) - others == rules | {"rows_match_file", "columns_known", "similar_to_previous_version"}
-        assert {of_fleet[name].description for name in others} <= {f"Does not apply to {fleet}."}
-        assert all(of_fleet[name].passed for name in others)
-    counted = {key for (key, name), found in evaluations.items() if name == "pickup_zone_present" and found.metadata}
-    assert counted == {"fhv|2023-01-01"}
-    # All results are of the rows of their own fleet and month.
-    for (key, name), evaluation in evaluations.items():
-        fleet = key.partition("|")[0]
-        if name == "rows_match_file":
-            assert evaluation.metadata["rows_in_table"].value == ROWS[fleet, "2023-01"]
+OF_EVERY_FLEET = {"rows_match_file", "values_present", "columns_known", "similar_to_previous_version"}
 
 
-def test_a_check_counts_what_an_independent_reading_of_the_fleet_s_file_counts(
+def test_every_check_is_about_the_months_of_the_fleets_that_have_its_rule(
     published: Project, instance: dg.DagsterInstance
 ) -> None:
-    result = materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01")
+    result = materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-02")
     evaluations = check_evaluations(instance, result.run_id)
+    # Otherwise Dagster would show a check of the asset as skipped.
+    assert set(evaluations) == {spec.name for spec in fleet_trips.check_specs}
+    assert all(evaluation.passed for evaluation in evaluations.values())
+    rules = {fleet: {rule.name for rule in DATASETS[fleet].rules} | OF_EVERY_FLEET for fleet in NAMES}
+    for name, evaluation in evaluations.items():
+        fleets = [fleet for fleet in NAMES if name in rules[fleet]]
+        assert evaluation.metadata["months"].value == 2 * len(fleets), name
+    assert str(evaluations["pickup_zone_present"].description).startswith(
+        "2 loaded months: all pass. The highest is fhv 2023-0"
+    )
+
+
+def test_a_month_s_page_has_the_figures_of_the_checks_of_its_fleet(
+    published: Project, instance: dg.DagsterInstance
+) -> None:
+    assert materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01").success
     counts = {
         ("green", "no_negative_amounts"): "total_amount < 0",
         ("fhv", "pickup_zone_present"): "PUlocationID IS NULL",
@@ -198,8 +191,10 @@ def test_a_check_counts_what_an_independent_reading_of_the_fleet_s_file_counts(
     for (fleet, name), where in counts.items():
         content = fleet_sample(fleet, "2023-01", ROWS[fleet, "2023-01"])
         ((expected,),) = query_file(content, f"SELECT count(*) FROM month WHERE {where}")
-        assert evaluations[f"{fleet}|2023-01-01", name].metadata["trips"].value == expected
-    assert evaluations["fhv|2023-01-01", "pickup_zone_present"].metadata["trips"].value != 0
+        quality = month_page(instance, fleet_trips, f"{fleet}|2023-01-01")["quality"]
+        assert f"- {name}: {expected:,} of {ROWS[fleet, '2023-01']:,} trips, " in quality
+        assert ("pickup_zone_present" in quality) == (fleet == "fhv")
+        assert (fleet, expected) != ("fhv", 0)
 
 
 @pytest.mark.parametrize("bad", ["not published", "an error page"])
@@ -231,7 +226,10 @@ def test_in_a_range_the_good_months_are_recorded_and_the_run_fails_naming_the_ba
         assert observation.partition == "green|2023-02-01"
         assert str(observation.metadata["failed"].value).startswith(f"green 2023-02 ({url}): not ")
     assert not fleet_file(published, "green", "2023-02").exists()
-    assert {key for key, _ in check_evaluations(instance, result.run_id)} == set(KEYS) - {"green|2023-02-01"}
+    # The checks are about the months that are loaded, and have their results in a run that fails, too.
+    evaluations = check_evaluations(instance, result.run_id)
+    assert set(evaluations) == {spec.name for spec in fleet_trips.check_specs}
+    assert (evaluations["rows_match_file"].passed, evaluations["rows_match_file"].metadata["months"].value) == (True, 8)
 
 
 @pytest.mark.parametrize(
@@ -307,12 +305,12 @@ def test_months_that_are_loaded_and_unchanged_are_left_alone_and_recorded_as_suc
         "fhv|2023-01-01": True,
         "fhv|2023-02-01": False,
     }
-    assert {key: metadata(instance, fleet_trips, key)["unchanged"] for key in unchanged} == unchanged
+    assert {key: month_page(instance, fleet_trips, key)["unchanged"] for key in unchanged} == unchanged
     assert fleet_rows(published)["fhv", "2023-02"] == 333
-    assert "3 of them unchanged" in step_log(instance, result.run_id, "fleet_trips")[-1]
+    assert step_log(instance, result.run_id, "fleet_trips")[-1].startswith("1 of 4 months loaded, 3 unchanged: ")
 
 
-def test_a_correction_is_a_version_of_its_fleet_with_a_picture(
+def test_a_correction_is_a_version_of_its_fleet(
     published: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     assert materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01").success
@@ -321,13 +319,10 @@ def test_a_correction_is_a_version_of_its_fleet_with_a_picture(
     result = materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01")
 
     assert result.success
-    assert warnings(instance, result.run_id) == {("green|2023-01-01", "similar_to_previous_version")}
-    corrected = metadata(instance, fleet_trips, "green|2023-01-01")
+    assert warnings(instance, result.run_id) == {"similar_to_previous_version"}
+    assert not_passed(instance, fleet_trips) == {("green|2023-01-01", "similar_to_previous_version")}
+    corrected = month_page(instance, fleet_trips, "green|2023-01-01")
     assert (corrected["version"], corrected["dagster/partition_row_count"]) == (2, 200)
-    assert corrected["checks_not_passed"] == "similar_to_previous_version"
-    assert decode_picture(corrected["versions"]).startswith(b"\x89PNG")
-    for key in ("fhv|2023-01-01", "fhvhv|2023-01-01"):
-        assert "versions" not in metadata(instance, fleet_trips, key)
     versions = published.query("SELECT fleet, version, num_trips FROM month_versions ORDER BY ALL")
     assert versions == [("fhv", 1, 310), ("fhvhv", 1, 320), ("green", 1, 300), ("green", 2, 200)]
 
@@ -343,7 +338,7 @@ def test_a_load_is_forced_by_the_config_of_the_run(published: Project, instance:
     after = dict(published.query(when))
     assert after["green"] > before["green"]
     assert after["fhv"] == before["fhv"]
-    assert metadata(instance, fleet_trips, "green|2023-01-01")["version"] == 1
+    assert month_page(instance, fleet_trips, "green|2023-01-01")["version"] == 1
 
 
 def fleet_job() -> dg.JobDefinition:
@@ -356,34 +351,41 @@ def fleet_job() -> dg.JobDefinition:
     ).resolve_job_def("fleet_job")
 
 
-def test_a_month_that_failed_is_retried_by_a_run_from_the_failure(
-    published: Project, history: dg.DagsterInstance, source_server: SourceServer
+@pytest.mark.parametrize("last", ["green|2023-02-01", "fhv|2023-02-01"], ids=["alone", "in a range"])
+def test_a_month_that_failed_is_tried_again_by_a_run_from_the_failure(
+    last: str, published: Project, history: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
-    def run(first: str, last: str, **options: Any) -> dg.JobExecutionResult:
+    def run(**options: Any) -> dg.JobExecutionResult:
         return dg.execute_job(
             dg.reconstructable(fleet_job),
             instance=history,
-            tags={"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last},
+            tags={
+                "dagster/asset_partition_range_start": last.replace("fhv|2023-02", "green|2023-01"),
+                "dagster/asset_partition_range_end": last,
+            },
             run_config={"resources": {"database": {"config": {"database": str(published.database)}}}},
             **options,
         )
 
-    publish(source_server, "2023-02", ERROR_PAGE, "green")
-    alone = run("green|2023-02-01", "green|2023-02-01")
-    in_a_range = run("green|2023-01-01", "fhv|2023-02-01")
-    assert (alone.success, in_a_range.success) == (False, False)
-    publish(source_server, "2023-02", fleet_sample("green", "2023-02"), "green")
+    url = publish(source_server, "2023-02", ERROR_PAGE, "green")
+    failed = run()
+    assert not failed.success
 
     # The step of the files went on, for the sake of the other months: from the failure, only fleet_trips is executed.
-    options = dg.ReexecutionOptions.from_failure(in_a_range.run_id, history)
-    retry = run("green|2023-01-01", "fhv|2023-02-01", reexecution_options=options)
+    options = dg.ReexecutionOptions.from_failure(failed.run_id, history)
+    retry = run(reexecution_options=options)
     assert not retry.success
-    log = "\n".join(step_log(history, retry.run_id, "fleet_trips"))
-    assert "green 2023-02 (1 of 4) failed: fleet_trips_file failed for this partition" in log
-    # The retry of a run of the month alone downloads it.
-    options = dg.ReexecutionOptions.from_failure(alone.run_id, history)
-    assert run("green|2023-02-01", "green|2023-02-01", reexecution_options=options).success
+    (failure,) = [line for line in step_log(history, retry.run_id, "fleet_trips") if line.startswith("green 2023-02")]
+    assert re.match(rf"green 2023-02( \(1 of 4\))? failed \({url}\): not a complete parquet file", failure)
+
+    publish(source_server, "2023-02", fleet_sample("green", "2023-02"), "green")
+    options = dg.ReexecutionOptions.from_failure(retry.run_id, history)
+    again = run(reexecution_options=options)
+    assert again.success
+    assert {event.step_key for event in again.all_events if event.is_step_success} == {"fleet_trips"}
     assert fleet_rows(published)["green", "2023-02"] == 300
+    sha256 = query_version(published, "green", "2023-02")[0][0]
+    assert (latest(history, fleet_trips_file, "green|2023-02-01").tags or {})["dagster/data_version"] == sha256
 
 
 # The jobs, and the command line.
@@ -397,9 +399,11 @@ def test_each_job_has_the_assets_of_its_own_partitions() -> None:
 
 LIST_DEFINITIONS = """
 from dagster_essentials import defs
+from dagster_essentials.jobs import FLEET_TRIPS
 repository = defs.get_repository_def()
 print(*[key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()])
 print(*[job.name for job in repository.get_all_jobs()], *[schedule.name for schedule in repository.schedule_defs])
+print(*[dataset.name for dataset in FLEET_TRIPS.datasets])
 """
 
 
@@ -416,6 +420,8 @@ def test_the_settings_say_which_fleets_there_are(project: Project) -> None:
     named = {"fleet_trips_file", "fleet_trips", "trips_by_fleet", "fleet_update_job"}
     named |= {"fleet_update_job_schedule", "fleet_corrections_schedule"}
     assert {name for name in definitions("green").split() if "fleet" in name} == named
+    # What is scheduled and watched.
+    assert definitions("green,fhvhv").splitlines()[-1] == "green fhvhv"
 
 
 def launch(project: Project, *options: str) -> subprocess.CompletedProcess[str]:

@@ -10,18 +10,18 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
-from dagster_essentials.fleet_schedules import fleet_corrections_schedule, fleet_update_schedule
-from dagster_essentials.orchestration.scheduled_months import SINCE_TAG, expected_months, responsible_since
 
 from dagster_essentials.assets.fleets import fleet_trips
 from dagster_essentials.datasets.fleets import FHV, FHVHV, GREEN
 from dagster_essentials.datasets.fleets import FLEETS as DATASETS
-from dagster_essentials.schedules import trip_update_schedule
+from dagster_essentials.jobs import FLEET_TRIPS
+from dagster_essentials.orchestration.month_schedules import SINCE_TAG, responsible_since, update_schedule
+from dagster_essentials.schedules import fleet_corrections_schedule, fleet_update_schedule, trip_update_schedule
 from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.project import ROOT, Project, materialize
 from dagster_essentials_tests.support.run_results import FLEETS, publish
 from dagster_essentials_tests.support.source_server import SourceServer, status
-from dagster_essentials_tests.support.ticks import tick
+from dagster_essentials_tests.support.ticks import tick, with_months
 
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -41,9 +41,11 @@ def load(instance: dg.DagsterInstance, *keys: str) -> None:
         instance.report_runless_asset_event(dg.AssetMaterialization(fleet_trips.key, partition=f"{key}-01"))
 
 
-def requested(instance: dg.DagsterInstance, at: datetime) -> list[str]:
+def requested(
+    instance: dg.DagsterInstance, at: datetime, schedule: dg.ScheduleDefinition = fleet_update_schedule
+) -> list[str]:
     """The partitions that a tick requests, without their days."""
-    requests, _ = tick(instance, at, fleet_update_schedule)
+    requests, _ = tick(instance, at, schedule)
     return [str(request.partition_key).removesuffix("-01") for request in requests]
 
 
@@ -102,18 +104,18 @@ def test_each_month_of_each_fleet_since_its_own_newest_loaded_one_is_requested(
 @pytest.mark.parametrize("month", [1, 2, 3, 7, 12])
 def test_a_month_of_fhv_is_asked_for_a_month_later_than_those_of_the_others(month: int) -> None:
     at = fifth(2023, month)
-    newest = {name: expected_months(dataset, at)[-1] for name, dataset in DATASETS.items()}
+    newest = {name: FLEET_TRIPS.expected_months(dataset, at)[-1] for name, dataset in DATASETS.items()}
     a_month_later = fifth(2023 + month // 12, month % 12 + 1)
-    assert newest["green"] == newest["fhvhv"] == expected_months(FHV, a_month_later)[-1]
+    assert newest["green"] == newest["fhvhv"] == FLEET_TRIPS.expected_months(FHV, a_month_later)[-1]
     assert newest["fhv"] < newest["green"]
 
 
 def test_the_last_month_of_a_range_that_ends_is_asked_for_of_fhv_too_a_month_later(
-    project: Project, source_server: SourceServer, history: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    project: Project, source_server: SourceServer, history: dg.DagsterInstance
 ) -> None:
     """With TAXI_END_DATE=2023-04-01, March is the last month of all fleets."""
     months = dg.MonthlyPartitionsDefinition("2023-01-01", end_date="2023-04-01", end_offset=-2)
-    monkeypatch.setattr("dagster_essentials.orchestration.scheduled_months.monthly_partition", months)
+    schedule = update_schedule(with_months(FLEET_TRIPS, months), "0 1 5 * *", "America/New_York", "")
     for fleet in DATASETS:
         publish_months(source_server, fleet, "2023-01", "2023-02", "2023-03", "2023-04")
     load(history, *(f"{fleet}|2023-01" for fleet in DATASETS))
@@ -121,7 +123,7 @@ def test_the_last_month_of_a_range_that_ends_is_asked_for_of_fhv_too_a_month_lat
     ticks = {5: ["green|2023-02", "fhvhv|2023-02"], 6: ["green|2023-03", "fhv|2023-02", "fhvhv|2023-03"]}
     ticks |= {7: ["fhv|2023-03"], 8: [], 12: []}
     for month, expected in ticks.items():
-        assert requested(history, fifth(2023, month)) == expected
+        assert requested(history, fifth(2023, month), schedule) == expected
         load(history, *expected)
     assert not [name for name in asked(source_server) if name.endswith("2023-04")]
 
@@ -189,7 +191,7 @@ def test_a_month_whose_run_failed_is_requested_until_it_is_loaded_by_the_tag_of_
     assert requested(history, fifth(2023, 6)) == [
         *("green|2023-01", "green|2023-03", "fhv|2022-12", "fhv|2023-02", "fhvhv|2023-03")
     ]
-    assert responsible_since(history, FHV) == "2022-12-01"
+    assert responsible_since(history, FLEET_TRIPS, FHV) == "2022-12-01"
 
 
 # The scheduler of Dagster's daemon, at a time that is given, with the runs queued: the tags are those that it sets.
@@ -234,14 +236,14 @@ def test_the_runs_of_a_real_tick_have_the_tags_by_which_the_schedule_finds_them(
         assert {run.tags["dagster/partition"] for run in runs} == {f"{fleet}|2023-02-01" for fleet in DATASETS}
         assert {run.tags[SINCE_TAG] for run in runs} == {"2023-02-01"}
         for dataset in (GREEN, FHV, FHVHV):
-            assert responsible_since(instance, dataset) == "2023-02-01"
+            assert responsible_since(instance, FLEET_TRIPS, dataset) == "2023-02-01"
 
 
 def test_months_before_the_first_of_a_fleet_are_neither_expected_nor_asked_for(
     project: Project, source_server: SourceServer, history: dg.DagsterInstance
 ) -> None:
     # The tests' months begin with 2011.
-    first = {name: expected_months(dataset, fifth(2023, 5))[0] for name, dataset in DATASETS.items()}
+    first = {name: FLEET_TRIPS.expected_months(dataset, fifth(2023, 5))[0] for name, dataset in DATASETS.items()}
     assert first == {"green": "2014-01-01", "fhv": "2015-01-01", "fhvhv": "2019-02-01"}
     # Nothing of fhvhv is expected before May 2019, and nothing of fhv before May 2015.
     for at, fleets in ((fifth(2019, 4), {"green", "fhv"}), (fifth(2015, 4), {"green"}), (fifth(2013, 1), set())):

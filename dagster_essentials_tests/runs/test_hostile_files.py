@@ -14,12 +14,12 @@ import dagster as dg
 import duckdb
 import pyarrow.parquet as pq
 import pytest
-from dagster_essentials.ingestion.trip_files import validate_trips_file
 
 from dagster_essentials.assets import trips
-from dagster_essentials.datasets.yellow import COLUMNS
+from dagster_essentials.datasets.yellow import COLUMNS, YELLOW
 from dagster_essentials.errors import DownloadError
-from dagster_essentials.ingestion.column_mapping import MAX_ROWS, NotParquetError, read_file_schema
+from dagster_essentials.ingestion.file_format import InvalidFileError, Parquet
+from dagster_essentials.ingestion.month_files import validate_month
 from dagster_essentials_tests.support import parquet_bytes as pb
 from dagster_essentials_tests.support.faults import FAULTS, HOSTILE_FILES
 from dagster_essentials_tests.support.faults.files import DAMAGED_FILES, UNREADABLE
@@ -39,7 +39,8 @@ warnings.simplefilter("ignore")
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))  # A file that is not refused must not take down the machine.
 from pathlib import Path
 import duckdb
-from dagster_essentials.ingestion.trip_files import validate_trips_file
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.ingestion.month_files import validate_month
 from dagster_essentials_tests.support.loading import load_month
 
 folder = Path(sys.argv[1])
@@ -61,7 +62,7 @@ with duckdb.connect(str(folder / "data.duckdb"), config={"memory_limit": "512MB"
     connection.execute("SET enable_progress_bar = false")
     load_month(connection, "2023-01", good)
     for file in [good, *sorted(folder.glob("*.hostile"))]:
-        validated = outcome(lambda file: validate_trips_file(file, "2023-01"), file)
+        validated = outcome(lambda file: validate_month(file, "2023-01", YELLOW), file)
         loaded = outcome(lambda file: load_month(connection, "2023-01", file), file)
         rows = connection.execute("SELECT count(*) FROM trips").fetchall()[0][0]
         print(json.dumps([file.stem, validated, loaded, rows]), flush=True)
@@ -140,7 +141,7 @@ def test_a_run_with_a_hostile_month_names_it_and_leaves_everything_unchanged(
 
 
 def test_the_limit_of_rows_is_above_that_of_any_month() -> None:
-    assert MAX_ROWS > 1.5 * 17_000_000
+    assert Parquet().max_rows > 1.5 * 17_000_000
 
 
 # Footers of all writers
@@ -161,20 +162,20 @@ def test_every_footer_of_a_writer_is_accepted(tmp_path: Path) -> None:
                 sorting_columns=[pq.SortingColumn(1)],
                 store_decimal_as_integer=True,
             )
-            assert read_file_schema(BytesIO(path.read_bytes())).rows == ROWS
+            assert Parquet().read_schema(BytesIO(path.read_bytes())).rows == ROWS
     with duckdb.connect() as connection:
         connection.execute(
             f"COPY (FROM '{path}') TO '{tmp_path}/other.parquet' (ROW_GROUP_SIZE 2048, KV_METADATA {{a: 'b'}})"
         )
-    assert read_file_schema(BytesIO((tmp_path / "other.parquet").read_bytes())).rows == ROWS
+    assert Parquet().read_schema(BytesIO((tmp_path / "other.parquet").read_bytes())).rows == ROWS
 
 
 def test_every_truncated_footer_is_refused() -> None:
     body, footer = pb.split(sample("2023-01", ROWS))
     encoded = pb.encode(pb.STRUCT, footer)
     for length in range(1, len(encoded), 7):
-        with pytest.raises(NotParquetError, match="its footer is damaged"):
-            read_file_schema(BytesIO(pb.join(body, encoded[:length])))
+        with pytest.raises(InvalidFileError, match="its footer is damaged"):
+            Parquet().read_schema(BytesIO(pb.join(body, encoded[:length])))
 
 
 # A single byte
@@ -204,9 +205,9 @@ def test_a_single_zero_byte_in_the_last_pages_of_any_column_is_refused(tmp_path:
     assert len(pages) > 2
     path = tmp_path / "month.parquet"
     path.write_bytes(content)
-    validate_trips_file(path, "2023-01")
+    validate_month(path, "2023-01", YELLOW)
 
     for start, _, _ in pages:  # The first byte of a page's header, so that it ends before it begins.
         path.write_bytes(content[:start] + b"\0" + content[start + 1 :])
         with pytest.raises(DownloadError, match=UNREADABLE):
-            validate_trips_file(path, "2023-01")
+            validate_month(path, "2023-01", YELLOW)

@@ -1,7 +1,7 @@
 """`PartitionRun`, in assets of a few lines: what it logs and records for each partition, and how the run ends."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import dagster as dg
 import pytest
@@ -11,7 +11,7 @@ from dagster_essentials.orchestration.events import AssetEvents
 from dagster_essentials.orchestration.partition_run import FAILED, PartitionRun
 from dagster_essentials.partitions import monthly_partition, weekly_partition
 from dagster_essentials_tests.support.project import failure_text
-from dagster_essentials_tests.support.run_results import check_evaluations, materialized_partitions, step_log
+from dagster_essentials_tests.support.run_results import materialized_partitions, step_log
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
 
@@ -20,8 +20,16 @@ DAMAGED = LoadError("it is damaged.", "a file")
 Errors = Mapping[str, Exception]
 
 
+def months_run(context: dg.AssetExecutionContext) -> PartitionRun:
+    return PartitionRun(context, lambda key: key[:7], "month", "trips")
+
+
+def weeks_run(context: dg.AssetExecutionContext) -> PartitionRun:
+    return PartitionRun(context, lambda key: f"week of {key}", "week", "trips")
+
+
 def record(run: PartitionRun, key: str) -> None:
-    run.materialized(key, trips=int(key[5:7]) * 1000, size=2_000_000, data_version=f"version of {key}", metadata={})
+    run.materialized(key, rows=int(key[5:7]) * 1000, size=2_000_000, data_version=f"version of {key}", metadata={})
 
 
 def partitioned_asset(
@@ -29,6 +37,7 @@ def partitioned_asset(
     errors: Errors,
     partitions_def: dg.PartitionsDefinition[str] = monthly_partition,
     upstream: dg.AssetsDefinition | None = None,
+    start: Callable[[dg.AssetExecutionContext], PartitionRun] = months_run,
 ) -> dg.AssetsDefinition:
     """An asset that raises the `errors` of its partitions, and materializes the others."""
 
@@ -39,7 +48,7 @@ def partitioned_asset(
         deps=[upstream] if upstream else [],
     )
     def asset(context: dg.AssetExecutionContext) -> AssetEvents:
-        run = PartitionRun(context)
+        run = start(context)
         for key in run.pending(upstream=upstream):
             with run.partition(key):
                 if key in errors:
@@ -98,9 +107,9 @@ def test_a_run_of_one_partition_logs_no_number_and_no_summary(instance: dg.Dagst
 def test_notes_are_part_of_the_log(instance: dg.DagsterInstance) -> None:
     @dg.asset(partitions_def=monthly_partition, backfill_policy=dg.BackfillPolicy.single_run())
     def months(context: dg.AssetExecutionContext) -> AssetEvents:
-        run = PartitionRun(context)
+        run = months_run(context)
         for key in run.pending():
-            run.materialized(key, trips=1, note="unchanged", data_version="1", metadata={})
+            run.materialized(key, rows=1, note="unchanged", data_version="1", metadata={})
         yield from run.finish("downloaded", "nothing transferred")
 
     result = materialize(instance, [months], JANUARY, FEBRUARY)
@@ -141,7 +150,7 @@ def test_partitions_that_failed_for_the_same_reason_share_a_line(instance: dg.Da
 
 
 def test_weeks_are_named_by_their_sundays(instance: dg.DagsterInstance) -> None:
-    weeks = partitioned_asset("weeks", {"2023-01-08": ReportError("not loaded.")}, weekly_partition)
+    weeks = partitioned_asset("weeks", {"2023-01-08": ReportError("not loaded.")}, weekly_partition, start=weeks_run)
     result = materialize(instance, [weeks], "2023-01-01", "2023-01-08")
     assert failure_text(result).endswith(
         "1 of 2 weeks failed; the other one is done:\nweek of 2023-01-08: not loaded.\n"
@@ -188,7 +197,7 @@ def test_any_other_error_ends_the_run_at_once(instance: dg.DagsterInstance) -> N
 def test_all_pending_fails_the_partitions_that_have_not_ended(materialized: int, instance: dg.DagsterInstance) -> None:
     @dg.asset(partitions_def=monthly_partition, backfill_policy=dg.BackfillPolicy.single_run())
     def months(context: dg.AssetExecutionContext) -> AssetEvents:
-        run = PartitionRun(context)
+        run = months_run(context)
         with run.all_pending():
             for key in KEYS[:materialized]:
                 record(run, key)
@@ -204,7 +213,7 @@ def test_all_pending_fails_the_partitions_that_have_not_ended(materialized: int,
 def test_an_error_after_all_partitions_have_ended_still_fails_the_run(instance: dg.DagsterInstance) -> None:
     @dg.asset(partitions_def=monthly_partition, backfill_policy=dg.BackfillPolicy.single_run())
     def months(context: dg.AssetExecutionContext) -> AssetEvents:
-        run = PartitionRun(context)
+        run = months_run(context)
         with run.all_pending():
             for key in run.pending():
                 record(run, key)
@@ -216,41 +225,6 @@ def test_an_error_after_all_partitions_have_ended_still_fails_the_run(instance: 
     assert materialized_partitions(instance, months) == [JANUARY, FEBRUARY]
 
 
-def test_a_failed_partition_has_the_results_of_the_checks_that_found_it(instance: dg.DagsterInstance) -> None:
-    @dg.asset(
-        partitions_def=monthly_partition,
-        backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=[
-            dg.AssetCheckSpec(name, asset="months", partitions_def=monthly_partition, blocking=name == "complete")
-            for name in ("complete", "plausible")
-        ],
-    )
-    def months(context: dg.AssetExecutionContext) -> AssetEvents:
-        run = PartitionRun(context)
-        for key in run.pending():
-            with run.partition(key, lambda _: [dg.AssetCheckResult(check_name="complete", passed=False)]):
-                if key == FEBRUARY:
-                    raise DAMAGED
-                checks = [dg.AssetCheckResult(check_name=name, passed=True) for name in ("complete", "plausible")]
-                run.materialized(key, trips=1, data_version="1", metadata={}, checks=checks)
-        yield from run.finish("loaded")
-
-    result = materialize(instance, [months], JANUARY, FEBRUARY)
-    evaluations = check_evaluations(instance, result.run_id)
-    assert {key: found.passed for key, found in evaluations.items()} == {
-        (JANUARY, "complete"): True,
-        (JANUARY, "plausible"): True,
-        (FEBRUARY, "complete"): False,
-    }
-    assert {name: found.blocking for (_, name), found in evaluations.items()} == {"complete": True, "plausible": False}
-    # Without its materialization, a check counts as missing on its page.
-    targets = {key: found.target_materialization_data for (key, _), found in evaluations.items()}
-    assert {key: target and target.run_id for key, target in targets.items()} == {
-        JANUARY: result.run_id,
-        FEBRUARY: None,
-    }
-
-
 # An upstream asset in the same run.
 
 
@@ -259,7 +233,7 @@ def file_and_table(file_errors: Errors, table_errors: Errors | None = None) -> l
 
     @dg.asset(partitions_def=monthly_partition, backfill_policy=dg.BackfillPolicy.single_run())
     def file(context: dg.AssetExecutionContext) -> AssetEvents:
-        run = PartitionRun(context)
+        run = months_run(context)
         for key in run.pending():
             with run.partition(key):
                 if key in file_errors:
@@ -281,7 +255,10 @@ def test_the_downstream_asset_processes_the_others_and_fails_at_its_end(instance
         "1 of 3 months failed; the other 2 are done:\n2023-02 (a file): it is damaged.\n"
     )
     assert step_log(instance, result.run_id, "file")[-1].endswith("; failed: 2023-02")
-    assert step_log(instance, result.run_id, "table")[0] == "2023-02 (1 of 3) failed: file failed for this partition"
+    # The reason is in the log once, where it happened.
+    *lines, summary = step_log(instance, result.run_id, "table")
+    assert lines == ["2023-01 (2 of 3): 1,000 trips, 2.0 MB", "2023-03 (3 of 3): 3,000 trips, 2.0 MB"]
+    assert summary.endswith("; failed: 2023-02")
 
 
 def test_failures_of_both_assets_are_in_the_error(instance: dg.DagsterInstance) -> None:
@@ -304,12 +281,16 @@ def test_without_the_downstream_asset_in_the_run_the_step_fails(instance: dg.Dag
     assert failed_steps(result) == ["file"]
 
 
-def test_if_every_partition_fails_the_downstream_asset_does_not_run(instance: dg.DagsterInstance) -> None:
+def test_if_every_partition_fails_it_is_the_downstream_asset_that_ends_the_run(instance: dg.DagsterInstance) -> None:
     file, table = file_and_table(dict.fromkeys(KEYS, DAMAGED))
     result = materialize(instance, [file, table], JANUARY, MARCH)
-    assert failed_steps(result) == ["file"]
-    assert "3 of 3 months failed:\n2023-01, 2023-02, 2023-03 (a file): it is damaged." in failure_text(result)
-    assert failures(instance, table) == {}
+    assert failed_steps(result) == ["table"]
+    assert failure_text(result).endswith("3 of 3 months failed:\n2023-01, 2023-02, 2023-03 (a file): it is damaged.\n")
+    assert (
+        failures(instance, file)
+        == failures(instance, table)
+        == {key: f"{key[:7]} (a file): it is damaged." for key in KEYS}
+    )
     assert materialized_partitions(instance, table) == []
 
 

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from dagster_essentials import defs
+from dagster_essentials.assets.fleets import fleet_trips
 from dagster_essentials.assets.trips import taxi_trips, taxi_trips_file
 from dagster_essentials.orchestration.records import recorded_version
 from dagster_essentials.resources import LockedDuckDBResource
@@ -51,6 +52,11 @@ def reconcile(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInPro
     )
 
 
+def recorded_lines(instance: dg.DagsterInstance, result: dg.ExecuteInProcessResult) -> list[str]:
+    """What the log says of each month that the job has recorded in a table."""
+    return [line for line in step_log(instance, result.run_id, "reconcile_trips") if ": recorded version " in line]
+
+
 def records(instance: dg.DagsterInstance, asset: dg.AssetsDefinition) -> dict[str, Any]:
     """The version and the metadata of each partition that is recorded, without what differs in each run."""
     found = {}
@@ -76,13 +82,21 @@ def test_an_empty_instance_gets_the_records_of_all_that_is_there(
         assert result.success
         for asset in (taxi_trips_file, taxi_trips):
             assert records(emptied, asset) == records(instance, asset)
-        assert {key for key, _ in check_evaluations(emptied, result.run_id)} == {f"{month}-01" for month in MONTHS}
-        assert step_log(emptied, result.run_id, "reconcile_trips")[0].startswith("2022-12: recorded version 1, of ")
+        evaluations = check_evaluations(emptied, result.run_id)
+        assert set(evaluations) == {spec.name for spec in taxi_trips.check_specs}
+        assert {evaluation.metadata["months"].value for evaluation in evaluations.values()} == {3}
+        log = step_log(emptied, result.run_id, "reconcile_trips")
+        assert log[0].startswith("2022-12: recorded version 1, of ")
+        assert "taxi_trips: 3 of 3 months recorded; Dagster had the others already." in log
         assert source_server.requests == []
 
         again = reconcile(loaded, emptied)
         assert again.success
-        assert step_log(emptied, again.run_id, "reconcile_trips") == []
+        assert recorded_lines(emptied, again) == []
+        assert "taxi_trips: 0 of 3 months recorded; Dagster had the others already." in step_log(
+            emptied, again.run_id, "reconcile_trips"
+        )
+        assert check_evaluations(emptied, again.run_id) == {}
 
 
 def test_the_months_of_the_other_fleets_are_recorded_as_well(
@@ -95,15 +109,14 @@ def test_the_months_of_the_other_fleets_are_recorded_as_well(
         for asset in (taxi_trips_file, taxi_trips, *FLEETS):
             assert records(emptied, asset) == records(instance, asset)
         assert {*records(emptied, FLEETS[1])} == {*keys}
-        lines = step_log(emptied, result.run_id, "reconcile_trips")
-        assert [line.partition(":")[0] for line in lines] == [
+        assert [line.partition(":")[0] for line in recorded_lines(emptied, result)] == [
             *MONTHS,
             *(f"{fleet} {month[:7]}" for fleet, _, month in (key.partition("|") for key in keys)),
         ]
-        checks = check_evaluations(emptied, result.run_id)
-        assert {name for key, name in checks if key == "fhv|2023-01-01"} >= {"rows_match_file", "pickup_zone_present"}
-        assert str(checks["green|2023-01-01", "pickup_zone_present"].description) == "Does not apply to green."
-        assert step_log(emptied, reconcile(loaded, emptied).run_id, "reconcile_trips") == []
+        checks = check_evaluations(emptied, result.run_id, fleet_trips)
+        assert checks["rows_match_file"].metadata["months"].value == 6
+        assert checks["pickup_zone_present"].metadata["months"].value == 2, "those of fhv"
+        assert recorded_lines(emptied, reconcile(loaded, emptied)) == []
         assert source_server.requests == []
 
 
@@ -161,9 +174,10 @@ def test_a_version_that_is_older_than_a_rule_is_recorded_without_its_check(
         result = reconcile(loaded, emptied)
         assert result.success, failure_text(result)
         assert emptied.get_materialized_partitions(taxi_trips.key) == {f"{month}-01" for month in MONTHS}
-        names = {name for _, name in check_evaluations(emptied, result.run_id)}
-        assert "zones_known" not in names
-        assert len(names) == 9
+        evaluations = check_evaluations(emptied, result.run_id)
+        without = {name for name, evaluation in evaluations.items() if evaluation.metadata["months"].value == 0}
+        assert without == {"zones_known"}
+        assert evaluations["zones_known"].description == "No month is loaded to which this applies."
 
 
 def test_rows_that_an_earlier_release_has_loaded_are_named_where_dagster_does_not_know_them(
@@ -175,9 +189,10 @@ def test_rows_that_an_earlier_release_has_loaded_are_named_where_dagster_does_no
     with dg.DagsterInstance.ephemeral() as emptied:
         result = reconcile(loaded, emptied)
         assert result.success
-        assert step_log(emptied, result.run_id, "reconcile_trips") == [
-            f"{month}: loaded by an earlier release, in a version that is not known. Load it again." for month in MONTHS
-        ]
+        unknown = "not recorded: loaded by an earlier release, in a version that is not known. Load it again."
+        log = step_log(emptied, result.run_id, "reconcile_trips")
+        assert [line for line in log if line.endswith(unknown)] == [f"{month}: {unknown}" for month in MONTHS]
+        assert recorded_lines(emptied, result) == []
         assert emptied.get_materialized_partitions(taxi_trips.key) == set()
 
 

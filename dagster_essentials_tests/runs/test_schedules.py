@@ -10,18 +10,23 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
-from dagster_essentials.orchestration.scheduled_months import SINCE_TAG
 
-from dagster_essentials import defs, scheduled_months, settings
+from dagster_essentials import defs, settings
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips
+from dagster_essentials.jobs import TRIPS
+from dagster_essentials.orchestration.month_schedules import SINCE_TAG, update_schedule
 from dagster_essentials.partitions import weekly_partition
 from dagster_essentials.schedules import trip_update_schedule, weekly_update_schedule
 from dagster_essentials_tests.support.project import Project
 from dagster_essentials_tests.support.source_server import SourceServer, status
-from dagster_essentials_tests.support.ticks import tick
+from dagster_essentials_tests.support.ticks import tick, with_months
 
+<<<<<<< HEAD
 UTC, NEW_YORK = UTC, ZoneInfo("America/New_York")
+=======
+NEW_YORK = ZoneInfo("America/New_York")
+>>>>>>> tests-runs
 
 
 def record_materializations(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, keys: Collection[str]) -> None:
@@ -30,9 +35,11 @@ def record_materializations(instance: dg.DagsterInstance, asset: dg.AssetsDefini
         instance.report_runless_asset_event(dg.AssetMaterialization(asset.key, partition=key))
 
 
-def requested_months(instance: dg.DagsterInstance, at: datetime) -> list[str | None]:
+def requested_months(
+    instance: dg.DagsterInstance, at: datetime, schedule: dg.ScheduleDefinition = trip_update_schedule
+) -> list[str | None]:
     """The months that a tick requests."""
-    run_requests, _ = tick(instance, at, trip_update_schedule)
+    run_requests, _ = tick(instance, at, schedule)
     return [request.partition_key for request in run_requests]
 
 
@@ -162,7 +169,7 @@ def move_to(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 def test_a_month_becomes_due_two_months_after_its_end_in_utc_whatever_the_local_time_zone(
     zone: str, history: dg.DagsterInstance, move_to: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dagster_essentials.orchestration.scheduled_months.find_published_month", all_months)
+    monkeypatch.setattr("dagster_essentials.orchestration.month_schedules.find_published_month", all_months)
     record_materializations(history, taxi_trips, LOADED)
     move_to(zone)
     moments = {
@@ -195,7 +202,7 @@ def test_daylight_saving_time_makes_no_difference(
     move_to: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dagster_essentials.orchestration.scheduled_months.find_published_month", all_months)
+    monkeypatch.setattr("dagster_essentials.orchestration.month_schedules.find_published_month", all_months)
     record_materializations(history, taxi_trips, loaded)
     move_to("America/New_York")
     # The clocks of New York change at 07:00 UTC in March and at 06:00 UTC in November.
@@ -304,15 +311,15 @@ def test_the_reason_to_skip_is_in_sentences(
 
 
 def test_after_the_end_date_only_missing_months_are_requested(
-    project: Project, source_server: SourceServer, history: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    project: Project, source_server: SourceServer, history: dg.DagsterInstance
 ) -> None:
     lesson = dg.MonthlyPartitionsDefinition(start_date="2023-01-01", end_date="2023-04-01", end_offset=-2)
-    monkeypatch.setattr(scheduled_months, "monthly_partition", lesson)
+    schedule = update_schedule(with_months(TRIPS, lesson), "0 0 5 * *", "America/New_York", "")
     publish(source_server, "2023-01", "2025-12")
     record_materializations(history, taxi_trips, ["2023-01-01", "2023-02-01"])
-    assert requested_months(history, fifth(2024, 1)) == ["2023-03-01"]
+    assert requested_months(history, fifth(2024, 1), schedule) == ["2023-03-01"]
     record_materializations(history, taxi_trips, ["2023-03-01"])
-    assert "2023-03" in skip_reason(history, fifth(2024, 1))
+    assert "2023-03" in skip_reason(history, fifth(2024, 1), schedule)
 
 
 # weekly_update_schedule. On Monday, 6 May 2019, with a lag of two months, the newest partition is the week of 10 March.

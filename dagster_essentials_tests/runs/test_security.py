@@ -14,16 +14,19 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 import pytest
-from dagster_essentials.ingestion.trip_files import scan_all_values
 
 from dagster_essentials import settings
 from dagster_essentials.assets import constants, trips
-from dagster_essentials.ingestion.column_mapping import FileSchema, map_columns, read_file_schema
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.ingestion.column_mapping import map_columns
+from dagster_essentials.ingestion.file_format import FileSchema, Parquet
+from dagster_essentials.ingestion.month_files import validate_month
 from dagster_essentials.reports.request_files import read_request
 from dagster_essentials.reports.requests import RequestError
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.schedules import trip_update_schedule
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import Project, failure_text, materialize
 from dagster_essentials_tests.support.source_server import SourceServer, status
 from dagster_essentials_tests.unit.test_download import SECRET, demanding_password
@@ -34,7 +37,7 @@ SQL = ["x'); DROP TABLE trips; --", 'x"); DROP TABLE trips; --', "2023-01'; DROP
 
 def read_schema(path: Path) -> FileSchema:
     with open(path, "rb") as file:
-        return read_file_schema(file)
+        return Parquet().read_schema(file)
 
 
 # Credentials
@@ -194,7 +197,7 @@ def test_unknown_columns_of_any_name_are_ignored(
     assert materialize(project, instance, ASSETS, "2023-01").success
 
     assert project.rows() == {"2023-01": 100}
-    assert map_columns(read_schema(changed), "2026-06").unknown == [name]
+    assert map_columns(read_schema(changed), "2026-06", YELLOW).unknown == [name]
 
 
 @pytest.mark.parametrize("value", SQL)
@@ -281,12 +284,20 @@ def test_names_of_zones_and_boroughs_are_loaded_as_text(
     assert project.query("SELECT zone_id, zone, borough FROM zones WHERE zone_id < 264") == [(1, value, value)]
 
 
-def test_a_path_is_not_used_as_a_pattern(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_descriptors", [True, False], ids=["by descriptor", "by name"])
+def test_a_path_is_not_used_as_a_pattern(
+    has_descriptors: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write_month(tmp_path / "[a]*?", "2023-01", 100)
     write_month(tmp_path / "abc", "2023-01", 200)
 
     assert duckdb.sql(f"FROM '{path}'").count("*").fetchall() == [(200,)], "as a pattern, it matches the other file"
-    assert scan_all_values(path, map_columns(read_schema(path), "2026-06")) == 100
+    if not has_descriptors:
+        monkeypatch.setattr("dagster_essentials.ingestion.file_format.os.path.samestat", lambda *_: False)
+    # It fails if what is read has another number of rows than the file.
+    validate_month(path, "2023-01", YELLOW)
+    with duckdb.connect(str(tmp_path / "data.duckdb")) as connection:
+        assert load_month(connection, "2023-01", path).version.num_trips == 100
 
 
 def test_an_error_quotes_the_content_of_a_bad_file_and_nothing_executes_it(

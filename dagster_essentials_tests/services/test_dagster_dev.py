@@ -339,13 +339,16 @@ def test_a_month_that_fails_in_a_backfill_is_failed_in_the_ui_and_the_others_are
         }
     assert dev.rows() == MONTHS
 
-    # Re-executed from failure, twice, the run executes only the step of `taxi_trips`, and that month still has no file.
+    # Re-executed from failure, twice, the run executes only the step of `taxi_trips`; that month is not published yet.
     (run,) = dev.runs(**{"dagster/backfill": backfill})
     loaded = dev.materialized("taxi_trips").count("2023-04-01")
     retry = _reexecute(dev, run)
     second_retry = _reexecute(dev, retry)
     assert [retry.status, second_retry.status] == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.FAILURE]
     assert dev.materialized("taxi_trips").count("2023-04-01") == loaded
+    source.answers.clear()
+    assert _reexecute(dev, second_retry).status == dg.DagsterRunStatus.SUCCESS
+    assert dev.materialized("taxi_trips").count("2023-04-01") == loaded + 1
 
 
 def test_reexecuting_a_failed_run_loads_the_month_that_was_published_meanwhile(dev: Dev, source: SourceServer) -> None:

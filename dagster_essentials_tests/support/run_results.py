@@ -1,5 +1,6 @@
 """The results of a run: files, rows and events in Dagster's log. And the months that the source serves."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,25 +59,48 @@ def materialized_partitions(instance: dg.DagsterInstance, asset: dg.AssetsDefini
     return sorted((record.partition_key for record in records), key=str)
 
 
-def check_evaluations(instance: dg.DagsterInstance, run_id: str) -> dict[tuple[str, str], dg.AssetCheckEvaluation]:
-    """The results of the asset checks of a run, by partition and name of the check."""
-    evaluations: dict[tuple[str, str], dg.AssetCheckEvaluation] = {}
+def check_evaluations(
+    instance: dg.DagsterInstance, run_id: str, asset: dg.AssetsDefinition | None = None
+) -> dict[str, dg.AssetCheckEvaluation]:
+    """The results of the asset checks of a run, or of those of `asset`, by name: each is evaluated once, for all months."""
+    evaluations: dict[str, dg.AssetCheckEvaluation] = {}
     records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     for record in records:
         assert record.event_log_entry.dagster_event is not None
         evaluation = record.event_log_entry.dagster_event.asset_check_evaluation_data
-        partition = str(evaluation.partition)
-        assert (partition, evaluation.check_name) not in evaluations, "evaluated twice"
-        evaluations[partition, evaluation.check_name] = evaluation
+        if asset is not None and evaluation.asset_key != asset.key:
+            continue
+        assert evaluation.partition is None
+        assert evaluation.check_name not in evaluations, "evaluated twice"
+        evaluations[evaluation.check_name] = evaluation
     return evaluations
 
 
-def warnings(instance: dg.DagsterInstance, run_id: str) -> set[tuple[str, str]]:
-    """The checks that did not pass in a run, as partition and name; all of them are warnings."""
-    evaluations = check_evaluations(instance, run_id)
-    failed = {key: evaluation for key, evaluation in evaluations.items() if not evaluation.passed}
-    assert {evaluation.severity for evaluation in failed.values()} <= {dg.AssetCheckSeverity.WARN}
+def warnings(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+    """The checks that did not pass in a run; all of them are warnings."""
+    failed = {name: each for name, each in check_evaluations(instance, run_id).items() if not each.passed}
+    assert {each.severity for each in failed.values()} <= {dg.AssetCheckSeverity.WARN}
     return set(failed)
+
+
+def month_page(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, partition: str) -> dict[str, Any]:
+    """The metadata on the page of a `partition` of `asset`: that of its latest materialization."""
+    of_partition = dg.AssetRecordsFilter(asset.key, asset_partitions=[partition])
+    (record,) = instance.fetch_materializations(of_partition, limit=1).records
+    assert record.asset_materialization is not None
+    return {name: value.value for name, value in record.asset_materialization.metadata.items()}
+
+
+def not_passed(instance: dg.DagsterInstance, asset: dg.AssetsDefinition = trips.taxi_trips) -> set[tuple[str, str]]:
+    """The checks that a month does not pass by its own page, as partition and name, of all months of `asset`."""
+    pages = {key: month_page(instance, asset, key) for key in instance.get_materialized_partitions(asset.key)}
+    names = [spec.name for spec in asset.check_specs]
+    return {
+        (key, name)
+        for key, page in pages.items()
+        for name in names
+        if re.search(rf"(^|; ){name}: ", page["checks_not_passed"])
+    }
 
 
 def step_log(instance: dg.DagsterInstance, run_id: str, step: str) -> list[str]:

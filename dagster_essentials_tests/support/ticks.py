@@ -1,11 +1,13 @@
-"""Ticks of schedules at a time that a test chooses."""
+"""Ticks of schedules at a time, and of the months of a range, that a test chooses."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import dagster as dg
 
 from dagster_essentials import defs
+from dagster_essentials.orchestration.monthly_table import MonthlyTable
 
 
 def tick(
@@ -17,3 +19,15 @@ def tick(
     ) as context:
         result = schedule.evaluate_tick(context)
     return result.run_requests or [], result.skip_message
+
+
+def with_months(table: MonthlyTable, months: dg.TimeWindowPartitionsDefinition) -> MonthlyTable:
+    """`table` as it is if the settings give these `months`."""
+    partitions: dg.PartitionsDefinition[str] = months
+    if isinstance(table.partitions, dg.MultiPartitionsDefinition):
+        dimensions = {each.name: each.partitions_def for each in table.partitions.partitions_defs}
+        partitions = dg.MultiPartitionsDefinition({**dimensions, "month": months})
+    files, rows = dg.map_asset_specs(
+        lambda spec: spec.replace_attributes(partitions_def=partitions), [table.files, table.rows]
+    )
+    return replace(table, files=files, rows=rows, months=months)

@@ -28,7 +28,7 @@ UNCOMPRESSED, SNAPPY, GZIP, ZSTD = 0, 1, 2, 6
 BOMB_BYTES = 256 << 20
 """Far more than the reader is given, and little enough for a test."""
 
-LIMIT = r"the limits in dagster_essentials/ingestion/column_mapping\.py"
+LIMIT = r"the limits in dagster_essentials/ingestion/file_format\.py"
 LIST_TOO_LONG = rf"footer lists more columns or row groups than any month has.*{LIMIT}"
 TOO_MANY_ROWS = rf"footer counts [\d,]+ rows, and no month has more than.*{LIMIT}"
 TOO_LONG = f"{FLAG} holds a text of more than 100 bytes"

@@ -1,16 +1,12 @@
 """Faults of the schema and of the values, in complete parquet files; and months that are unusual but valid."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 
 from dagster_essentials.datasets.yellow import COLUMNS
 from dagster_essentials.ingestion.dataset import MAX_TEXT_BYTES
-from dagster_essentials.ingestion.months import months_between
-from dagster_essentials.sample import FIRST_MODERN_MONTH, LAST_MONTH, write_month
 from dagster_essentials_tests.support.faults.fault import Change, loaded_file, refused_file
 from dagster_essentials_tests.support.faults.files import REQUIRED, UNREADABLE, zones_file
 from dagster_essentials_tests.support.faults.samples import count_rows, read_arrow, rewrite, write_arrow
@@ -141,13 +137,6 @@ NEW_NAMES = [
 ]
 
 
-def _other_month(good: bytes, random: Random) -> bytes:
-    """As many trips of some other month."""
-    with TemporaryDirectory() as folder:
-        month = random.choice(months_between(FIRST_MODERN_MONTH, LAST_MONTH))
-        return write_month(Path(folder), month, count_rows(good)).read_bytes()
-
-
 def _with_new_columns(good: bytes, names: Sequence[str], random: Random) -> bytes:
     """Unknown columns, among the others."""
     table = read_arrow(good)
@@ -197,7 +186,6 @@ def _written(**options: object) -> Change:
 
 
 UNUSUAL_MONTHS = [
-    loaded_file("another month's trips", _other_month),
     loaded_file("one trip", _select("FROM month LIMIT 1")),
     loaded_file("all trips twice", _select("FROM month UNION ALL FROM month")),
     loaded_file(
