@@ -198,8 +198,7 @@ def _read_source(file: MonthFile, opened: OpenMonthFile) -> _Source:
     if mapping.derived:
         if file.reference is None:
             raise LoadError(
-                f"{file.dataset.title} of this month depend on other data than their file, and the month is unchanged. Give the "
-                f"MonthFile of {file.dataset.table_asset} a `reference` that reads them."
+                f"the rows of this month need more than their file: give the MonthFile of {file.dataset.table_asset} a `reference`."
             )
         reference = file.reference()
     try:

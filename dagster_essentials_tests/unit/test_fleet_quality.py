@@ -7,10 +7,9 @@ from typing import Any
 
 import duckdb
 import pytest
-from dagster_essentials.datasets.all_trips import COLUMNS as ALL_TRIPS
-from dagster_essentials.datasets.all_trips import COMMENT as ALL_TRIPS_COMMENT
 
 from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.datasets.views import ALL_TRIPS, ALL_TRIPS_COLUMNS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials_tests.support.faults.samples import rewrite
 from dagster_essentials_tests.support.fleet_files import ERAS, fleet_sample, rows_as_dicts
@@ -163,7 +162,7 @@ def test_tables_the_view_and_all_columns_are_described(tmp_path: Path) -> None:
     described = {
         "trips": (YELLOW.comment, {column.name: column.description for column in YELLOW.columns}),
         "fleet_trips": (FLEETS["fhv"].comment, {column.name: column.description for column in FLEETS["fhv"].columns}),
-        "all_trips": (ALL_TRIPS_COMMENT, ALL_TRIPS),
+        "all_trips": (ALL_TRIPS, ALL_TRIPS_COLUMNS),
     }
     for name, (comment, columns) in described.items():
         found = connection.execute(

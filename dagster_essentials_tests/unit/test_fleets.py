@@ -28,7 +28,7 @@ from dagster_essentials_tests.support.fleet_files import (
     trips_in_table,
 )
 from dagster_essentials_tests.support.loading import load_month
-from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA
+from dagster_essentials_tests.support.project import DISK, NO_REAL_DATA, REAL_DATA
 from dagster_essentials_tests.support.source_server import SourceServer, status
 
 pytestmark = pytest.mark.duckdb
@@ -287,7 +287,7 @@ def test_a_text_that_is_no_code_is_refused(tmp_path: Path) -> None:
 
 def month_file(source_server: SourceServer, tmp_path: Path, fleet: str, month: str) -> tuple[MonthFile, str]:
     name = f"/trip-data/{fleet}_tripdata_{month}.parquet"
-    return MonthFile(FLEETS[fleet], month, f"{source_server.url}{name}", tmp_path / "month.parquet"), name
+    return MonthFile(FLEETS[fleet], month, f"{source_server.url}{name}", tmp_path / "month.parquet", DISK), name
 
 
 @pytest.mark.parametrize("fleet", FLEETS)

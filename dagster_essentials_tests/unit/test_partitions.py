@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -16,8 +16,6 @@ from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.partitions import monthly_partition, weekly_partition
 from dagster_essentials.reports.weekly import months_of_week
 from dagster_essentials_tests.support.project import ROOT
-
-UTC = timezone.utc
 
 # The settings are read once per process. This one, which runs no other test, reads them again for each case.
 LIST_PARTITIONS = """
