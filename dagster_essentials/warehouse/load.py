@@ -198,7 +198,7 @@ def _read_source(file: MonthFile, opened: OpenMonthFile) -> _Source:
     if mapping.derived:
         if file.reference is None:
             raise LoadError(
-                f"{file.dataset.title} of this month need data that {file.dataset.table_asset} does not give."
+                f"the rows of this month need more than their file: give the MonthFile of {file.dataset.table_asset} a `reference`."
             )
         reference = file.reference()
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import duckdb
 import pytest
@@ -21,8 +21,7 @@ from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.column_mapping import map_columns
 from dagster_essentials.ingestion.file_format import Parquet
 from dagster_essentials.ingestion.month_files import OpenMonthFile, open_month_file
-from dagster_essentials.ingestion.sidecar import identify_content
-from dagster_essentials.warehouse import load as trips_table
+from dagster_essentials.warehouse import load as month_load
 from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials.warehouse.tables import Tables
 from dagster_essentials_tests.support.faults.samples import sample
@@ -325,6 +324,7 @@ def test_a_file_that_is_replaced_while_open_is_still_read_as_the_old_version(tmp
         write_version(path, "new", 2000)
         assert names(tmp_path) == ["month.parquet"], "no second file, which a killed process would leave"
         assert read_versions(file) == [("old", 1000)]
+        file.content.seek(0)
         assert (file.bytes, file.content.read()) == (len(old), old)
         path.unlink()
         assert read_versions(file) == [("old", 1000)]
@@ -347,6 +347,7 @@ def test_every_reader_gets_one_complete_version_while_others_replace_the_file(tm
         with file_tables(tmp_path / "database" / "data.duckdb", {}, 0, print) as tables:
             for _ in range(300):
                 with open_month_file(month_file(path)) as file:
+                    file.content.seek(0)
                     number = versions.index(file.content.read()) + 1
                     assert read_versions(file, tables) == [(f"version {number}", 1000 * number)]
     finally:
@@ -437,8 +438,8 @@ def test_without_dev_fd_the_file_is_read_by_its_own_name_and_a_warning_is_logged
 
 def test_a_missing_file_is_a_load_error_that_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "nothing.parquet"
-    with pytest.raises(LoadError) as raised, open_month_file(month_file(path)):
-        pytest.fail("there is nothing to read")
+    with pytest.raises(LoadError) as raised, duckdb.connect() as connection:
+        load_month(connection, "2023-01", path)
     assert raised.value.describe("2023-01") == (
         f"2023-01 ({path}): there is no such file. Materialize taxi_trips_file for this month first."
     )
@@ -477,7 +478,7 @@ def replaced_during_the_load(path: Path, content: bytes, monkeypatch: pytest.Mon
             temporary.write_bytes(content)
         return map_columns(*arguments)
 
-    monkeypatch.setattr(trips_table, "map_columns", map_columns_late)
+    monkeypatch.setattr(month_load, "map_columns", map_columns_late)
 
 
 def test_a_file_that_is_replaced_during_its_load_is_loaded_as_the_old_version(
@@ -510,21 +511,22 @@ def test_without_dev_fd_a_file_that_is_replaced_during_its_load_is_found_by_its_
     assert trips(connection) == before
 
 
-@pytest.mark.parametrize("function", [Parquet.read_schema, identify_content], ids=["schema", "hash"])
+@pytest.mark.parametrize(("owner", "function"), [(Parquet, "read_schema"), (month_load, "identify_content")])
 def test_an_error_while_the_file_is_read_leaves_the_month_unchanged(
     tmp_path: Path,
     connection: duckdb.DuckDBPyConnection,
     monkeypatch: pytest.MonkeyPatch,
-    function: Callable[..., Any],
+    owner: object,
+    function: str,
 ) -> None:
     before = trips(connection)
     path = tmp_path / "month.parquet"
     path.write_bytes(sample("2023-01", 200))
 
-    def fail(*_: Path | BinaryIO) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(trips_table, function.__name__, fail)
+    monkeypatch.setattr(owner, function, fail)
 
     with pytest.raises(LoadError, match=r"cannot be read \(Input/output error\)\. The month is unchanged") as raised:
         load_month(connection, "2023-01", path)

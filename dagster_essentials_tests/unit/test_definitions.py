@@ -141,7 +141,7 @@ def test_three_modules_import_private_names_of_dagster() -> None:
     private = {
         module for module, source in MODULES.items() if any(map(is_private_name_of_dagster, imported_names(source)))
     }
-    assert private == {"materialization_events.py", "launcher.py", "celery_launcher.py"}
+    assert private == {"orchestration/events.py", "operations/launcher.py", "operations/celery_launcher.py"}
 
 
 @pytest.mark.parametrize("module", MODULES)

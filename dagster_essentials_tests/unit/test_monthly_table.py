@@ -158,7 +158,7 @@ def test_a_module_gives_its_table_and_definitions(module: ModuleType) -> None:
     assert import_dataset("a_module") == (module.TABLE, module.defs)
 
 
-LACKING = {
+LACKING: dict[str, tuple[Callable[[ModuleType], None], str]] = {
     "TABLE": (lambda module: delattr(module, "TABLE"), "MonthlyTable called TABLE"),
     "schedule": (
         lambda module: setattr(module, "defs", replace_definitions(module.defs, schedules=[])),

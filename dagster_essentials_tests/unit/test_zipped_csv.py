@@ -3,7 +3,7 @@
 import csv
 import io
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
@@ -59,7 +59,7 @@ ROWS = [
 ]
 
 
-def as_csv(rows: list[tuple[str, ...]] = ROWS, delimiter: str = ",") -> bytes:
+def as_csv(rows: Sequence[tuple[str, ...]] = ROWS, delimiter: str = ",") -> bytes:
     text = io.StringIO()
     csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows([("Number", "Name", "Share", "At"), *rows])
     return text.getvalue().encode()
