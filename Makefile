@@ -1,73 +1,71 @@
 # The commands of this project. Those that need the virtual environment create or update it first.
 
-PYTHON ?= python3
-BIN := "$(CURDIR)/.venv/bin"
-# Also with `make -C`, as .env builds DAGSTER_HOME from it.
+# With `make -C`, too: .env builds DAGSTER_HOME from it.
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup run dev-sample dev check test test-all test-duckdb-2 test-cluster cluster chaos screenshots bench
+.PHONY: setup run lesson dev check test test-all test-duckdb-1 test-cluster cluster chaos screenshots bench FORCE
 
+# `make setup PYTHON=python3.12` names the Python of the environment.
 setup: .venv/.ready
 
-# `dg` decides on telemetry before it reads .env, by the settings in DAGSTER_HOME: the activated environment has it, too.
-.venv/.ready: pyproject.toml constraints.txt setup.py
-	$(PYTHON) -m venv .venv
-	sed 's/^    unset VIRTUAL_ENV$$/& DAGSTER_HOME/' .venv/bin/activate > .venv/activate
-	echo 'export DAGSTER_HOME="$${VIRTUAL_ENV%/.venv}/.dagster"' >> .venv/activate
-	mv .venv/activate .venv/bin/activate
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	touch $@
+.venv/.ready: FORCE
+	@PYTHON='$(PYTHON)' deploy/setup.sh
 
-# Load three generated months, and one of each other fleet, from file to tables and plots, without network. They have a data folder, a database and a
-# Dagster instance of their own, so that generated trips reach neither the real table nor its history.
-SAMPLE := $(CURDIR)/data/sample
+# Load three generated months, from file to tables and plots, without network.
 REQUEST := "borough": "Manhattan", "start_date": "2023-01-10", "end_date": "2023-01-25"
-# In that folder, because what .env sets in the project's would override the settings below.
-LAUNCH := cd '$(SAMPLE)' && $(BIN)/dg launch -m dagster_essentials
-# What `make run` prints at its end.
-run: export LOADED_MONTHS := SELECT partition_date AS month, fleet, count(*) AS trips, \
+LAUNCH = cd data/sample && $(WITHOUT_SETTINGS) ../../.venv/bin/dg launch
+# What is printed at the end.
+run: export LOADED_MONTHS := SELECT partition_date AS month, count(*) AS trips, \
 	count(*) FILTER (strftime(pickup_datetime, '%Y-%m') <> partition_date) AS pickups_outside_the_month, \
-	round(sum(total_amount), 2) AS dollars FROM all_trips GROUP BY ALL ORDER BY ALL
-run dev-sample: export DAGSTER_HOME := $(SAMPLE)/.dagster
-run dev-sample: export DUCKDB_DATABASE := $(SAMPLE)/staging/data.duckdb
-run dev-sample: export TAXI_DATA_DIR := $(SAMPLE)
-run dev-sample: export TAXI_TRIPS_URL := $(SAMPLE)/source/trip-data
-run dev-sample: export TAXI_ZONES_URL := $(SAMPLE)/source/taxi_zones.csv
-run dev-sample: export TAXI_START_DATE := 2023-01-01
-run dev-sample: export TAXI_END_DATE := 2023-04-01
-run dev-sample: export TAXI_FLEETS := green,fhv,fhvhv
+	round(sum(total_amount), 2) AS dollars FROM trips GROUP BY ALL ORDER BY ALL
 run: .venv/.ready
-	rm -rf '$(SAMPLE)'
-	$(BIN)/python -m dagster_essentials.sample '$(SAMPLE)/source' --start 2023-01 --end 2023-03 --rows 100000
-	$(BIN)/python -m dagster_essentials.sample '$(SAMPLE)/source' --start 2023-03 --end 2023-03 --rows 100000 --fleets green,fhv,fhvhv
-	mkdir -p '$(SAMPLE)/.dagster' && cp .dagster/dagster.yaml '$(SAMPLE)/.dagster'
+	@echo 'Loading three generated months: this takes half a minute.'
+	@rm -rf data/sample
+	@$(MAKE) --no-print-directory data/sample/.env
 	$(LAUNCH) --job trip_update_job --partition-range 2023-01-01...2023-03-01
 	$(LAUNCH) --job weekly_update_job --partition-range 2023-01-01...2023-03-26
-	$(LAUNCH) --job fleet_update_job --partition-range 'green|2023-03-01...fhvhv|2023-03-01'
-	mkdir -p '$(SAMPLE)/requests' && echo '{$(REQUEST)}' > '$(SAMPLE)/requests/january-manhattan.json'
+	mkdir -p data/sample/requests && echo '{$(REQUEST)}' > data/sample/requests/january-manhattan.json
 	$(LAUNCH) --job adhoc_request_job --config-json \
 		'{"ops": {"adhoc_request": {"config": {"filename": "january-manhattan.json", $(REQUEST)}}}}'
-	$(BIN)/python -c 'import duckdb, os; duckdb.connect(os.environ["DUCKDB_DATABASE"]).sql(os.environ["LOADED_MONTHS"]).show()'
-	ls '$(SAMPLE)'/outputs/*
+	@.venv/bin/python -c 'import duckdb, os; duckdb.connect("data/sample/staging/data.duckdb").sql(os.environ["LOADED_MONTHS"]).show()'
+	@ls data/sample/outputs/*
+	@echo 'Next, load these months yourself, in the UI: make lesson'
 
-# The UI on what `make run` loaded.
-dev-sample: .venv/.ready
-	cd '$(SAMPLE)' && $(BIN)/dg dev -m dagster_essentials
+# The UI with the same months, nothing of them loaded at first. What you do there is kept; `rm -r data/lesson` starts over.
+lesson: data/lesson/.env
+	@echo 'When "Serving dagster-webserver" appears, open the address that stands there, http://127.0.0.1:3000.'
+	@echo 'Click Lineage, then "Materialize all...", choose months, and "Launch backfill". Every step is in docs/lesson-8.md.'
+	@echo 'For its commands, open another shell: cd data/lesson && . ../../.venv/bin/activate'
+	@echo 'Ctrl-C ends it, and what you have done is kept. To start over: rm -r data/lesson && make lesson'
+	@cd data/lesson && $(WITHOUT_SETTINGS) ../../.venv/bin/dg dev --workspace workspace.yaml
+
+# The three months in a folder with a database, a Dagster instance and settings of its own. Commands that are typed there use
+# them, too: Dagster lets `.env` override what the shell has set.
+data/sample/.env data/lesson/.env: | .venv/.ready
+	@.venv/bin/python -m dagster_essentials.sample $(@D)/source --start 2023-01 --end 2023-03 --rows 100000
+	@mkdir -p $(@D)/.dagster && cp .dagster/dagster.yaml $(@D)/.dagster && cp workspace.yaml $(@D)
+	@printf '%s\n' 'DAGSTER_HOME=$(CURDIR)/$(@D)/.dagster' DUCKDB_DATABASE=$(@D)/staging/data.duckdb TAXI_DATA_DIR=$(@D) \
+		TAXI_TRIPS_URL=$(@D)/source/trip-data TAXI_ZONES_URL=$(@D)/source/taxi_zones.csv \
+		TAXI_START_DATE=2023-01-01 TAXI_END_DATE=2023-04-01 TAXI_FLEETS=none > $@
+
+# Nor do a person's other settings reach these months, such as limits and alerts.
+SETTINGS := $(filter DAGSTER_% DUCKDB_% DUCKLAKE_% TAXI_%,$(.VARIABLES))
+WITHOUT_SETTINGS := $(if $(SETTINGS),env $(addprefix -u ,$(SETTINGS)))
 
 dev: export DAGSTER_HOME := $(CURDIR)/.dagster
 dev: .venv/.ready
-	$(BIN)/dg dev
+	.venv/bin/dg dev
 
 # Three workers keep two cores busy while a test waits for another process.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
+PYTEST := .venv/bin/python -m pytest --numprocesses $(or $(WORKERS),3) --dist loadfile --no-loadscope-reorder
 
 # Linters, types, and the layers in pyproject.toml. Three modules may use private names of Dagster, which any release may change.
 check: .venv/.ready
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache --no-logo
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache --no-logo
 	! grep -rn --include='*.py' --exclude=events.py --exclude=launcher.py --exclude=celery_launcher.py 'dagster[a-z_]*[.]_' dagster_essentials
 
 # Before each commit.
@@ -78,42 +76,43 @@ test: .venv/.ready
 test-all: .venv/.ready
 	$(PYTEST) -m 'not cluster'
 
-# With the next major version of DuckDB instead of the pinned one.
-test-duckdb-2: .venv/duckdb-2
-	PYTHONPATH='$(CURDIR)/.venv/duckdb-2' $(PYTEST) -m 'duckdb and not cluster'
+# With the last DuckDB 1 instead of the pinned DuckDB 2: people go back and forth between the two.
+test-duckdb-1: .venv/duckdb-1/.ready
+	PYTHONPATH='$(CURDIR)/.venv/duckdb-1' $(PYTEST) -m 'duckdb and not cluster'
 
 # With a DuckLake, PostgreSQL and an S3 server on this machine, as docs/scale-out.md says.
-test-cluster: .venv/cluster
-	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m cluster
-
-# Fault injection into real runs, with a check of the data after each fault. `make chaos SEED=7` repeats the faults of a seed.
-chaos: .venv/.ready .venv/duckdb-2
-	$(BIN)/python -m dagster_essentials_tests.chaos $(if $(SEED),--seed $(SEED))
-
-.venv/duckdb-2: .venv/.ready
-	rm -rf $@
-	$(BIN)/pip install --quiet --no-deps --target $@ 'duckdb==2.0.0'
-	touch $@
+test-cluster: .venv/lake/.ready
+	PYTHONPATH='$(CURDIR)/.venv/lake' .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m cluster
 
 # PostgreSQL, an S3 server, a broker and Dagster with three workers on this machine, with sample months, until Ctrl-C.
-cluster: .venv/cluster
-	PYTHONPATH='$(CURDIR)/.venv/cluster' $(BIN)/python -m dagster_essentials_tests.cluster
+cluster: .venv/lake/.ready
+	PYTHONPATH='$(CURDIR)/.venv/lake' .venv/bin/python -m dagster_essentials_tests.cluster
 
-# Beside the environment, as DuckDB's extensions need a DuckDB of their own version.
-.venv/cluster: .venv/.ready constraints-cluster.txt
-	rm -rf $@
-	$(BIN)/pip install --quiet --no-deps --target $@ --requirement constraints-cluster.txt
+# Fault injection into real runs, with a check of the data after each fault. `make chaos SEED=7` repeats the faults of a seed.
+chaos: .venv/duckdb-1/.ready
+	.venv/bin/python -m dagster_essentials_tests.chaos $(if $(SEED),--seed $(SEED))
+
+# The other versions of DuckDB, each in a folder beside the one of the environment.
+.venv/duckdb-1/.ready: .venv/.ready Makefile
+	rm -rf $(@D)
+	deploy/install.sh --no-deps --target $(@D) duckdb==1.5.6
+	touch $@
+
+.venv/lake/.ready: .venv/.ready deploy/lake.txt
+	rm -rf $(@D)
+	deploy/install.sh --constraint deploy/constraints.txt --editable '.[dev,test-cluster]'
+	deploy/install.sh --no-deps --target $(@D) --requirement deploy/lake.txt
 	touch $@
 
 # The pictures of docs/lesson-8.md: screenshots that the browser tests take, and plots of the sample months.
-screenshots: .venv/.ready run
-	cp '$(SAMPLE)/outputs/manhattan_map.png' '$(SAMPLE)/outputs/january-manhattan.png' docs/images
-	$(BIN)/python -c "import duckdb; from pathlib import Path; from dagster_essentials.reports.plots import plot_weeks; \
-		weeks = duckdb.connect('$(SAMPLE)/staging/data.duckdb').sql('SELECT period, num_trips FROM trips_by_week').fetchall(); \
+screenshots: run
+	cp data/sample/outputs/manhattan_map.png data/sample/outputs/january-manhattan.png docs/images
+	.venv/bin/python -c "import duckdb; from pathlib import Path; from dagster_essentials.reports.plots import plot_weeks; \
+		weeks = duckdb.connect('data/sample/staging/data.duckdb').sql('SELECT period, num_trips FROM trips_by_week').fetchall(); \
 		Path('docs/images/trips_by_week.png').write_bytes(plot_weeks(dict(weeks)))"
-	SCREENSHOTS='$(CURDIR)/docs/images' $(BIN)/python -m pytest dagster_essentials_tests/ui
+	SCREENSHOTS='$(CURDIR)/docs/images' .venv/bin/python -m pytest dagster_essentials_tests/ui
 
 # The part `cluster` uses the servers of `make cluster`.
-bench: $(if $(filter cluster,$(ONLY)),.venv/cluster,.venv/.ready)
-	$(if $(filter cluster,$(ONLY)),PYTHONPATH='$(CURDIR):$(CURDIR)/.venv/cluster') $(BIN)/python benchmarks/bench.py $(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE)) \
-		$(addprefix --only ,$(ONLY))
+bench: $(if $(filter cluster,$(ONLY)),.venv/lake/.ready,.venv/.ready)
+	$(if $(filter cluster,$(ONLY)),PYTHONPATH='$(CURDIR):$(CURDIR)/.venv/lake') .venv/bin/python benchmarks/bench.py \
+		$(if $(ROWS),--rows $(ROWS)) $(if $(SCALE),--scale $(SCALE)) $(addprefix --only ,$(ONLY))

@@ -11,7 +11,7 @@ import plain_fleets
 
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.resources import database_resource
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials_tests.support.loading import load_month
 
 
@@ -21,8 +21,8 @@ def main(file: Path, database: Path, variant: str) -> None:
         with duckdb.connect(str(database)) as connection:
             plain_fleets.replace_month(connection, fleet, month, file)
     else:
-        with locked_connection(database, database_resource.connection_config, 0, print) as connection:
-            load_month(connection, month, file, dataset=FLEETS[fleet])
+        with file_tables(database, database_resource.connection_config, 0, print) as tables:
+            load_month(tables, month, file, dataset=FLEETS[fleet])
 
 
 if __name__ == "__main__":

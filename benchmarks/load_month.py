@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dagster_essentials.datasets import legacy_columns
 from dagster_essentials.resources import database_resource
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials_tests.support.loading import load_month
 
 
@@ -18,8 +18,8 @@ def main(file: Path, zones: Path, database: Path, variant: str) -> None:
     if variant == "no-zones":
         legacy_columns.map_zones = lambda values: {}
     month = file.stem.rpartition("_")[2]
-    with locked_connection(database, database_resource.connection_config, 0, print) as connection:
-        load_month(connection, month, file, zones)
+    with file_tables(database, database_resource.connection_config, 0, print) as tables:
+        load_month(tables, month, file, zones)
 
 
 if __name__ == "__main__":

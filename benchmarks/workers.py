@@ -14,18 +14,18 @@ import duckdb
 from processes import serving, show, wait_until
 from project import DATA, Project, samples
 
-from dagster_essentials.sample import months_between, write_month
+from dagster_essentials.ingestion.months import months_between
+from dagster_essentials.sample import write_month
 from dagster_essentials.settings import read_settings
-from dagster_essentials.settings.remote import Lake
-from dagster_essentials.warehouse import load as trips_table
-from dagster_essentials.warehouse.lake.connection import lake_connection
-from dagster_essentials.warehouse.transaction import transaction
+from dagster_essentials.warehouse.lake import Lake
+from dagster_essentials.warehouse.lake.connection import lake_tables
+from dagster_essentials.warehouse.lake.tables import LakeTables
 from dagster_essentials_tests.cluster.local import WORKERS, LocalCluster, local_cluster
 from dagster_essentials_tests.cluster.servers import ServerError, postgres, s3
 from dagster_essentials_tests.support.loading import load_month
 
 FIRST, LAST = "2023-01", "2023-12"
-MONTHS = list(months_between(FIRST, LAST))
+MONTHS = months_between(FIRST, LAST)
 CONFIG: dict[str, Any] = {"memory_limit": "512MB"}
 SUM = "SELECT partition_date, count(*), round(sum(total_amount)) FROM trips GROUP BY ALL ORDER BY ALL"
 SUMS = 5
@@ -76,8 +76,8 @@ def _measure_months(url: str, rows: int, publish: Callable[[int], None]) -> None
             if workers == WORKERS:
                 publish(2)
                 _show_rate("  other files of the same months", total, *_backfill(cluster), reference=again)
-                with lake_connection(cluster.lake, CONFIG, wait_seconds=60, log=print) as connection:
-                    lake_sums, seconds = _sum(connection)
+                with lake_tables(cluster.lake, CONFIG, wait_seconds=60, log=print) as tables:
+                    lake_sums, seconds = _sum(tables.connection)
                 if lake_sums != sums:
                     raise SystemExit("the lake has other trips than the file")
     show(f"sum by month of {total:,} rows, file", reference, f"  (median of {SUMS})", decimals=3)
@@ -147,7 +147,7 @@ def _sum(connection: duckdb.DuckDBPyConnection) -> tuple[list[object], float]:
 def _measure_commits() -> None:
     """Load small months into a new lake by direct calls, and compare the first transactions with the last ones."""
     # With the columns of the file: those before 2011 have others.
-    months = list(months_between("2011-01", "2027-12"))[:COMMITS]
+    months = months_between("2011-01", "2027-12")[:COMMITS]
     with tempfile.TemporaryDirectory(prefix="taxi-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -173,22 +173,22 @@ def _measure_commits() -> None:
 @contextmanager
 def _timed_transactions() -> Iterator[list[float]]:
     """In the block, note the seconds of each transaction that loads a month."""
-    original, seconds = transaction, list[float]()
+    original, seconds = LakeTables.transaction, list[float]()
 
     @contextmanager
-    def timed(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    def timed(tables: LakeTables) -> Iterator[None]:
         started = time.monotonic()
-        with original(connection):
+        with original(tables):
             yield
         seconds.append(time.monotonic() - started)
 
-    trips_table.transaction = timed  # type: ignore[attr-defined]
+    LakeTables.transaction = timed  # type: ignore[assignment,method-assign]
     try:
         yield seconds
     finally:
-        trips_table.transaction = original  # type: ignore[attr-defined]
+        LakeTables.transaction = original  # type: ignore[method-assign]
 
 
 def _load(lake: Lake, month: str, file: Path) -> None:
-    with lake_connection(lake, CONFIG, wait_seconds=60, log=print) as connection:
-        load_month(connection, month, file)
+    with lake_tables(lake, CONFIG, wait_seconds=60, log=print) as tables:
+        load_month(tables, month, file)

@@ -77,11 +77,25 @@ class DatabaseUnusableError(DatabaseError):
     """It cannot be opened as a DuckDB database, or its tables are not those of this project."""
 
 
-class ConnectionLostError(DatabaseError):
-    """The connection to the lake's catalogue was lost, for a `reason`. The same can be done again without harm."""
+class RetryableError(DatabaseError):
+    """The same can be executed again without harm, with a new connection: Dagster retries the step."""
+
+
+class ConnectionLostError(RetryableError):
+    """The connection to the lake's catalogue was lost, for a `reason`."""
 
     def __init__(self, reason: str):
         super().__init__(
-            f"The connection to the lake's catalogue in PostgreSQL was lost ({reason}). What was being done then is done "
-            "completely, or not at all. Materialize again."
+            f"The connection to the lake's catalogue in PostgreSQL was lost ({reason}). The transaction was committed or rolled "
+            "back as a whole. Materialize again."
+        )
+
+
+class WriteConflictError(RetryableError):
+    """Something that does not take the lake's locks, such as a person's UPDATE, has changed the same table meanwhile."""
+
+    def __init__(self, reason: str):
+        super().__init__(
+            f"Something else has changed the same table of the lake at the same time ({reason}), so the transaction was rolled "
+            "back. Materialize again."
         )

@@ -1,39 +1,27 @@
-"""The database resource. Who may open the file, and how long the others wait, is decided in `warehouse/`."""
+"""The database resource. Who may open the database, and how long the others wait, is decided in `warehouse/`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import dagster as dg
-import duckdb
-from dagster_duckdb import DuckDBResource
-from pydantic import Field
 
 from dagster_essentials import settings
 from dagster_essentials.orchestration.database import LockedDuckDBResource as LockedDuckDBResource
-from dagster_essentials.settings.remote import LAKE_NAME
+from dagster_essentials.orchestration.database import TablesResource
+from dagster_essentials.warehouse.lake import LAKE_NAME
+from dagster_essentials.warehouse.tables import Tables
 
 
-class DuckLakeResource(DuckDBResource):
-    """A `DuckDBResource` for the lake of the settings. Its passwords are not among its fields: the UI shows those."""
+class DuckLakeResource(TablesResource):
+    """The lake of the settings. Its passwords are not among its fields: the UI shows those."""
 
-    wait_seconds: float = Field(
-        default=600, description="How long to wait for a month that another run loads, in seconds"
-    )
-
-    @contextmanager
-    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Connect to the lake, which other processes use at the same time.
-
-        Raises:
-            DatabaseUnusableError: it cannot be used.
-        """
+    def tables(self) -> AbstractContextManager[Tables]:
+        """Connect to the lake, which other processes use at the same time. See `TablesResource.tables`."""
         # The default has no lake, and imports nothing for it.
-        from dagster_essentials.warehouse.lake.connection import lake_connection
+        from dagster_essentials.warehouse.lake.connection import lake_tables
 
         assert settings.SETTINGS.lake is not None
         log = dg.get_dagster_logger().info
-        with lake_connection(settings.SETTINGS.lake, self.connection_config, self.wait_seconds, log) as connection:
-            yield connection
+        return lake_tables(settings.SETTINGS.lake, self.connection_config, self.wait_seconds, log)
 
 
 database_resource = (DuckLakeResource if settings.SETTINGS.lake else LockedDuckDBResource)(

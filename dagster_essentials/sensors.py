@@ -24,7 +24,7 @@ def adhoc_request_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult
     """One run for each new or changed request; files that are not requests are named in the tick."""
     folder = settings.SETTINGS.data_dir / "requests"
     try:
-        files = list(request_files(folder))
+        files = list(request_files(folder, settings.SETTINGS.files))
     except PipelineError as error:
         return dg.SensorResult(skip_reason=error.describe())
     except OSError as error:

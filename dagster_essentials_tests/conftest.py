@@ -26,13 +26,14 @@ from dagster_essentials import settings  # noqa: E402
 from dagster_essentials.assets import constants  # noqa: E402
 from dagster_essentials.datasets.zones import read_zones  # noqa: E402
 from dagster_essentials.datasets.zones_table import replace_zones  # noqa: E402
+from dagster_essentials.ingestion.data_folder import DataFolder  # noqa: E402
 from dagster_essentials.sample import write_month, write_zones  # noqa: E402
-from dagster_essentials.settings.remote import Lake  # noqa: E402
-from dagster_essentials.warehouse.file import locked_connection  # noqa: E402
+from dagster_essentials.warehouse.file import file_tables  # noqa: E402
+from dagster_essentials.warehouse.lake import Lake  # noqa: E402
 from dagster_essentials_tests.cluster.servers import postgres, s3  # noqa: E402
 from dagster_essentials_tests.support.lake_servers import LakeServers  # noqa: E402
 from dagster_essentials_tests.support.loading import load_month  # noqa: E402
-from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS, Project  # noqa: E402
+from dagster_essentials_tests.support.project import DISK, NO_REAL_DATA, REAL_DATA, REAL_MONTHS, Project  # noqa: E402
 from dagster_essentials_tests.support.source_server import SourceServer  # noqa: E402
 
 # Processes that tests start have the default: no fleets.
@@ -111,7 +112,7 @@ def project(
         settings.SETTINGS,
         trips_url=project.trips_url,
         zones_url=project.zones_url,
-        data_dir=project.folder,
+        files=DataFolder(project.folder),
         database=project.database,
         lake=project.lake,
     )
@@ -130,10 +131,10 @@ def real_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip(NO_REAL_DATA)
     path = tmp_path_factory.mktemp("real") / "data.duckdb"
-    with locked_connection(path, {}, wait_seconds=0, log=print) as connection:
+    with file_tables(path, {}, wait_seconds=0, log=print) as tables:
         for month in REAL_MONTHS:
-            load_month(connection, month, REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet")
-        replace_zones(connection, read_zones(REAL_DATA / "taxi_zones.csv"))
+            load_month(tables, month, REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet")
+        replace_zones(tables, read_zones(REAL_DATA / "taxi_zones.csv", DISK))
     return path
 
 

@@ -12,10 +12,9 @@ from dagster_duckdb import DuckDBResource
 from dagster_essentials import settings
 from dagster_essentials.assets import constants
 from dagster_essentials.assets.trips import taxi_trips
-from dagster_essentials.datasets.all_trips import create_all_trips
 from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.datasets.views import create_all_trips
 from dagster_essentials.ingestion.month_files import MonthFile, download_months
-from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.orchestration.checks import check_specs
 from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import AssetEvents
@@ -42,6 +41,7 @@ def month_file(key: str) -> MonthFile:
         month,
         url=settings.SETTINGS.month_url(month, fleet),
         path=Path(constants.FLEET_TRIPS_TEMPLATE_FILE_PATH.format(fleet, month)),
+        files=settings.SETTINGS.files,
     )
 
 
@@ -96,7 +96,7 @@ def fleet_trips(context: dg.AssetExecutionContext, config: LoadConfig, database:
     "in 2019-02, when fhv fell from 23 to 2 million trips: the two belong together.",
     metadata={
         "dagster/table_name": f"{settings.SETTINGS.database_name}.main.trips_by_fleet",
-        "dagster/column_schema": columns_metadata(*fleets.COLUMNS),
+        "dagster/column_schema": columns_metadata(*fleets.TRIPS_BY_FLEET.columns),
     },
 )
 def trips_by_fleet(database: DuckDBResource) -> dg.MaterializeResult[Any]:
@@ -107,13 +107,14 @@ def trips_by_fleet(database: DuckDBResource) -> dg.MaterializeResult[Any]:
             settings.SETTINGS.fleets,
             Path(constants.TRIPS_BY_FLEET_FILE_PATH),
             Path(constants.TRIPS_BY_FLEET_PLOT_FILE_PATH),
+            settings.SETTINGS.files,
         )
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": len(report.months),
             "num_trips": sum(month.num_trips for month in report.months),
             "plot": png_metadata(report.plot),
-            "path": dg.MetadataValue.path(location(constants.TRIPS_BY_FLEET_FILE_PATH)),
+            "path": dg.MetadataValue.path(settings.SETTINGS.files.location(constants.TRIPS_BY_FLEET_FILE_PATH)),
             "incomplete_months": ", ".join(report.incomplete) or "none",
         }
     )

@@ -16,7 +16,6 @@ from dagster_duckdb import DuckDBResource
 from dagster_essentials import settings
 from dagster_essentials.assets import constants
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
-from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import AssetEvents
 from dagster_essentials.orchestration.failures import fail_with_message
@@ -25,6 +24,7 @@ from dagster_essentials.orchestration.partition_run import PartitionRun
 from dagster_essentials.partitions import weekly_partition
 from dagster_essentials.reports import manhattan, weekly
 from dagster_essentials.reports.plots import plot_weeks
+from dagster_essentials.warehouse.tables import COMMITS
 
 EVERY_DAY_HAS_TRIPS = "every_day_has_trips"
 SUM_MATCHES_TRIPS = "sum_matches_trips"
@@ -55,7 +55,7 @@ MANHATTAN_HAS_TRIPS = "manhattan_has_trips"
     "trips_by_week.csv, which every run rewrites from the whole table. Do not edit the file: the next run replaces it.",
     metadata={
         "dagster/table_name": f"{settings.SETTINGS.database_name}.main.trips_by_week",
-        "dagster/column_schema": columns_metadata(*weekly.COLUMNS),
+        "dagster/column_schema": columns_metadata(*weekly.TRIPS_BY_WEEK.columns),
         "dagster/column_lineage": dg.TableColumnLineage(
             column_lineage(
                 taxi_trips,
@@ -79,7 +79,7 @@ def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -
             with run.partition(key):
                 weekly.check_months_are_loaded(key, loaded)
         if ready := list(run.pending()):
-            weeks = weekly.upsert_weeks(tables, ready, Path(constants.TRIPS_BY_WEEK_FILE_PATH))
+            weeks = weekly.upsert_weeks(tables, ready, Path(constants.TRIPS_BY_WEEK_FILE_PATH), settings.SETTINGS.files)
             # One picture a run: it shows all weeks, and takes 40 kB of the event log.
             plot = png_metadata(plot_weeks(weekly.trips_of_all_weeks(tables)))
             for week in weeks:
@@ -91,7 +91,9 @@ def trips_by_week(context: dg.AssetExecutionContext, database: DuckDBResource) -
                         **week.figures,
                         "days_without_trips": _days(week.days_without_trips()),
                         "months": ", ".join(month[:7] for month in weekly.months_of_week(week.period.isoformat())),
-                        "path": dg.MetadataValue.path(location(constants.TRIPS_BY_WEEK_FILE_PATH)),
+                        "path": dg.MetadataValue.path(
+                            settings.SETTINGS.files.location(constants.TRIPS_BY_WEEK_FILE_PATH)
+                        ),
                         **({"weeks": plot} if week is weeks[-1] else {}),
                     },
                 )
@@ -152,14 +154,16 @@ def _days(days: Sequence[date]) -> str:
 )
 def manhattan_stats(database: DuckDBResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Count the pickups of all loaded months by zone, and write them with the zones' outlines."""
-    with fail_with_message(), open_tables(database) as tables, tables.exclusive("commits"):
-        stats = manhattan.write_manhattan_stats(tables, Path(constants.MANHATTAN_STATS_FILE_PATH))
+    with fail_with_message(), open_tables(database) as tables, tables.exclusive(COMMITS):
+        stats = manhattan.write_manhattan_stats(
+            tables, Path(constants.MANHATTAN_STATS_FILE_PATH), settings.SETTINGS.files
+        )
     return dg.MaterializeResult(
         metadata={
             "zones": stats.zones,
             "num_trips": stats.num_trips,
             "months": manhattan.describe_months(stats.months),
-            "path": dg.MetadataValue.path(location(constants.MANHATTAN_STATS_FILE_PATH)),
+            "path": dg.MetadataValue.path(settings.SETTINGS.files.location(constants.MANHATTAN_STATS_FILE_PATH)),
         },
         check_results=[
             dg.AssetCheckResult(
@@ -203,13 +207,15 @@ def manhattan_map() -> dg.MaterializeResult[Any]:
     """Plot the file of `manhattan_stats`."""
     with fail_with_message():
         plotted = manhattan.write_manhattan_map(
-            Path(constants.MANHATTAN_STATS_FILE_PATH), Path(constants.MANHATTAN_MAP_FILE_PATH)
+            Path(constants.MANHATTAN_STATS_FILE_PATH),
+            Path(constants.MANHATTAN_MAP_FILE_PATH),
+            settings.SETTINGS.files,
         )
     return dg.MaterializeResult(
         metadata={
             "map": png_metadata(plotted.png),
             "months": plotted.months,
             "num_trips": plotted.num_trips,
-            "path": dg.MetadataValue.path(location(constants.MANHATTAN_MAP_FILE_PATH)),
+            "path": dg.MetadataValue.path(settings.SETTINGS.files.location(constants.MANHATTAN_MAP_FILE_PATH)),
         }
     )

@@ -11,10 +11,10 @@ from dagster_duckdb import DuckDBResource
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from dagster_essentials import settings
 from dagster_essentials.assets import constants
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
 from dagster_essentials.datasets.zones import BOROUGHS
-from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.failures import fail_with_message
 from dagster_essentials.orchestration.metadata import column_lineage, columns_metadata, png_metadata
@@ -81,7 +81,7 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
     with fail_with_message(request.filename):
         with open_tables(database) as tables:
             answer = answer_request(tables, request)
-        png = answer.write_plot(path)
+        png = answer.write_plot(path, settings.SETTINGS.files)
     missing = describe_some(answer.missing) or "none"
     return dg.MaterializeResult(
         metadata={
@@ -90,7 +90,7 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
             "borough": request.borough,
             "start_date": answer.start_date,
             "end_date": answer.end_date,
-            "path": dg.MetadataValue.path(location(path)),
+            "path": dg.MetadataValue.path(settings.SETTINGS.files.location(path)),
         },
         check_results=[
             dg.AssetCheckResult(

@@ -15,14 +15,12 @@ from dagster_essentials import settings
 from dagster_essentials.assets import constants
 from dagster_essentials.datasets import zones_table
 from dagster_essentials.datasets.aggregates import replace_aggregates
-from dagster_essentials.datasets.all_trips import create_all_trips
-from dagster_essentials.datasets.trip_details import create_trip_details
 from dagster_essentials.datasets.upgrade import name_the_dataset_of_versions
+from dagster_essentials.datasets.views import create_all_trips, create_trip_details
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.datasets.zones import describe_ids, download_zones, missing_ids, read_zones
 from dagster_essentials.datasets.zones_function import ZoneOutlines
 from dagster_essentials.ingestion.month_files import MonthFile, download_months
-from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.orchestration.checks import check_specs
 from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import AssetEvents
@@ -54,7 +52,8 @@ def month_file(key: str) -> MonthFile:
         month,
         url=settings.SETTINGS.month_url(month),
         path=Path(constants.TAXI_TRIPS_TEMPLATE_FILE_PATH.format(month)),
-        reference=lambda: ZoneOutlines.read(Path(constants.TAXI_ZONES_FILE_PATH)),
+        files=settings.SETTINGS.files,
+        reference=lambda: ZoneOutlines.read(Path(constants.TAXI_ZONES_FILE_PATH), settings.SETTINGS.files),
     )
 
 
@@ -108,12 +107,14 @@ def taxi_trips(context: dg.AssetExecutionContext, config: LoadConfig, database: 
 def taxi_zones_file() -> dg.MaterializeResult[Any]:
     """Download the zones CSV, unless it exists already and is unchanged at the source."""
     with fail_with_message("taxi zones"):
-        file, transferred = download_zones(settings.SETTINGS.zones_url, Path(constants.TAXI_ZONES_FILE_PATH))
+        file, transferred = download_zones(
+            settings.SETTINGS.zones_url, Path(constants.TAXI_ZONES_FILE_PATH), settings.SETTINGS.files
+        )
     return dg.MaterializeResult(
         data_version=dg.DataVersion(file.sha256),
         metadata={
             "dagster/uri": file.url,
-            "path": dg.MetadataValue.path(location(constants.TAXI_ZONES_FILE_PATH)),
+            "path": dg.MetadataValue.path(settings.SETTINGS.files.location(constants.TAXI_ZONES_FILE_PATH)),
             "bytes": file.bytes,
             "bytes_transferred": file.bytes if transferred else 0,
         },
@@ -129,13 +130,13 @@ def taxi_zones_file() -> dg.MaterializeResult[Any]:
     "with it neither loses nor duplicates trips.",
     metadata={
         "dagster/table_name": f"{settings.SETTINGS.database_name}.main.zones",
-        "dagster/column_schema": columns_metadata(*zones_table.COLUMNS),
+        "dagster/column_schema": columns_metadata(*zones_table.ZONES.columns),
     },
 )
 def taxi_zones(database: DuckDBResource) -> dg.MaterializeResult[Any]:
     """Replace the table `zones` by the zones of the file, in one transaction."""
     with fail_with_message():
-        zones = read_zones(Path(constants.TAXI_ZONES_FILE_PATH))
+        zones = read_zones(Path(constants.TAXI_ZONES_FILE_PATH), settings.SETTINGS.files)
         with open_tables(database) as tables:
             zones_table.replace_zones(tables, zones)
     return dg.MaterializeResult(

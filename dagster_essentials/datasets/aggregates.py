@@ -6,12 +6,35 @@ on one month as on two hundred: counting 74 million trips by zone took 1.0 s in 
 
 from collections.abc import Collection
 
-from dagster_essentials.warehouse.catalog import has_table
-from dagster_essentials.warehouse.comments import write_comments
+from dagster_essentials.warehouse.catalog import Table, has_table
 from dagster_essentials.warehouse.tables import Tables
 
-_QUERIES = {
-    "trips_by_day": """
+_MONTH = ("partition_date", "varchar", "Month of the file, YYYY-MM")
+_NUM_TRIPS = ("num_trips", "bigint", "Trips")
+
+TRIPS_BY_DAY = Table(
+    "trips_by_day",
+    "Aggregates of trips by the month of the file and the day of the pickup, replaced with each load",
+    (
+        _MONTH,
+        ("day", "date", "Day on which the trips began"),
+        _NUM_TRIPS,
+        ("total_amount", "double", "Sum of what passengers paid, US dollars"),
+        ("trip_distance", "double", "Sum of the distances, miles"),
+        ("passenger_count", "double", "Sum of the passengers, where the driver entered them"),
+    ),
+)
+PICKUPS_BY_ZONE = Table(
+    "pickups_by_zone",
+    "Trips by the month of the file and the zone of the pickup, replaced with each load",
+    (_MONTH, ("pickup_zone_id", "integer", "Zone in which the trips began"), _NUM_TRIPS),
+)
+
+# Without a $month, of all months.
+_AGGREGATES = (
+    (
+        TRIPS_BY_DAY,
+        """
         SELECT
             partition_date,
             pickup_datetime::DATE AS day,
@@ -22,37 +45,25 @@ _QUERIES = {
             (sum(passenger_count) FILTER (isfinite(passenger_count)))::DOUBLE AS passenger_count
         FROM trips WHERE $month IS NULL OR partition_date = $month
         GROUP BY partition_date, day
-    """,
-    "pickups_by_zone": """
+        """,
+    ),
+    (
+        PICKUPS_BY_ZONE,
+        """
         SELECT partition_date, pickup_zone_id, count(*) AS num_trips
         FROM trips WHERE $month IS NULL OR partition_date = $month
         GROUP BY partition_date, pickup_zone_id
-    """,
-}
-
-
-_COMMENTS = {
-    "trips_by_day": "Aggregates of trips by the month of the file and the day of the pickup, replaced with each load",
-    "pickups_by_zone": "Trips by the month of the file and the zone of the pickup, replaced with each load",
-}
-_COLUMN_COMMENTS = {
-    "partition_date": "Month of the file, YYYY-MM",
-    "day": "Day on which the trips began",
-    "pickup_zone_id": "Zone in which the trips began",
-    "num_trips": "Trips",
-    "total_amount": "Sum of what passengers paid, US dollars",
-    "trip_distance": "Sum of the distances, miles",
-    "passenger_count": "Sum of the passengers, where the driver entered them",
-}
+        """,
+    ),
+)
 
 
 def replace_aggregates(tables: Tables, month: str) -> None:
     """Replace the aggregates of `month` (``YYYY-MM``), in the transaction that loads it."""
-    for table, query in _QUERIES.items():
-        tables.execute(f"CREATE TABLE IF NOT EXISTS {table} AS {query} LIMIT 0", {"month": month})
-        write_comments(tables, table, _COMMENTS[table], _COLUMN_COMMENTS)
-        tables.execute(f"DELETE FROM {table} WHERE partition_date = $month", {"month": month})
-        tables.execute(f"INSERT INTO {table} {query}", {"month": month})
+    for table, query in _AGGREGATES:
+        table.create(tables)
+        tables.execute(f"DELETE FROM {table.name} WHERE partition_date = $month", {"month": month})
+        tables.execute(f"INSERT INTO {table.name} BY NAME {query}", {"month": month})
 
 
 def update_aggregates(tables: Tables) -> None:
@@ -64,13 +75,12 @@ def update_aggregates(tables: Tables) -> None:
     # In one transaction, so that no other process's load is seen in one of the tables only.
     with tables.transaction():
         (num_trips,) = tables.execute("SELECT count(*) FROM trips").fetchall()[0]
-        for table, query in _QUERIES.items():
-            if has_table(tables, table):
-                (aggregated,) = tables.execute(f"SELECT coalesce(sum(num_trips), 0) FROM {table}").fetchall()[0]
-                if aggregated == num_trips:
-                    continue
-            tables.execute(f"CREATE OR REPLACE TABLE {table} AS {query}", {"month": None})
-            write_comments(tables, table, _COMMENTS[table], _COLUMN_COMMENTS)
+        for table, query in _AGGREGATES:
+            table.create(tables)
+            (aggregated,) = tables.execute(f"SELECT coalesce(sum(num_trips), 0) FROM {table.name}").fetchall()[0]
+            if aggregated != num_trips:
+                tables.execute(f"DELETE FROM {table.name}")
+                tables.execute(f"INSERT INTO {table.name} BY NAME {query}", {"month": None})
 
 
 def loaded_months(tables: Tables, among: Collection[str] | None = None) -> list[str]:

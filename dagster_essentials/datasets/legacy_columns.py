@@ -6,8 +6,9 @@ The layouts of these months in `yellow.py` name it; the zone of a position is fo
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from dagster_essentials.ingestion.casts import is_text, limited_text, literal, quote
+from dagster_essentials.ingestion.casts import is_text, limited_text
 from dagster_essentials.ingestion.dataset import MAX_TEXT_BYTES
+from dagster_essentials.ingestion.sql import literal, quote
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dagster_essentials.errors import PipelineError, ZonesError
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.download import download
 from dagster_essentials.ingestion.http_requests import redact_url
-from dagster_essentials.ingestion.object_files import fetch
 from dagster_essentials.ingestion.sidecar import DownloadedFile
 
 COLUMNS = ("LocationID", "zone", "borough", "the_geom")
@@ -46,8 +46,8 @@ MISNUMBERED = {57: 56, 104: 103, 105: 103}
 """The rows of the published file whose LocationID is another zone's, by their OBJECTID."""
 
 
-def download_zones(url: str, path: Path) -> tuple[DownloadedFile, bool]:
-    """Download the zones CSV at `url` to `path`, unless it is unchanged there.
+def download_zones(url: str, path: Path, files: DataFolder) -> tuple[DownloadedFile, bool]:
+    """Download the zones CSV at `url` to `path` in `files`, unless it is unchanged there.
 
     Returns:
         What is known of the file, and whether it was transferred.
@@ -56,14 +56,14 @@ def download_zones(url: str, path: Path) -> tuple[DownloadedFile, bool]:
         PipelineError: it cannot be downloaded or written, or is not the zones CSV. An earlier file is unchanged.
     """
     try:
-        return download(url, path, _parse, "Point TAXI_ZONES_URL to where it is, and materialize again.")
+        return download(url, path, files, _parse, "Point TAXI_ZONES_URL to where it is, and materialize again.")
     except PipelineError as error:
         error.source = redact_url(url)
         raise
 
 
-def read_zones(path: Path) -> list[Zone]:
-    """Read the zones CSV at `path`: one zone per id, in the order of the ids, 264 and 265 among them.
+def read_zones(path: Path, files: DataFolder) -> list[Zone]:
+    """Read the zones CSV at `path` in `files`: one zone per id, in the order of the ids, 264 and 265 among them.
 
     A CSV in which each LocationID occurs once may have any ids. One that repeats some must be numbered as the published
     one is, and its ids are those of OBJECTID.
@@ -73,7 +73,7 @@ def read_zones(path: Path) -> list[Zone]:
             the rows with the same LocationID cannot be told apart.
     """
     try:
-        fetch(path)
+        files.fetch(path)
         return _parse(path)
     except FileNotFoundError:
         raise ZonesError(f"{path} does not exist. Materialize taxi_zones_file first.") from None

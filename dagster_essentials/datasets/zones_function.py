@@ -11,6 +11,7 @@ from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from dagster_essentials.datasets.legacy_columns import ZONES_FUNCTION
 from dagster_essentials.datasets.zones import Zone, fingerprint, read_zones
+from dagster_essentials.ingestion.data_folder import DataFolder
 
 if TYPE_CHECKING:
     from dagster_essentials.datasets.zone_lookup import ZoneLookup
@@ -28,13 +29,13 @@ class ZoneOutlines:
         self.fingerprint = fingerprint(zones)
 
     @classmethod
-    def read(cls, path: Path) -> "ZoneOutlines":
-        """Read the zones CSV at `path`.
+    def read(cls, path: Path, files: DataFolder) -> "ZoneOutlines":
+        """Read the zones CSV at `path` in `files`.
 
         Raises:
             ZonesError: it is missing or unusable.
         """
-        return cls(read_zones(path))
+        return cls(read_zones(path, files))
 
     @contextmanager
     def functions(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:

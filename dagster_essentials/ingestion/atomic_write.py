@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dagster_essentials.errors import WriteError
-from dagster_essentials.ingestion.object_files import prepare_folder, upload
+from dagster_essentials.ingestion.data_folder import DataFolder
 
 _SUFFIX = ".partial"
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary file beside `path`, and rename it to `path` if the block ends without an error.
+def atomic_write(path: Path, files: DataFolder) -> Iterator[Path]:
+    """Yield an empty temporary file beside `path` in `files`, and rename it to `path` if the block ends without an error.
 
     Concurrent writers each have a temporary file of their own; the last to finish wins. The temporary files of killed
     processes are removed by the next writer of the same `path`: a lock that ends with its process shows which they are.
@@ -24,13 +24,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         WriteError: the folder or the file cannot be written. An earlier file is unchanged.
     """
     try:
-        prepare_folder()
+        files.prepare()
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_stale_temporaries(path)
         temporary, lock_holder = _locked_temporary(path)
         try:
             yield temporary
-            upload(temporary, path)
+            files.upload(temporary, path)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

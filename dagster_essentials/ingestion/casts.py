@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from dagster_essentials.ingestion.sql import literal, quote
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -57,15 +59,3 @@ def is_text(type_: "pa.DataType") -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
-
-
-def quote(name: str) -> str:
-    """`name` as an identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(value: int | str | None) -> str:
-    """`value` as a constant."""
-    if value is None:
-        return "NULL"
-    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"

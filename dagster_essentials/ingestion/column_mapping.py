@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dagster_essentials.errors import SchemaError
-from dagster_essentials.ingestion.casts import cast, cast_text, is_text, literal
+from dagster_essentials.ingestion.casts import cast, cast_text, is_text
 from dagster_essentials.ingestion.dataset import Column, Dataset, Layout, Translation
 from dagster_essentials.ingestion.file_format import FileSchema
+from dagster_essentials.ingestion.sql import literal
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 
 from dagster_essentials.errors import DownloadError, NotPublishedError
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.http_requests import TransientError, raise_for_status, redact_url, request
 from dagster_essentials.ingestion.sidecar import (
     CHUNK_BYTES,
@@ -84,11 +85,12 @@ def find_published(url: str, attempts: int = 2, sleep: Callable[[float], None] =
 def download(
     url: str,
     path: Path,
+    files: DataFolder,
     validate: Callable[[Path], object],
     if_not_published: str = "Check the address.",
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[DownloadedFile, bool]:
-    """Download the file at `url` to `path`, unless it exists there and is unchanged at the source.
+    """Download the file at `url` to `path` in `files`, unless it exists there and is unchanged at the source.
 
     `validate` gets the path of the complete temporary file and raises an error if it must not be kept. Only then does
     the file replace an earlier one. `if_not_published` is the advice in the error if the source does not have it.
@@ -101,7 +103,7 @@ def download(
         DownloadError: it could not be transferred, or is not valid. An earlier file is unchanged.
         WriteError: the file could not be written.
     """
-    fetch_file(path)
+    fetch_file(path, files)
     known = read_sidecar(path)
     if known is not None and known.url != redact_url(url):
         known = None
@@ -112,10 +114,10 @@ def download(
                 assert known is not None
                 remove_stale(path)
                 return known, False
-            with atomic_write(path) as temporary:
+            with atomic_write(path, files) as temporary:
                 downloaded = _write(temporary, url, *answer)
                 validate(temporary)
-        write_sidecar(path, downloaded)
+        write_sidecar(path, downloaded, files)
         return downloaded, True
 
     advice = "Check that the address can be reached from this machine, and materialize again."

@@ -17,12 +17,13 @@ import duckdb
 
 from dagster_essentials.errors import DownloadError, LoadError, NotPublishedError, PipelineError, SchemaError
 from dagster_essentials.ingestion.column_mapping import ColumnMapping, map_columns
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.ingestion.download import PublishedFile, download, find_published
 from dagster_essentials.ingestion.file_format import FileSchema, InvalidFileError
 from dagster_essentials.ingestion.http_requests import redact_url
-from dagster_essentials.ingestion.object_files import forget
 from dagster_essentials.ingestion.sidecar import DownloadedFile, fetch_file, read_sidecar
+from dagster_essentials.ingestion.sql import first_line
 
 PARALLEL_DOWNLOADS = 4
 """Enough to use the bandwidth while one download ends and the next starts, and few enough not to be throttled."""
@@ -54,7 +55,7 @@ class MonthFile:
         dataset: whose month it is.
         month: ``YYYY-MM``.
         url: where its source has it.
-        path: where it goes.
+        path, files: where it goes, and the data folder in which that is.
         reference: reads what else the rows depend on, for the months of which the layout derives columns.
     """
 
@@ -62,12 +63,18 @@ class MonthFile:
     month: str
     url: str
     path: Path
+    files: DataFolder
     reference: Callable[[], Reference] | None = None
 
     @property
     def label(self) -> str:
         """What the month is called in logs, errors and alerts."""
         return self.dataset.label(self.month)
+
+    @property
+    def location(self) -> str:
+        """Where the file is, for people."""
+        return self.files.location(self.path)
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,7 @@ def download_month(month: MonthFile) -> DownloadedMonth:
         file, transferred = download(
             month.url,
             path,
+            month.files,
             partial(validate_month, month=month.month, dataset=dataset),
             if_not_published=(
                 f"{published} about {dataset.months_to_publication} months after its end: materialize it again then. For an "
@@ -171,7 +179,7 @@ def download_month(month: MonthFile) -> DownloadedMonth:
 
 def find_downloaded(month: MonthFile) -> DownloadedMonth | None:
     """The month's file, if it has been downloaded and not been changed since."""
-    fetch_file(month.path)
+    fetch_file(month.path, month.files)
     file = read_sidecar(month.path)
     if file is None:
         return None
@@ -246,11 +254,6 @@ def scan_all_values(relation: str, reader_path: str, mapping: ColumnMapping) -> 
     return rows
 
 
-def first_line(error: duckdb.Error) -> str:
-    """The message of `error`, without the hints and the query that follow."""
-    return str(error).partition("\n")[0].rstrip(".!")
-
-
 @dataclass(frozen=True)
 class OpenMonthFile:
     """One version of a month's file, held open. A run may have replaced it at its path since.
@@ -279,7 +282,7 @@ def open_month_file(month: MonthFile) -> Iterator[OpenMonthFile]:
     """
     dataset = month.dataset
     again = f"Delete the file, and materialize {dataset.assets} again."
-    fetch_file(month.path)
+    fetch_file(month.path, month.files)
     try:
         content = open(month.path, "rb")  # noqa: SIM115 - closed below, by the with
     except FileNotFoundError:
@@ -301,4 +304,4 @@ def open_month_file(month: MonthFile) -> Iterator[OpenMonthFile]:
             except InvalidFileError as error:
                 raise LoadError(f"{error}. The month is unchanged. {again}") from None
             yield OpenMonthFile(content, schema, reader_path)
-    forget(month.path)
+    month.files.forget(month.path)

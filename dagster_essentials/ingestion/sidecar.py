@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 from dagster_essentials.errors import WriteError
 from dagster_essentials.ingestion.atomic_write import atomic_write, remove_stale_temporaries
-from dagster_essentials.ingestion.object_files import fetch
+from dagster_essentials.ingestion.data_folder import DataFolder
 
 CHUNK_BYTES = 1 << 20
 
@@ -49,24 +49,27 @@ def read_sidecar(path: Path, file: BinaryIO | None = None) -> DownloadedFile | N
     return known if (known.bytes, known.mtime_ns) == (status.st_size, status.st_mtime_ns) else None
 
 
-def fetch_file(path: Path) -> None:
-    """Fetch the file at `path` and its sidecar, if the data folder is on S3, where they may be of different versions.
+def fetch_file(path: Path, files: DataFolder) -> None:
+    """Fetch the file at `path` and its sidecar from `files`. They may be of different versions.
+
+    After a copy that did not keep the modification time, as from S3, the content decides whether the sidecar is valid.
 
     Raises:
         DownloadError: they cannot be read there.
     """
-    if not fetch(path, _sidecar(path)):
-        return
+    files.fetch(path, _sidecar(path))
     with suppress(OSError, ValueError, TypeError):
         known = DownloadedFile(**json.loads(_sidecar(path).read_text()))
-        with open(path, "rb") as file:
-            if _hash(file) == known.sha256:
-                os.utime(path, ns=(known.mtime_ns, known.mtime_ns))
+        status = path.stat()
+        if status.st_size == known.bytes and status.st_mtime_ns != known.mtime_ns:
+            with open(path, "rb") as file:
+                if _hash(file) == known.sha256:
+                    os.utime(path, ns=(known.mtime_ns, known.mtime_ns))
 
 
-def write_sidecar(path: Path, downloaded: DownloadedFile) -> None:
+def write_sidecar(path: Path, downloaded: DownloadedFile, files: DataFolder) -> None:
     """Write the sidecar of the file at `path`. If that fails, or two runs overlap, the next run downloads it again."""
-    with suppress(WriteError), atomic_write(_sidecar(path)) as temporary:
+    with suppress(WriteError), atomic_write(_sidecar(path), files) as temporary:
         temporary.write_text(json.dumps(asdict(downloaded), indent=1))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dagster_essentials.errors import SchemaError
-from dagster_essentials.ingestion.casts import literal
+from dagster_essentials.ingestion.sql import literal
 from dagster_essentials.ingestion.file_format import FileSchema, InvalidFileError
 
 CHUNK_BYTES = 1 << 20

@@ -79,7 +79,7 @@ def alert_sensors(tables: Sequence[MonthlyTable]) -> list[dg.SensorDefinition]:
         name="quality_alert_sensor",
         minimum_interval_seconds=5 * 60,
         default_status=status,
-        description="Sends a message about each month that was loaded and does not pass a check. Needs a receiver in the settings.",
+        description="Sends a message about each loaded month that does not pass a check. Needs a receiver in the settings.",
     )
     def quality_alert_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         """One message for the months of each table since the last tick, and one for each version of a month."""

@@ -7,7 +7,6 @@ import dagster as dg
 from dagster_duckdb import DuckDBResource
 
 from dagster_essentials.ingestion.month_files import find_downloaded
-from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.orchestration.checks import evaluate_checks
 from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import record_check, record_materialization
@@ -69,7 +68,7 @@ def _reconcile_files(context: dg.OpExecutionContext, table: MonthlyTable) -> Non
             continue
         found += 1
         if month.file.sha256 != recorded_version(context.instance, table.files.key, key):
-            metadata = file_metadata(month, location(file.path))
+            metadata = file_metadata(month, file.location)
             record_materialization(context, table.files, key, month.file.sha256, metadata)
             context.log.info(f"{file.label}: recorded the file {file.path}")
             recorded += 1

@@ -1,5 +1,6 @@
 """The resource of a database: a `DuckDBResource` that also gives the `Tables` that the assets of this project use."""
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ import duckdb
 from dagster_duckdb import DuckDBResource
 from pydantic import Field
 
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials.warehouse.tables import Tables
 
 
@@ -18,9 +19,13 @@ class TablesResource(DuckDBResource):
 
     wait_seconds: float = Field(default=600, description="How long to wait for what another run uses, in seconds")
 
+    @abstractmethod
     def tables(self) -> AbstractContextManager[Tables]:
-        """Connect to the tables for the length of the block."""
-        raise NotImplementedError
+        """Connect to the tables for the length of the block.
+
+        Raises:
+            DatabaseError: they cannot be used, or another process did not free them within `wait_seconds`.
+        """
 
     @contextmanager
     def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -32,16 +37,10 @@ class TablesResource(DuckDBResource):
 class LockedDuckDBResource(TablesResource):
     """A database file, to which a file lock serializes access across processes."""
 
-    @contextmanager
-    def tables(self) -> Iterator[Tables]:
-        """Wait for the database, then hold it exclusively for the length of the block.
-
-        Raises:
-            DatabaseError: it was not free within `wait_seconds`, or it cannot be used.
-        """
+    def tables(self) -> AbstractContextManager[Tables]:
+        """Wait for the database, then hold it exclusively for the length of the block. See `TablesResource.tables`."""
         log = dg.get_dagster_logger().info
-        with locked_connection(Path(self.database), self.connection_config, self.wait_seconds, log) as connection:
-            yield Tables(connection)
+        return file_tables(Path(self.database), self.connection_config, self.wait_seconds, log)
 
 
 @contextmanager

@@ -5,11 +5,12 @@ Pure functions of plain values; the callers get them from Dagster and from the s
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from math import ceil
 
 from dagster_essentials.errors import DownloadError
 from dagster_essentials.ingestion.download import PublishedFile
+from dagster_essentials.ingestion.months import first_day, next_month
 
 MAX_MONTHS_BACK = 12
 """How far the first tick looks for a published month: four times the longest delay."""
@@ -177,8 +178,7 @@ _IS_PUBLISHED = "It is published: look at its last run, and materialize it again
 
 def _days_after_end(month: str, day: date) -> int:
     """How many days after the end of `month` (``YYYY-MM-DD``) `day` is: 0 on the first day of the next month."""
-    first_of_next = (date.fromisoformat(month) + timedelta(days=31)).replace(day=1)
-    return (day - first_of_next).days
+    return (day - first_day(next_month(month[:7]))).days
 
 
 def weeks_behind(months: int) -> int:

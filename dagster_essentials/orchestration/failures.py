@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from dagster_essentials.errors import ConnectionLostError, DatabaseUnusableError, PipelineError
+from dagster_essentials.errors import DatabaseUnusableError, PipelineError, RetryableError
 
 RETRIES = 6
 FIRST_WAIT_SECONDS = 2
@@ -28,13 +28,13 @@ def fail_with_message(label: str = "") -> Iterator[None]:
     Dagster shows a Failure as it is; for any other error, the run's page first says in which op it occurred.
 
     Raises:
-        dagster.RetryRequested: the connection to a lake's catalogue was lost.
+        dagster.RetryRequested: the step can be executed again.
         LoggedFailure: for every other PipelineError.
     """
     try:
         yield
     except PipelineError as error:
-        retry_if_connection_lost(error)
+        retry_if_possible(error)
         # From None: the message is complete, and Dagster would show the stack trace of a cause as well.
         raise logged_failure(error.describe(label)) from None
 
@@ -45,15 +45,15 @@ def logged_failure(text: str) -> LoggedFailure:
     return LoggedFailure(text, allow_retries=False)
 
 
-def retry_if_connection_lost(error: PipelineError) -> None:
-    """Let Dagster execute the current step again, with a new connection, if the error is that the connection was lost.
+def retry_if_possible(error: PipelineError) -> None:
+    """Let Dagster execute the current step again, with a new connection, if that may succeed after the error.
 
     Raises:
-        dagster.RetryRequested: it was, and there are retries left.
+        dagster.RetryRequested: it may, and there are retries left.
     """
-    if not isinstance(error, (ConnectionLostError, DatabaseUnusableError)):
+    if not isinstance(error, (RetryableError, DatabaseUnusableError)):
         return
     number = dg.OpExecutionContext.get().retry_number
     # A first connection that fails is a wrong setting: report it at once. A later one may hit a server that is still restarting.
-    if number < RETRIES and (number > 0 or isinstance(error, ConnectionLostError)):
+    if number < RETRIES and (number > 0 or isinstance(error, RetryableError)):
         raise dg.RetryRequested(max_retries=RETRIES, seconds_to_wait=FIRST_WAIT_SECONDS * 2**number) from error

@@ -11,11 +11,10 @@ from pydantic import Field
 from dagster_essentials.errors import DatabaseError, PipelineError, RowCountMismatchError
 from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.ingestion.month_files import DownloadedMonth, MonthFile
-from dagster_essentials.ingestion.object_files import location
 from dagster_essentials.orchestration.checks import evaluate_checks
 from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import AssetEvents
-from dagster_essentials.orchestration.failures import retry_if_connection_lost
+from dagster_essentials.orchestration.failures import retry_if_possible
 from dagster_essentials.orchestration.metadata import file_metadata, month_metadata
 from dagster_essentials.orchestration.partition_run import PartitionRun, describe_bytes
 from dagster_essentials.orchestration.records import UNCHANGED, recorded_version
@@ -71,7 +70,7 @@ class MonthRun(PartitionRun):
         self.materialized(
             key,
             data_version=month.file.sha256,
-            metadata=file_metadata(month, location(self._files(key).path)),
+            metadata=file_metadata(month, self._files(key).location),
             rows=month.rows,
             size=month.file.bytes,
             note=f"downloaded in {month.seconds:.1f} s" if month.transferred else "unchanged at the source",
@@ -127,7 +126,7 @@ class MonthRun(PartitionRun):
                 versions = versions_by_month(tables, [dataset.name for dataset in datasets])
                 yield from evaluate_checks(names, datasets, versions, self._mismatches)
         except PipelineError as error:
-            retry_if_connection_lost(error)
+            retry_if_possible(error)
             self._context.log.warning(f"The checks could not be evaluated. {error.describe()}")
 
     def finish(self, done: str, note: str = "", downstream: dg.AssetsDefinition | None = None) -> AssetEvents:

@@ -13,7 +13,7 @@ from dagster_essentials.orchestration.events import (
     record_materialization,
     suppress_final_materialization,
 )
-from dagster_essentials.orchestration.failures import LoggedFailure, logged_failure, retry_if_connection_lost
+from dagster_essentials.orchestration.failures import LoggedFailure, logged_failure, retry_if_possible
 
 FAILED = "failed"
 """The metadata key of the observation that shows on a partition's page why it failed."""
@@ -138,7 +138,7 @@ class PartitionRun:
         self._context.log_event(dg.AssetObservation(self._context.asset_key, partition=key, metadata={FAILED: reason}))
 
     def _fail_pending(self, error: PipelineError) -> None:
-        retry_if_connection_lost(error)
+        retry_if_possible(error)
         pending = list(self.pending())
         if not pending:
             raise error

@@ -4,34 +4,33 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
-
 from dagster_essentials.datasets import DATASETS
 from dagster_essentials.datasets.aggregates import loaded_months
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.reports.csv_export import copy_to_csv
 from dagster_essentials.reports.plots import plot_fleets
-from dagster_essentials.warehouse.catalog import has_table
-from dagster_essentials.warehouse.comments import write_comments
+from dagster_essentials.warehouse.catalog import Table, has_table
 from dagster_essentials.warehouse.month_versions import prepare_versions
 from dagster_essentials.warehouse.quality import rounded_sum
-from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+from dagster_essentials.warehouse.tables import Tables
 
-COLUMNS = (
-    ("partition_date", "varchar", "Month of the files, YYYY-MM"),
-    ("fleet", "varchar", "yellow, green, fhv or fhvhv; Uber and Lyft are in fhv until 2019-01, and in fhvhv since"),
-    ("num_trips", "bigint", "Trips"),
-    ("total_amount", "double", "Sum of what passengers paid, US dollars, two decimals; null for fhv"),
-    ("trip_distance", "double", "Sum of the distances, miles, two decimals; null for fhv"),
+TRIPS_BY_FLEET = Table(
+    "trips_by_fleet",
+    "Trips, dollars and miles by month and fleet; before 2019-02, most of what is fhvhv since then is in fhv",
+    (
+        ("partition_date", "varchar", "Month of the files, YYYY-MM"),
+        ("fleet", "varchar", "yellow, green, fhv or fhvhv; Uber and Lyft are in fhv until 2019-01, and in fhvhv since"),
+        ("num_trips", "bigint", "Trips"),
+        ("total_amount", "double", "Sum of what passengers paid, US dollars, two decimals; null for fhv"),
+        ("trip_distance", "double", "Sum of the distances, miles, two decimals; null for fhv"),
+    ),
 )
-"""Of the table and the CSV: name, type, description."""
-COMMENT = "Trips, dollars and miles by month and fleet; before 2019-02, most of what is fhvhv since then is in fhv"
-"""Of the table, in the database."""
+"""The table, and the columns of the CSV."""
 _NOTHING_LOADED = "No month is loaded. Materialize fleet_trips or taxi_trips first."
-_NAMES = ", ".join(name for name, *_ in COLUMNS)
 
 _YELLOW = """
 SELECT partition_date, 'yellow' AS fleet, sum(num_trips)::BIGINT, round(fsum(total_amount), 2), round(fsum(trip_distance), 2)
@@ -67,9 +66,9 @@ class FleetReport:
 
 
 def replace_trips_by_fleet(
-    connection: duckdb.DuckDBPyConnection, fleets: Collection[str], csv: Path, png: Path
+    tables: Tables, fleets: Collection[str], csv: Path, png: Path, files: DataFolder
 ) -> FleetReport:
-    """Replace the table `trips_by_fleet`, write it to `csv`, and its plot to `png`.
+    """Replace the table `trips_by_fleet`, write it to `csv`, and its plot to `png`, both in `files`.
 
     Months without one of the `fleets` or without yellow trips are reported as incomplete.
 
@@ -77,27 +76,25 @@ def replace_trips_by_fleet(
         ReportError: nothing is loaded.
         QueryError, WriteError: it cannot be done; the table is unchanged.
     """
-    with explain_duckdb_errors(
+    with tables.explain_errors(
         "the trips could not be counted by fleet, and the table trips_by_fleet is unchanged",
         "If it, trips or fleet_trips was made by something else, rename or drop that, and materialize again.",
     ):
-        queries = [_YELLOW] if loaded_months(connection) else []
-        if has_table(connection, "fleet_trips"):
-            queries.append(_fleets_query(connection))
+        queries = [_YELLOW] if loaded_months(tables) else []
+        if has_table(tables, "fleet_trips"):
+            queries.append(_fleets_query(tables))
         if not queries:
             raise ReportError(_NOTHING_LOADED)
-        with atomic_write(csv) as csv_part, atomic_write(png) as png_part, transaction(connection):
-            definitions = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
-            connection.execute(f"CREATE TABLE IF NOT EXISTS trips_by_fleet ({definitions})")
-            write_comments(connection, "trips_by_fleet", COMMENT, {name: text for name, _, text in COLUMNS})
-            connection.execute("DELETE FROM trips_by_fleet")
-            connection.execute(f"INSERT INTO trips_by_fleet ({_NAMES}) {' UNION ALL '.join(queries)}")
-            rows = connection.execute(
+        with atomic_write(csv, files) as csv_part, atomic_write(png, files) as png_part, tables.transaction():
+            TRIPS_BY_FLEET.create(tables)
+            tables.execute("DELETE FROM trips_by_fleet")
+            tables.execute(f"INSERT INTO trips_by_fleet ({TRIPS_BY_FLEET.column_names}) {' UNION ALL '.join(queries)}")
+            rows = tables.execute(
                 "SELECT partition_date, fleet, num_trips FROM trips_by_fleet ORDER BY partition_date, fleet"
             ).fetchall()
             if not rows:
                 raise ReportError(_NOTHING_LOADED)
-            copy_to_csv(connection, "trips_by_fleet", COLUMNS, "partition_date, fleet", csv_part)
+            copy_to_csv(tables, TRIPS_BY_FLEET, "partition_date, fleet", csv_part)
             months = [FleetMonth(*row) for row in rows]
             incomplete = incomplete_months(months, fleets)
             plot = plot_fleets({(month, fleet): trips for month, fleet, trips in rows}, incomplete)
@@ -105,15 +102,15 @@ def replace_trips_by_fleet(
     return FleetReport(months, incomplete, plot)
 
 
-def _fleets_query(connection: duckdb.DuckDBPyConnection) -> str:
+def _fleets_query(tables: Tables) -> str:
     """The months of the fleets in `fleet_trips`: as recorded by their loads if these are all rows, or else counted.
 
     They differ after somebody has written to the table. DuckDB knows how many rows it has; to count them by month would take
     seconds in 1.6 billion rows of fhvhv.
     """
-    prepare_versions(connection)
-    (recorded,) = connection.execute(f"SELECT coalesce(sum(num_trips), 0) FROM ({_RECORDED})").fetchall()[0]
-    (rows,) = connection.execute("SELECT count(*) FROM fleet_trips").fetchall()[0]
+    prepare_versions(tables)
+    (recorded,) = tables.execute(f"SELECT coalesce(sum(num_trips), 0) FROM ({_RECORDED})").fetchall()[0]
+    (rows,) = tables.execute("SELECT count(*) FROM fleet_trips").fetchall()[0]
     return _RECORDED if recorded == rows else _COUNTED
 
 

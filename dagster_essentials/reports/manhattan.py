@@ -3,21 +3,20 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 from filelock import FileLock
 
 from dagster_essentials.datasets.aggregates import loaded_months
 from dagster_essentials.datasets.zones import multipolygon_coordinates
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write, write_error
-from dagster_essentials.ingestion.object_files import fetch
+from dagster_essentials.ingestion.data_folder import DataFolder
+from dagster_essentials.ingestion.months import next_month
 from dagster_essentials.reports.plots import plot_map
 from dagster_essentials.warehouse.catalog import has_table
-from dagster_essentials.warehouse.transaction import explain_duckdb_errors
+from dagster_essentials.warehouse.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -51,30 +50,30 @@ WHERE pickup_zone_id IN (SELECT zone_id FROM zones WHERE borough = 'Manhattan')
 """
 
 
-def write_manhattan_stats(connection: duckdb.DuckDBPyConnection, path: Path) -> ManhattanStats:
-    """Count the pickups of all loaded months by zone, and write them with the zones' outlines to `path`, as GeoJSON.
+def write_manhattan_stats(tables: Tables, path: Path, files: DataFolder) -> ManhattanStats:
+    """Count the pickups of all loaded months by zone, and write them with the zones' outlines to `path` in `files`, as GeoJSON.
 
     Raises:
         ReportError, QueryError, WriteError: it cannot be done; the file is unchanged.
     """
-    with explain_duckdb_errors(
+    with tables.explain_errors(
         "The tables trips and zones could not be queried",
         "If one of them was made by something else, rename or drop it, and materialize taxi_trips or taxi_zones again.",
     ):
-        if not has_table(connection, "zones"):
+        if not has_table(tables, "zones"):
             raise ReportError("There is no table zones. Materialize taxi_zones_file and taxi_zones first.")
-        months = loaded_months(connection)
+        months = loaded_months(tables)
         if not months:
             raise ReportError("No trips are loaded. Materialize taxi_trips_file and taxi_trips for a month first.")
-        zones = connection.execute(_COUNT_BY_ZONE).fetchall()
-        trips_picked_up, months_with_trips = connection.execute(_COUNT_TRIPS).fetchall()[0]
+        zones = tables.execute(_COUNT_BY_ZONE).fetchall()
+        trips_picked_up, months_with_trips = tables.execute(_COUNT_TRIPS).fetchall()[0]
     if not zones:
         raise ReportError(
             "The table zones has no zone of Manhattan. Check what TAXI_ZONES_URL points to, and materialize "
             "taxi_zones_file and taxi_zones again."
         )
     features = [_feature(*zone) for zone in zones]
-    with atomic_write(path) as temporary:
+    with atomic_write(path, files) as temporary:
         temporary.write_text(json.dumps({"type": "FeatureCollection", "months": months, "features": features}))
     num_trips = sum(num_trips for _, _, _, num_trips, _ in zones)
     return ManhattanStats(len(zones), num_trips, trips_picked_up, months, months_with_trips)
@@ -104,8 +103,8 @@ class ManhattanMap:
     num_trips: int
 
 
-def write_manhattan_map(stats: Path, path: Path) -> ManhattanMap:
-    """Plot the GeoJSON file `stats` to `path`, as PNG.
+def write_manhattan_map(stats: Path, path: Path, files: DataFolder) -> ManhattanMap:
+    """Plot the GeoJSON file `stats` to `path`, both in `files`, as PNG.
 
     Raises:
         ReportError, WriteError: it cannot be done; the picture is unchanged.
@@ -117,14 +116,14 @@ def write_manhattan_map(stats: Path, path: Path) -> ManhattanMap:
     except OSError as error:
         raise write_error(error, path) from None
     with lock:
-        fetch(stats)
+        files.fetch(stats)
         months, zones = _read_stats(stats)
         num_trips = sum(trips for _, trips in zones)
         try:
             png = plot_map(zones, f"Yellow taxi trips picked up in Manhattan\n{months}: {num_trips:,} trips")
         except (ValueError, TypeError, IndexError) as error:
             raise _not_stats(stats, error) from None
-        with atomic_write(path) as temporary:
+        with atomic_write(path, files) as temporary:
             temporary.write_bytes(png)
     return ManhattanMap(png, months, num_trips)
 
@@ -156,10 +155,7 @@ def describe_months(months: Sequence[str]) -> str:
     """``2019-01 to 2019-03, 2020-04``: consecutive months by their first and last."""
     ranges: list[list[str]] = []
     for month in months:
-        following = (
-            (date.fromisoformat(f"{ranges[-1][-1]}-01") + timedelta(days=31)).isoformat()[:7] if ranges else None
-        )
-        if month == following:
+        if ranges and month == next_month(ranges[-1][-1]):
             ranges[-1][1:] = [month]
         else:
             ranges.append([month])

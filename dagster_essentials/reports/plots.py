@@ -13,6 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
+from dagster_essentials.ingestion.months import month_number, months_between
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -87,18 +89,17 @@ def plot_fleets(trips: Mapping[tuple[str, str], int], incomplete: Collection[str
     from matplotlib.ticker import StrMethodFormatter
 
     first, last = min(month for month, _ in trips), max(month for month, _ in trips)
-    numbers = range(int(first[:4]) * 12 + int(first[5:]) - 1, int(last[:4]) * 12 + int(last[5:]))
-    months = {number: f"{number // 12}-{number % 12 + 1:02}" for number in numbers}
+    months = {month_number(month): month for month in months_between(first, last)}
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     # Between over a hundred bars, gaps of less than a pixel would make a pattern.
     width = 0.9 if len(months) < 100 else 1.0
-    bottoms = dict.fromkeys(numbers, 0)
+    bottoms = dict.fromkeys(months, 0)
     handles = []
     for fleet, (label, color) in FLEETS.items():
         heights = {number: trips.get((month, fleet), 0) for number, month in months.items()}
         if any(heights.values()):
-            axes.bar(numbers, list(heights.values()), bottom=list(bottoms.values()), color=color, width=width)
+            axes.bar(list(months), list(heights.values()), bottom=list(bottoms.values()), color=color, width=width)
             moved = fleet == "fhv" and first < "2019-02" <= last
             handles.append(Patch(color=color, label=label + (", until 2019-01 with Uber and Lyft" if moved else "")))
         bottoms = {number: bottom + heights[number] for number, bottom in bottoms.items()}
@@ -119,7 +120,7 @@ def plot_fleets(trips: Mapping[tuple[str, str], int], incomplete: Collection[str
 def _label_months(axes: "Axes", months: Mapping[int, str]) -> None:
     """Label the x-axis by `months`, at most about twelve of them, from January on if they are not all."""
     step = next(step for step in (1, 2, 3, 6, 12, 24, 48) if len(months) <= 13 * step or step == 48)
-    ticks = [number for number in months if number % step == 0]
+    ticks = [number for number in months if (number - 1) % step == 0]
     axes.set_xticks(ticks, [months[number] for number in ticks])
     # A few bars would be as wide as the plot.
     margin = 0.6 + max(0, 6 - len(months)) / 2

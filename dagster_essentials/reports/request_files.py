@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from dagster_essentials import settings
-from dagster_essentials.ingestion.object_files import fetch_folder
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.reports.requests import Request, RequestError
 
 MAX_REQUEST_BYTES = 10_000
@@ -55,14 +54,14 @@ def read_request(filename: str, text: bytes) -> Request:
     return Request(filename, **values)
 
 
-def request_files(folder: Path) -> Iterator[RequestFile]:
-    """The JSON files in `folder` that are not hidden, in the order of their names.
+def request_files(folder: Path, files: DataFolder) -> Iterator[RequestFile]:
+    """The JSON files in `folder` of `files` that are not hidden, in the order of their names.
 
     Raises:
         OSError: there is no such folder, or it cannot be read.
         DownloadError: it is on S3, and cannot be read there.
     """
-    fetch_folder(folder)
+    files.fetch_folder(folder)
     for path in sorted(folder.iterdir()):
         try:
             # Editors and copying programs keep an incomplete file under a name with a leading dot.
@@ -82,7 +81,5 @@ def request_files(folder: Path) -> Iterator[RequestFile]:
                 request = RequestError("this user may not read it")
         except OSError:
             continue  # Removed or replaced meanwhile: the next tick reads it.
-        # On this disk, a file from S3 has changed whenever it was fetched.
-        changed = status.st_mtime_ns if settings.SETTINGS.remote else status.st_ctime_ns
         name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
-        yield RequestFile(name, sha256(text).hexdigest(), changed, request)
+        yield RequestFile(name, sha256(text).hexdigest(), files.changed_ns(status), request)

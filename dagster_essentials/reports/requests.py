@@ -7,15 +7,15 @@ from datetime import date, timedelta
 from pathlib import Path
 from unicodedata import normalize
 
-import duckdb
-
 from dagster_essentials.datasets.aggregates import loaded_months
 from dagster_essentials.datasets.zones import BOROUGHS
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
+from dagster_essentials.ingestion.months import months_between, next_month
 from dagster_essentials.reports.plots import plot_hours
 from dagster_essentials.warehouse.catalog import has_table
-from dagster_essentials.warehouse.transaction import explain_duckdb_errors
+from dagster_essentials.warehouse.tables import Tables
 
 RESERVED_NAMES = {"manhattan_map"}
 """Names of other pictures in the same folder."""
@@ -110,18 +110,18 @@ class Answer:
     def num_trips(self) -> int:
         return sum(self.trips.values())
 
-    def write_plot(self, path: Path) -> bytes:
-        """Plot the answer to `path`, as PNG, and return it.
+    def write_plot(self, path: Path, files: DataFolder) -> bytes:
+        """Plot the answer to `path` in `files`, as PNG, and return it.
 
         Raises:
             WriteError: it cannot be written.
         """
-        last = date.fromisoformat(self.end_date) - timedelta(days=1)
-        title = f"Yellow taxi trips from {self.request.borough}, {self.start_date} to {last}: {self.num_trips:,}"
+        period = f"{self.start_date} to {_last_day(self.end_date)}"
+        title = f"Yellow taxi trips from {self.request.borough}, {period}: {self.num_trips:,}"
         if self.missing:
             title += f"\nwithout {describe_some(self.missing)}: not loaded"
         png = plot_hours(self.trips, title)
-        with atomic_write(path) as temporary:
+        with atomic_write(path, files) as temporary:
             temporary.write_bytes(png)
         return png
 
@@ -135,54 +135,49 @@ GROUP BY ALL
 """
 
 
-def answer_request(connection: duckdb.DuckDBPyConnection, request: Request) -> Answer:
+def answer_request(tables: Tables, request: Request) -> Answer:
     """Count the trips of `request`.
 
     Raises:
         ReportError, QueryError: nothing of it is loaded, or the tables cannot be queried.
     """
-    with explain_duckdb_errors(
+    with tables.explain_errors(
         "the trips could not be counted",
         "If the table trips or zones was made by something else, rename or drop it, materialize taxi_trips or taxi_zones "
         "again, and execute this run again.",
     ):
-        start_date, end_date = _period(connection, request)
-        months = _months(start_date, end_date)
-        loaded = loaded_months(connection, months)
+        start_date, end_date = _period(tables, request)
+        months = months_between(start_date, _last_day(end_date).isoformat())
+        loaded = loaded_months(tables, months)
         if not loaded:
             raise ReportError(
                 f"no trips are loaded for {describe_some(months)}. Materialize taxi_trips_file and taxi_trips for these "
                 "months, and execute this run again."
             )
-        if not has_table(connection, "zones"):
+        if not has_table(tables, "zones"):
             raise ReportError(
                 "there is no table zones. Materialize taxi_zones_file and taxi_zones, and execute this run again."
             )
-        rows = connection.execute(
+        rows = tables.execute(
             _COUNT_BY_HOUR, {"start_date": start_date, "end_date": end_date, "borough": request.borough}
         ).fetchall()
     trips = {(hour, day): count for hour, day, count in rows}
     return Answer(request, start_date, end_date, trips, [month for month in months if month not in loaded])
 
 
-def _period(connection: duckdb.DuckDBPyConnection, request: Request) -> tuple[str, str]:
+def _period(tables: Tables, request: Request) -> tuple[str, str]:
     if request.start_date is not None and request.end_date is not None:
         return request.start_date, request.end_date
-    months = loaded_months(connection)
+    months = loaded_months(tables)
     if not months:
         raise ReportError(
             "no trips are loaded. Materialize taxi_trips_file and taxi_trips, and execute this run again."
         )
-    first = date.fromisoformat(f"{months[-1]}-01")
-    return first.isoformat(), (first + timedelta(days=31)).replace(day=1).isoformat()
+    return f"{months[-1]}-01", f"{next_month(months[-1])}-01"
 
 
-def _months(start_date: str, end_date: str) -> list[str]:
-    """The months (``YYYY-MM``) in which the days from `start_date` to the one before `end_date` lie."""
-    first = date.fromisoformat(start_date)
-    last = date.fromisoformat(end_date) - timedelta(days=1)
-    indexes = range(first.year * 12 + first.month - 1, last.year * 12 + last.month)
-    return [f"{index // 12:04}-{index % 12 + 1:02}" for index in indexes]
+def _last_day(end_date: str) -> date:
+    return date.fromisoformat(end_date) - timedelta(days=1)
 
 
 def describe_some(months: Sequence[str]) -> str:

@@ -8,29 +8,28 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-import duckdb
-
 from dagster_essentials import settings
 from dagster_essentials.datasets.aggregates import loaded_months
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.reports.csv_export import copy_to_csv
-from dagster_essentials.warehouse.comments import write_comments
-from dagster_essentials.warehouse.transaction import explain_duckdb_errors, transaction
+from dagster_essentials.warehouse.catalog import Table
+from dagster_essentials.warehouse.tables import Tables
 
-COLUMNS = (
-    ("period", "date", "Sunday on which the week begins"),
-    ("num_trips", "bigint", "Trips that began in the week"),
-    ("total_amount", "double", "Sum of what passengers paid, US dollars, two decimals"),
-    ("trip_distance", "double", "Sum of the distances, miles, two decimals"),
-    ("passenger_count", "bigint", "Sum of the passengers, where the driver entered them"),
+TRIPS_BY_WEEK = Table(
+    "trips_by_week",
+    "Trips, dollars, miles and passengers by week, Sunday to Saturday; a trip belongs to the week in which it began",
+    (
+        ("period", "date", "Sunday on which the week begins"),
+        ("num_trips", "bigint", "Trips that began in the week"),
+        ("total_amount", "double", "Sum of what passengers paid, US dollars, two decimals"),
+        ("trip_distance", "double", "Sum of the distances, miles, two decimals"),
+        ("passenger_count", "bigint", "Sum of the passengers, where the driver entered them"),
+    ),
 )
-"""Of the table and the CSV: name, type, description."""
-COMMENT = (
-    "Trips, dollars, miles and passengers by week, Sunday to Saturday; a trip belongs to the week in which it began"
-)
-"""Of the table, in the database."""
-_NAMES = ", ".join(name for name, *_ in COLUMNS)
+"""The table, and the columns of the CSV."""
+_NAMES = TRIPS_BY_WEEK.column_names
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class WeeklySummary:
     @property
     def figures(self) -> dict[str, int | float]:
         """The aggregates by the names of their columns."""
-        return {name: getattr(self, name) for name, *_ in COLUMNS[1:]}
+        return {name: getattr(self, name) for name, *_ in TRIPS_BY_WEEK.columns[1:]}
 
     def days_without_trips(self) -> list[date]:
         """The days of the week on which no trip began, among those in months within the settings' dates."""
@@ -73,14 +72,14 @@ _UNCHANGED = (
 )
 
 
-def find_loaded_months(connection: duckdb.DuckDBPyConnection) -> list[str]:
+def find_loaded_months(tables: Tables) -> list[str]:
     """The months (``YYYY-MM``) that are loaded, in order.
 
     Raises:
         QueryError: the table trips cannot be queried.
     """
-    with explain_duckdb_errors(*_UNCHANGED):
-        return loaded_months(connection)
+    with tables.explain_errors(*_UNCHANGED):
+        return loaded_months(tables)
 
 
 def check_months_are_loaded(week: str, loaded: Collection[str]) -> None:
@@ -123,46 +122,44 @@ FROM (SELECT unnest($weeks) AS period) LEFT JOIN weeks USING (period)
 """
 
 
-def aggregate_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str]) -> list[WeeklySummary]:
+def aggregate_weeks(tables: Tables, weeks: Sequence[str]) -> list[WeeklySummary]:
     """Aggregate the trips of `weeks` (their Sundays, ``YYYY-MM-DD``, oldest first) in one query."""
     sundays = [date.fromisoformat(week) for week in weeks]
-    connection.execute(_AGGREGATE, {"first": sundays[0], "end": sundays[-1] + timedelta(days=7), "weeks": sundays})
-    rows = connection.execute(f"SELECT {_NAMES}, days FROM aggregated ORDER BY period").fetchall()
+    tables.execute(_AGGREGATE, {"first": sundays[0], "end": sundays[-1] + timedelta(days=7), "weeks": sundays})
+    rows = tables.execute(f"SELECT {_NAMES}, days FROM aggregated ORDER BY period").fetchall()
     return [
         WeeklySummary(period, num_trips, total_amount, trip_distance, passenger_count, frozenset(days))
         for period, num_trips, total_amount, trip_distance, passenger_count, days in rows
     ]
 
 
-def upsert_weeks(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str], csv: Path) -> list[WeeklySummary]:
-    """Aggregate `weeks`, replace their rows in `trips_by_week`, and write the whole table to `csv`.
+def upsert_weeks(tables: Tables, weeks: Sequence[str], csv: Path, files: DataFolder) -> list[WeeklySummary]:
+    """Aggregate `weeks`, replace their rows in `trips_by_week`, and write the whole table to `csv` in `files`.
 
     The file is complete before the transaction is committed: if there is no room for it, the table is unchanged.
 
     Raises:
         QueryError, WriteError: it cannot be done; table and file are unchanged.
     """
-    with explain_duckdb_errors(*_UNCHANGED), atomic_write(csv) as temporary, transaction(connection):
-        summaries = aggregate_weeks(connection, weeks)
-        definitions = ", ".join(f"{name} {type_}" for name, type_, _ in COLUMNS)
-        connection.execute(f"CREATE TABLE IF NOT EXISTS trips_by_week ({definitions})")
-        write_comments(connection, "trips_by_week", COMMENT, {name: text for name, _, text in COLUMNS})
-        connection.execute("DELETE FROM trips_by_week WHERE period IN (SELECT period FROM aggregated)")
-        connection.execute(f"INSERT INTO trips_by_week ({_NAMES}) SELECT {_NAMES} FROM aggregated")
-        copy_to_csv(connection, "trips_by_week", COLUMNS, "period", temporary)
+    with tables.explain_errors(*_UNCHANGED), atomic_write(csv, files) as temporary, tables.transaction():
+        summaries = aggregate_weeks(tables, weeks)
+        TRIPS_BY_WEEK.create(tables)
+        tables.execute("DELETE FROM trips_by_week WHERE period IN (SELECT period FROM aggregated)")
+        tables.execute(f"INSERT INTO trips_by_week ({_NAMES}) SELECT {_NAMES} FROM aggregated")
+        copy_to_csv(tables, TRIPS_BY_WEEK, "period", temporary)
     return summaries
 
 
-def trips_of_all_weeks(connection: duckdb.DuckDBPyConnection) -> dict[date, int]:
+def trips_of_all_weeks(tables: Tables) -> dict[date, int]:
     """The number of trips of each week in `trips_by_week`, by its Sunday."""
-    return dict(connection.execute("SELECT period, num_trips FROM trips_by_week ORDER BY period").fetchall())
+    return dict(tables.execute("SELECT period, num_trips FROM trips_by_week ORDER BY period").fetchall())
 
 
-def days_without_trips(connection: duckdb.DuckDBPyConnection, loaded: Collection[str]) -> list[date]:
+def days_without_trips(tables: Tables, loaded: Collection[str]) -> list[date]:
     """The days of the `loaded` months (``YYYY-MM``) on which no trip began, in order."""
     if not loaded:
         return []
-    rows = connection.execute(
+    rows = tables.execute(
         """
         WITH months AS (SELECT unnest($firsts::DATE[]) AS first)
         SELECT unnest(generate_series(first, first + INTERVAL 1 MONTH - INTERVAL 1 DAY, INTERVAL 1 DAY))::DATE AS day

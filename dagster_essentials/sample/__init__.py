@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
+from dagster_essentials.ingestion.months import month_number, months_between
 from dagster_essentials.sample.coordinates import (
     CELL,
     CELLS_IN_A_COLUMN,
@@ -30,9 +32,7 @@ from dagster_essentials.sample.rows import (
     drawn_zone,
     draws,
     last_summer_hour,
-    month_number,
     month_seconds,
-    months_between,
     write_rows,
 )
 
@@ -41,7 +41,6 @@ __all__ = [
     "FIRST_MODERN_MONTH",
     "FIRST_MONTH",
     "LAST_MONTH",
-    "months_between",
     "write_fleet_month",
     "write_month",
     "write_zones",
@@ -218,7 +217,7 @@ def write_zones(path: Path) -> Path:
     The zones are squares on a grid at the position of New York, as many in each borough as published. The grid is
     filled column by column from south to north, so that Manhattan is long and narrow.
     """
-    with atomic_write(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_write(path, DataFolder(path.parent)) as temporary, open(temporary, "w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["OBJECTID", "Shape_Leng", "the_geom", "Shape_Area", "zone", "LocationID", "borough"])
         for number in range(1, 264):
@@ -260,7 +259,7 @@ def main() -> None:
         parser.error(f"--end {arguments.end} lies before --start {arguments.start}")
     if arguments.rows < 1:
         parser.error(f"--rows {arguments.rows}: a month has at least one trip")
-    months, folder = list(months_between(arguments.start, arguments.end)), arguments.folder / "trip-data"
+    months, folder = months_between(arguments.start, arguments.end), arguments.folder / "trip-data"
     for month in months:
         _report(write_month(folder, month, arguments.rows), arguments.rows)
     for fleet in arguments.fleets:

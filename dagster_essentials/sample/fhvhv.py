@@ -4,7 +4,8 @@ Names, types and shares are those of the published months from February 2019 on.
 are in all months, because it added them to the old files as well.
 """
 
-from dagster_essentials.sample.rows import drawn_zone, draws, last_summer_hour, month_number, month_seconds, value_in
+from dagster_essentials.ingestion.months import month_number
+from dagster_essentials.sample.rows import drawn_zone, draws, last_summer_hour, month_seconds, value_in
 
 SALT = 30_000_000
 """Its trips have other random numbers than those of the other fleets."""

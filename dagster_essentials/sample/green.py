@@ -4,7 +4,8 @@ Names, types and shares are those of the published months from January 2014 on. 
 are integers is known, and which columns are null-typed in some months of 2014.
 """
 
-from dagster_essentials.sample.rows import drawn_zone, draws, month_number, month_seconds, value_in
+from dagster_essentials.ingestion.months import month_number
+from dagster_essentials.sample.rows import drawn_zone, draws, month_seconds, value_in
 
 SALT = 10_000_000
 """Its trips have other random numbers than those of the other fleets."""

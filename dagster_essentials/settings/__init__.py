@@ -11,9 +11,11 @@ from datetime import date
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from dagster_essentials.settings.remote import LAKE_NAME, Lake, RemoteFolder, read_data_dir, read_lake
+from dagster_essentials.ingestion.data_folder import DataFolder
+from dagster_essentials.settings.remote import read_data_dir, read_lake
 from dagster_essentials.settings.values import IN_A_PASSWORD, read_path, read_url
 from dagster_essentials.settings.values import SettingError as SettingError
+from dagster_essentials.warehouse.lake import LAKE_NAME, Lake
 
 TLC_TRIP_DATA = "https://d37ci6vzurychx.cloudfront.net/trip-data"
 COURSE_ZONES = (
@@ -41,7 +43,7 @@ class Settings:
     """The settings of one code location; the README's table says what each is for."""
 
     database: Path
-    data_dir: Path
+    files: DataFolder
     trips_url: str
     zones_url: str
     start_date: str
@@ -58,8 +60,11 @@ class Settings:
     ui_url: str
     lake: Lake | None = None
     """What is used instead of the file `database`, if it is set."""
-    remote: RemoteFolder | None = None
-    """Where the files are of which `data_dir` then has copies."""
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the files of the data folder are on this disk; on S3, these are copies."""
+        return self.files.path
 
     @property
     def database_name(self) -> str:
@@ -101,10 +106,10 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
     threads = value("DUCKDB_THREADS", "")
     database = value("DUCKDB_DATABASE", "data/staging/data.duckdb")
     is_lake = database.startswith("ducklake:")
-    data_dir, remote = read_data_dir("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data"), value)
+    files = read_data_dir("TAXI_DATA_DIR", value("TAXI_DATA_DIR", "data"), value)
     return Settings(
         database=_database("DUCKDB_DATABASE", "data/staging/data.duckdb" if is_lake else database),
-        data_dir=data_dir,
+        files=files,
         trips_url=_location("TAXI_TRIPS_URL", value("TAXI_TRIPS_URL", TLC_TRIP_DATA)).rstrip("/"),
         zones_url=_location("TAXI_ZONES_URL", value("TAXI_ZONES_URL", COURSE_ZONES)),
         start_date=start.isoformat(),
@@ -122,8 +127,7 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         alert_recipients=recipients,
         smtp=smtp,
         ui_url=_ui_address("TAXI_UI_URL", value("TAXI_UI_URL", "http://127.0.0.1:3000")),
-        lake=read_lake(database, value("DUCKLAKE_DATA_PATH", ""), data_dir, remote, value) if is_lake else None,
-        remote=remote,
+        lake=read_lake(database, value("DUCKLAKE_DATA_PATH", ""), files, value) if is_lake else None,
     )
 
 

@@ -1,66 +1,32 @@
-"""The settings of what is not on this machine: a DuckLake, and files on S3."""
+"""The settings of the data folder and of a DuckLake, which may be on S3."""
 
 import re
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from dagster_essentials.ingestion.data_folder import DataFolder, ObjectStore, S3DataFolder
 from dagster_essentials.settings.values import SettingError, read_path, read_url
-
-LAKE_NAME = "lake"
-"""The name under which a DuckLake is attached."""
-
-
-@dataclass(frozen=True)
-class ObjectStore:
-    """Where ``s3://`` addresses lead, and with which keys: Amazon's S3 if there is no `endpoint`."""
-
-    endpoint: str | None
-    region: str
-    key_id: str
-    secret_key: str = field(repr=False)
-    session_token: str | None = field(repr=False)
-
-
-@dataclass(frozen=True)
-class RemoteFolder:
-    """A data folder on S3: its address without a slash at its end."""
-
-    url: str
-    store: ObjectStore
-
-
-@dataclass(frozen=True)
-class Lake:
-    """A DuckLake: its catalogue in PostgreSQL, as libpq's connection string or URL, and where its data files are."""
-
-    # It may have a password.
-    catalog: str = field(repr=False)
-    data_path: str
-    store: ObjectStore | None
-
+from dagster_essentials.warehouse.lake import Lake
 
 _S3 = r"s3://[^/?#@]+(/[^?#@*\[]*)?"
 
 
-def read_data_dir(name: str, text: str, value: Callable[[str, str], str]) -> tuple[Path, RemoteFolder | None]:
-    """The folder for files on this disk and, if `text` is an address, where they really are."""
+def read_data_dir(name: str, text: str, value: Callable[[str, str], str]) -> DataFolder:
+    """The data folder at `text`, a path or an address on S3."""
     if not text.startswith("s3://"):
-        return read_path(name, text), None
+        return DataFolder(read_path(name, text))
     if not re.fullmatch(_S3, text):
         raise SettingError(f"{name} is not an address such as s3://bucket/folder.")
     url = text.rstrip("/")
     # Of its own for each address, so that what was fetched from another one is never taken for it.
     cache = Path(tempfile.gettempdir()) / f"nyc-taxi-{sha256(url.encode()).hexdigest()[:12]}"
-    return cache, RemoteFolder(url, read_object_store(name, value))
+    return S3DataFolder(cache, url, read_object_store(name, value))
 
 
-def read_lake(
-    text: str, data_path: str, data_dir: Path, remote: RemoteFolder | None, value: Callable[[str, str], str]
-) -> Lake:
-    """The lake that `text` names, whose data files are at `data_path`, which must not have the files of the data folder."""
+def read_lake(text: str, data_path: str, files: DataFolder, value: Callable[[str, str], str]) -> Lake:
+    """The lake that `text` names, whose data files are at `data_path`, which must not contain the data folder, `files`."""
     # The text is not shown: it may contain a password.
     name, catalog = "DUCKDB_DATABASE", text.partition("ducklake:postgres:")[2]
     if re.match(r"postgres(ql)?://", catalog):
@@ -80,14 +46,14 @@ def read_lake(
                 f"DUCKLAKE_DATA_PATH={data_path.partition('://')[0]}://... is neither s3:// nor a folder."
             )
         folder = read_path("DUCKLAKE_DATA_PATH", data_path)
-        if folder in (data_dir, *data_dir.parents):
-            raise SettingError(_IN_THE_LAKE.format(data_dir, folder))
+        if folder in (files.path, *files.path.parents):
+            raise SettingError(_IN_THE_LAKE.format(files.path, folder))
         return Lake(catalog, f"{folder}/", None)
     if not re.fullmatch(_S3, data_path):
         raise SettingError("DUCKLAKE_DATA_PATH is not an address such as s3://bucket/folder.")
     url = data_path.rstrip("/") + "/"
-    if remote is not None and f"{remote.url}/".startswith(url):
-        raise SettingError(_IN_THE_LAKE.format(remote.url, url))
+    if f"{files.place}/".startswith(url):
+        raise SettingError(_IN_THE_LAKE.format(files.place, url))
     return Lake(catalog, url, read_object_store("DUCKLAKE_DATA_PATH", value))
 
 

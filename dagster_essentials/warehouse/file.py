@@ -16,6 +16,8 @@ import duckdb
 from filelock import FileLock, Timeout
 
 from dagster_essentials.errors import DatabaseBusyError, DatabaseUnusableError
+from dagster_essentials.ingestion.sql import first_line
+from dagster_essentials.warehouse.tables import Tables
 
 POLL_SECONDS = 0.1
 """The time between two attempts to get the lock. An attempt takes less than a millisecond."""
@@ -25,9 +27,9 @@ STORAGE_VERSION = "v1.5.0"
 
 
 @contextmanager
-def locked_connection(
+def file_tables(
     path: Path, config: Mapping[str, Any], wait_seconds: float, log: Callable[[str], object]
-) -> Iterator[duckdb.DuckDBPyConnection]:
+) -> Iterator[Tables]:
     """Wait for the database at `path`, then hold it exclusively for the length of the block.
 
     A wait is logged once, with the process that holds the database.
@@ -49,7 +51,7 @@ def locked_connection(
                 "Change its permissions, or point DUCKDB_DATABASE to another place, and materialize again."
             ) from None
         stack.callback(connection.close)
-        yield connection
+        yield Tables(connection)
 
 
 class _Waiting:
@@ -98,12 +100,7 @@ def _connect(path: Path, config: Mapping[str, Any], deadline: float, waiting: _W
         except duckdb.Error as error:
             # The one transient error: another process has the file open.
             if "Could not set lock" not in str(error):
-                text = str(error).partition("\n")[0]
-                raise DatabaseUnusableError(
-                    f"{path} cannot be opened as a DuckDB database ({text}). Nothing was changed in it. If it was made by a "
-                    "newer DuckDB, install that version; if it is something else, move it away; if it is damaged, restore "
-                    "a backup, or move it away and materialize every month again."
-                ) from None
+                raise _cannot_be_opened(path, error) from None
             holder = process[1] if (process := re.search(r"PID (\d+)", str(error))) else None
             if not began:
                 waiting.begin(holder)
@@ -114,6 +111,21 @@ def _connect(path: Path, config: Mapping[str, Any], deadline: float, waiting: _W
         else:
             set_options(connection)
             return connection
+
+
+def _cannot_be_opened(path: Path, error: duckdb.Error) -> DatabaseUnusableError:
+    if isinstance(error, duckdb.OutOfMemoryException):
+        advice = "Give DuckDB more memory (DUCKDB_MEMORY_LIMIT), and materialize again."
+    elif re.search("permission denied", str(error), re.IGNORECASE):
+        advice = "Let this user read and write it, and materialize again."
+    else:
+        advice = (
+            "If it was made by a newer DuckDB, install that version; if it is something else, move it away; if it is damaged, "
+            "restore a backup, or move it away and materialize every month again."
+        )
+    return DatabaseUnusableError(
+        f"{path} cannot be opened as a DuckDB database ({first_line(error)}). Nothing was changed in it. {advice}"
+    )
 
 
 def set_options(connection: duckdb.DuckDBPyConnection) -> None:

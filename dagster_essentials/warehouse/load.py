@@ -8,10 +8,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+import duckdb
+
 from dagster_essentials.errors import LoadError, QueryError, RowCountMismatchError, SchemaError
 from dagster_essentials.ingestion.column_mapping import ColumnMapping, map_columns
 from dagster_essentials.ingestion.dataset import Dataset
-from dagster_essentials.ingestion.month_files import MonthFile, OpenMonthFile, Reference, open_month_file
+from dagster_essentials.ingestion.month_files import (
+    MonthFile,
+    OpenMonthFile,
+    Reference,
+    open_month_file,
+    scan_all_values,
+)
 from dagster_essentials.ingestion.sidecar import DownloadedFile, identify_content
 from dagster_essentials.warehouse.month_versions import (
     MonthVersion,
@@ -307,12 +315,26 @@ def _download_again(dataset: Dataset) -> str:
 
 @contextmanager
 def _explain_errors(tables: Tables, source: _Source, path: Path) -> Iterator[None]:
-    advice = (
-        f"{_download_again(source.dataset)} If it fails in the same way, the file at the source has values that "
-        "dagster_essentials/ingestion/column_mapping.py does not accept."
-    )
+    place = tables.place
     try:
-        with tables.explain_errors("loading the file failed, and the month is unchanged", advice):
-            yield
-    except QueryError as error:
-        raise QueryError(str(error).replace(source.reader_path, str(path))) from None
+        yield
+    except duckdb.Error as error:
+        explained = tables.explain(error, "loading the file failed, and the month is unchanged", _advice(source, place))
+        if isinstance(explained, QueryError):
+            explained = QueryError(str(explained).replace(source.reader_path, str(path)))
+        raise explained from None
+
+
+def _advice(source: _Source, place: str) -> str:
+    """What to do about an error of the load: it is an error of the file only if the file alone cannot be read either."""
+    try:
+        scan_all_values(source.dataset.file_format.relation, source.reader_path, source.mapping)
+    except duckdb.Error:
+        return (
+            f"{_download_again(source.dataset)} If it fails in the same way, the file at the source has values that "
+            "dagster_essentials/ingestion/column_mapping.py does not accept."
+        )
+    return (
+        f"The file can be read: the cause is in {place}, where somebody may have changed the table {source.dataset.table} or "
+        "made what the message names. Undo that, and materialize again."
+    )

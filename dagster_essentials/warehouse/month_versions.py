@@ -11,37 +11,40 @@ from hashlib import sha256
 
 from dagster_essentials.ingestion.column_mapping import ColumnMapping
 from dagster_essentials.ingestion.dataset import Dataset
-from dagster_essentials.warehouse.catalog import has_table
-from dagster_essentials.warehouse.comments import write_comments
+from dagster_essentials.warehouse.catalog import Table, has_table
 from dagster_essentials.warehouse.tables import Tables
 
-COMMENT = "Which version of each month's file is in trips or fleet_trips, the last one, and which ones were before"
-COLUMNS = (
-    ("month", "VARCHAR", "Month of the file, YYYY-MM"),
-    ("version", "INTEGER", "1 for the first version on record; the highest one is in the table"),
-    ("loaded_at", "TIMESTAMP", "When it was last loaded, UTC; null if that was before there was this table"),
-    ("sha256", "VARCHAR", "Of the file"),
-    ("mapping", "VARCHAR", "Fingerprint of the columns, rules and zones with which it was loaded"),
-    ("num_trips", "BIGINT", "Trips"),
-    ("total_amount", "DOUBLE", "Sum of what passengers paid, US dollars"),
-    ("trip_distance", "DOUBLE", "Sum of the distances, miles"),
-    ("etag", "VARCHAR", "Of the file, as sent by the source"),
-    ("last_modified", "VARCHAR", "Of the file, as sent by the source"),
-    ("file_columns", "VARCHAR[]", "Name and type of each column of the file"),
-    ("columns_unknown", "VARCHAR[]", "Columns of the file that are not in the table"),
-    ("columns_absent", "VARCHAR[]", "Columns of the table for which the file has no values"),
-    ("zones", "VARCHAR", "Fingerprint of the zones that positions became; null if the file has zones"),
-    ("violations", "MAP(VARCHAR, BIGINT)", "Trips that violate each data quality rule"),
-    ("texts_unmapped", "MAP(VARCHAR, BIGINT)", "Texts that stand for no value of trips, by column of the file"),
-    # The last ones, because tables of earlier releases have them added.
-    ("fleet", "VARCHAR", "yellow (in trips), green, fhv or fhvhv (in fleet_trips)"),
-    ("missing", "MAP(VARCHAR, BIGINT)", "Trips without a value, by column that has one in real months"),
+MONTH_VERSIONS = Table(
+    "month_versions",
+    "Which version of each month's file is in trips or fleet_trips, the last one, and which ones were before",
+    (
+        ("month", "VARCHAR", "Month of the file, YYYY-MM"),
+        ("version", "INTEGER", "1 for the first version on record; the highest one is in the table"),
+        ("loaded_at", "TIMESTAMP", "When it was last loaded, UTC; null if that was before there was this table"),
+        ("sha256", "VARCHAR", "Of the file"),
+        ("mapping", "VARCHAR", "Fingerprint of the columns, rules and zones with which it was loaded"),
+        ("num_trips", "BIGINT", "Trips"),
+        ("total_amount", "DOUBLE", "Sum of what passengers paid, US dollars"),
+        ("trip_distance", "DOUBLE", "Sum of the distances, miles"),
+        ("etag", "VARCHAR", "Of the file, as sent by the source"),
+        ("last_modified", "VARCHAR", "Of the file, as sent by the source"),
+        ("file_columns", "VARCHAR[]", "Name and type of each column of the file"),
+        ("columns_unknown", "VARCHAR[]", "Columns of the file that are not in the table"),
+        ("columns_absent", "VARCHAR[]", "Columns of the table for which the file has no values"),
+        ("zones", "VARCHAR", "Fingerprint of the zones that positions became; null if the file has zones"),
+        ("violations", "MAP(VARCHAR, BIGINT)", "Trips that violate each data quality rule"),
+        ("texts_unmapped", "MAP(VARCHAR, BIGINT)", "Texts that stand for no value of trips, by column of the file"),
+        # The last ones, because tables of earlier releases have them added.
+        ("fleet", "VARCHAR", "yellow (in trips), green, fhv or fhvhv (in fleet_trips)"),
+        ("missing", "MAP(VARCHAR, BIGINT)", "Trips without a value, by column that has one in real months"),
+    ),
+    core_columns=16,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonthVersion:
-    """A version of a month that is, or was, in its table: a row of `month_versions`, with the columns of `COLUMNS`.
+    """A version of a month that is, or was, in its table: a row of `month_versions`, with its columns.
 
     Of rows that were loaded before there was such a table, only the number is known. `fleet` is the name of the dataset, and
     `zones` the fingerprint of its `Reference`.
@@ -109,12 +112,7 @@ def fingerprint_mapping(mapping: ColumnMapping, reference: str | None, dataset: 
 
 def prepare_versions(tables: Tables) -> None:
     """Create the table if there is none, or add the column that one of an earlier release lacks."""
-    tables.execute(
-        f"CREATE TABLE IF NOT EXISTS month_versions ({', '.join(f'{name} {type_}' for name, type_, _ in COLUMNS)})"
-    )
-    for name, type_, _ in COLUMNS[-2:]:
-        tables.execute(f"ALTER TABLE month_versions ADD COLUMN IF NOT EXISTS {name} {type_}")
-    write_comments(tables, "month_versions", COMMENT, {name: description for name, _, description in COLUMNS})
+    MONTH_VERSIONS.create(tables)
 
 
 def versions_of(tables: Tables, dataset: str, month: str) -> list[MonthVersion]:

@@ -6,9 +6,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 
 import duckdb
 
-from dagster_essentials.errors import QueryError
+from dagster_essentials.errors import PipelineError, QueryError
+from dagster_essentials.ingestion.sql import first_line
 
 Values = Mapping[str, object] | Sequence[object]
+
+COMMITS = "commits"
+"""The name of what every transaction of a lake does exclusively."""
 
 
 class Tables:
@@ -18,6 +22,14 @@ class Tables:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection):
         self.connection = connection
+
+    @property
+    def place(self) -> str:
+        """The database, for messages: the path of its file."""
+        (path,) = self.connection.execute(
+            "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+        ).fetchall()[0]
+        return str(path or "the database in memory")
 
     def execute(self, sql: str, values: Values | None = None) -> duckdb.DuckDBPyConnection:
         """Execute a statement with the bound `values`; of a mapping, those that the statement names."""
@@ -55,18 +67,22 @@ class Tables:
 
     @contextmanager
     def explain_errors(self, what: str, advice: str) -> Iterator[None]:
-        """Turn an error of DuckDB in the block into one with `what` failed, DuckDB's message, and `advice`.
-
-        Raises:
-            QueryError: for every duckdb.Error.
-        """
+        """Raise the errors of DuckDB in the block as `explain` returns them."""
         try:
             yield
         except duckdb.Error as error:
-            text = str(error).partition("\n")[0].rstrip(".!")
-            if re.search("could not write|no space left", text, re.IGNORECASE):
-                advice = "Free some disk space for the database (DUCKDB_DATABASE), and materialize again."
-            raise QueryError(f"{what}: {text}. {advice}") from None
+            raise self.explain(error, what, advice) from None
+
+    def explain(self, error: duckdb.Error, what: str, advice: str) -> PipelineError:
+        """The error with `what` failed, DuckDB's message, and `advice`, unless that depends on the kind of the error alone."""
+        text = first_line(error)
+        if isinstance(error, duckdb.FatalException):
+            advice = "DuckDB has closed the database after this error of its own. Materialize again."
+        elif re.search("could not write|no space left|max_temp_directory_size", str(error), re.IGNORECASE):
+            advice = "Free some disk space for the database (DUCKDB_DATABASE), and materialize again."
+        elif isinstance(error, duckdb.OutOfMemoryException):
+            advice = "Give DuckDB more memory (DUCKDB_MEMORY_LIMIT), and materialize again."
+        return QueryError(f"{what}: {text}. {advice}")
 
 
 class Rows:

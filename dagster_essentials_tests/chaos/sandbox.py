@@ -17,7 +17,8 @@ import dagster as dg
 import psutil
 import requests
 
-from dagster_essentials.sample import months_between, write_month, write_zones
+from dagster_essentials.ingestion.months import months_between
+from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.chaos.oracle import Oracle
 from dagster_essentials_tests.chaos.phase_hooks import PhaseHooks
 from dagster_essentials_tests.support.dagster_dev import BIN, JOB, Dev, copy_of_project
@@ -242,7 +243,7 @@ class Sandbox(Dev):
         try:
             self.wait_for(launched, "the UI to launch a run", seconds=90)
         except AssertionError:
-            # `dagster dev` does not notice every end of its code server (docs/reliability.md): a person restarts it.
+            # `dagster dev` does not notice every end of its code server (docs/design.md): a person restarts it.
             self.report.notes.append("dagster dev was restarted, as it had not noticed the end of its code server")
             self.restart_if_needed(at_once=True)
             self.wait_for(launched, "the UI to launch a run after a restart")

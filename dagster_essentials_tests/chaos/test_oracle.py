@@ -14,7 +14,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from PIL import Image
 
 from dagster_essentials.orchestration.partition_run import FAILED
-from dagster_essentials.reports.weekly import COLUMNS as WEEK_COLUMNS
+from dagster_essentials.reports.weekly import TRIPS_BY_WEEK
 from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.chaos.oracle import (
     FILE_ASSET,
@@ -699,7 +699,9 @@ def picture(folder: Path) -> bytes:
 
 def weeks(folder: Path, rows: list[list[Any]]) -> bytes:
     with open(folder / "weeks.csv", "w", newline="") as file:
-        csv.writer(file).writerows([[name for name, *_ in WEEK_COLUMNS], *([*row, 1.5, 2.5, 3] for row in rows)])
+        csv.writer(file).writerows(
+            [[name for name, *_ in TRIPS_BY_WEEK.columns], *([*row, 1.5, 2.5, 3] for row in rows)]
+        )
     return (folder / "weeks.csv").read_bytes()
 
 

@@ -13,8 +13,8 @@ from dagster_essentials_tests.chaos.phases.sitecustomize import PHASES
 from dagster_essentials_tests.chaos.sandbox import MONTHS, Sandbox
 from dagster_essentials_tests.support.project import ROOT
 
-FOLDERS = {"2.0.0": ROOT / ".venv" / "duckdb-2"}
-"""Where `make chaos` installs the newest supported DuckDB, beside the one of the environment, which is the oldest."""
+FOLDERS = {"1.5.6": ROOT / ".venv" / "duckdb-1"}
+"""Where `make chaos` installs the oldest supported DuckDB, beside the one of the environment, which is the newest."""
 
 STORAGE_VERSIONS = ("v0.10.2", "v1.0.0", "v1.2.0", "v1.4.0", "v1.5.0")
 """The storage formats of the DuckDB releases of the last years."""

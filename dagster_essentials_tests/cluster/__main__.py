@@ -10,8 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from dagster_essentials.sample import months_between, write_month, write_zones
-from dagster_essentials.warehouse.lake.connection import lake_connection
+from dagster_essentials.ingestion.months import months_between
+from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials.warehouse.lake.connection import lake_tables
 from dagster_essentials_tests.cluster.local import LocalCluster, local_cluster
 from dagster_essentials_tests.cluster.servers import ServerError
 
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="trips in each month (100000)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    months = list(months_between(arguments.start, arguments.end))
+    months = months_between(arguments.start, arguments.end)
     with tempfile.TemporaryDirectory(prefix="taxi-cluster-", ignore_cleanup_errors=True) as name:
         try:
             _run(Path(name), months, arguments.rows)
@@ -51,8 +52,8 @@ def _follow(cluster: LocalCluster, months: list[str]) -> None:
     """Wait until the runs have ended, and print what is loaded."""
     while not cluster.is_idle(runs=len(months)):
         time.sleep(1)
-    with lake_connection(cluster.lake, {}, wait_seconds=60, log=print) as connection:
-        for month, trips in connection.execute(
+    with lake_tables(cluster.lake, {}, wait_seconds=60, log=print) as tables:
+        for month, trips in tables.execute(
             "SELECT partition_date, count(*) FROM trips GROUP BY ALL ORDER BY ALL"
         ).fetchall():
             print(f"{month}: {trips:,} trips")

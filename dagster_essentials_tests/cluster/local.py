@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dagster_essentials.settings import read_settings
-from dagster_essentials.settings.remote import Lake
+from dagster_essentials.warehouse.lake import Lake
 from dagster_essentials_tests.cluster.servers import ServerError, accepts, free_port, postgres, redis, running, s3
 
 ROOT = Path(__file__).resolve().parents[2]

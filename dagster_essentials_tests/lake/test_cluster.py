@@ -17,6 +17,7 @@ from threading import Event
 from typing import Any
 from urllib.request import urlopen
 
+import duckdb
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -24,7 +25,9 @@ import yaml
 from pyarrow.fs import FileSelector, S3FileSystem, copy_files
 
 from dagster_essentials.errors import ConnectionLostError
-from dagster_essentials.sample import months_between, write_month, write_zones
+from dagster_essentials.ingestion.months import months_between
+from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials.warehouse.lake import Lake
 from dagster_essentials_tests.chaos.oracle import Oracle
 from dagster_essentials_tests.chaos.sandbox import LAUNCH
 from dagster_essentials_tests.cluster.local import LocalCluster, local_cluster
@@ -35,7 +38,7 @@ from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.cluster
 
-MONTHS = list(months_between("2023-01", "2024-12"))
+MONTHS = months_between("2023-01", "2024-12")
 ROWS = 5_000
 SECONDS = 300
 """For all runs of a test to end: a time-out, not a wait."""
@@ -58,9 +61,15 @@ def cluster() -> Iterator[LocalCluster]:
             yield cluster
 
 
+@contextmanager
+def connected(lake: Lake) -> Iterator[duckdb.DuckDBPyConnection]:
+    with opened(lake) as tables:
+        yield tables.connection
+
+
 @pytest.fixture(scope="module")
 def oracle(cluster: LocalCluster) -> Oracle:
-    oracle = Oracle(cluster.folder / "objects", cluster.folder / "home", partial(opened, cluster.lake))
+    oracle = Oracle(cluster.folder / "objects", cluster.folder / "home", partial(connected, cluster.lake))
     oracle.zones = (cluster.folder / "source/taxi_zones.csv").read_bytes()
     for month in MONTHS:
         oracle.publish(month, source(cluster, month).read_bytes())
@@ -135,10 +144,10 @@ def wait_until_done(cluster: LocalCluster, runs: int) -> None:
 
 
 def rows(cluster: LocalCluster) -> dict[str, int]:
-    with opened(cluster.lake) as connection:
-        if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips'").fetchall():
+    with opened(cluster.lake) as tables:
+        if not tables.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips'").fetchall():
             return {}
-        return dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
+        return dict(tables.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
 
 
 @contextmanager
@@ -226,8 +235,8 @@ def test_overlapping_runs_replace_each_month_once(cluster: LocalCluster, oracle:
 
 
 def test_the_oracle_finds_what_is_wrong_in_the_lake(cluster: LocalCluster, oracle: Oracle) -> None:
-    with opened(cluster.lake) as connection:
-        connection.execute("INSERT INTO trips FROM trips WHERE partition_date = '2024-01' LIMIT 1")
+    with opened(cluster.lake) as tables:
+        tables.execute("INSERT INTO trips FROM trips WHERE partition_date = '2024-01' LIMIT 1")
     assert oracle.check([], killed=True) == [
         "2024-01: 5,013 rows, neither the previous version nor one that was tried",
         "2024-01: trips_by_day is not what the rows in the table add up to",

@@ -18,12 +18,13 @@ from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.datasets.zones import read_zones
 from dagster_essentials.datasets.zones_table import replace_zones
-from dagster_essentials.errors import DatabaseBusyError
-from dagster_essentials.settings.remote import Lake
-from dagster_essentials.warehouse.exclusive import exclusive
-from dagster_essentials.warehouse.lake.connection import lake_connection
+from dagster_essentials.errors import DatabaseBusyError, WriteConflictError
+from dagster_essentials.warehouse.lake import Lake
+from dagster_essentials.warehouse.lake.connection import lake_tables
+from dagster_essentials.warehouse.lake.locks import CatalogLocks
 from dagster_essentials.warehouse.lake.maintenance import maintain_lake
 from dagster_essentials.warehouse.month_versions import versions_by_month
+from dagster_essentials.warehouse.tables import COMMITS
 from dagster_essentials_tests.cluster.servers import PASSWORD
 from dagster_essentials_tests.support.lake_servers import (
     SECONDS,
@@ -36,6 +37,7 @@ from dagster_essentials_tests.support.lake_servers import (
 )
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import (
+    DISK,
     NO_REAL_DATA,
     REAL_DATA,
     REAL_MONTHS,
@@ -63,15 +65,15 @@ def test_every_value_of_real_months_is_in_the_lake(lake_servers: LakeServers, tm
     }
     # The second time, each month is replaced.
     for force in (False, True):
-        with opened(lake) as connection:
+        with opened(lake) as tables:
             for month in REAL_MONTHS:
-                load_month(connection, month, file(REAL_DATA / "trip-data", month), force=force)
+                load_month(tables, month, file(REAL_DATA / "trip-data", month), force=force)
     assert_consistent(lake, REAL_DATA / "trip-data", REAL_MONTHS)
     for month in REAL_MONTHS:
         table = pq.read_table(file(REAL_DATA / "trip-data", month), columns=list(columns.values()))
-        with opened(lake) as connection:
+        with opened(lake) as tables:
             query = f"SELECT {', '.join(columns)} FROM trips WHERE partition_date = $month"
-            found = connection.execute(query, {"month": month}).fetchall()
+            found = tables.execute(query, {"month": month}).fetchall()
         expected = zip(*(table[source].to_pylist() for source in columns.values()), strict=True)
         assert sorted(map(repr, found)) == sorted(map(repr, _plain(expected)))
 
@@ -83,15 +85,15 @@ def test_the_fleets_share_a_table_and_not_their_months(lake: Lake) -> None:
     expected = {(path.name.partition("_")[0], path.stem[-7:]): pq.read_metadata(path).num_rows for path in found}
     assert {fleet for fleet, _ in expected} == set(FLEETS)
     for force in (False, True):
-        with opened(lake) as connection:
+        with opened(lake) as tables:
             for (fleet, month), path in zip(expected, found, strict=True):
-                load_month(connection, month, path, force=force, dataset=FLEETS[fleet])
-    with opened(lake) as connection:
-        trips = connection.execute("SELECT fleet, partition_date, count(*) FROM fleet_trips GROUP BY ALL").fetchall()
+                load_month(tables, month, path, force=force, dataset=FLEETS[fleet])
+    with opened(lake) as tables:
+        trips = tables.execute("SELECT fleet, partition_date, count(*) FROM fleet_trips GROUP BY ALL").fetchall()
         assert {(fleet, month): count for fleet, month, count in trips} == expected
-        assert {key: each[-1].num_trips for key, each in versions_by_month(connection).items()} == expected
-        assert connection.execute("SELECT count(*) FROM all_trips").fetchall() == [(sum(expected.values()),)]
-        files = connection.execute("SELECT data_file FROM ducklake_list_files('lake', 'fleet_trips')").fetchall()
+        assert {key: each[-1].num_trips for key, each in versions_by_month(tables, FLEETS).items()} == expected
+        assert tables.execute("SELECT count(*) FROM all_trips").fetchall() == [(sum(expected.values()),)]
+        files = tables.execute("SELECT data_file FROM ducklake_list_files('lake', 'fleet_trips')").fetchall()
     assert {tuple(name.split("/")[-3:-1]) for (name,) in files} == {
         (f"fleet={fleet}", f"partition_date={month}") for fleet, month in expected
     }
@@ -108,16 +110,14 @@ def _plain(trips: Iterator[tuple[object, ...]]) -> Iterator[tuple[object, ...]]:
 def test_the_tables_are_described_and_joined_with_the_zones(
     lake_servers: LakeServers, lake: Lake, samples: Path
 ) -> None:
-    with opened(lake) as connection:
-        load_month(connection, "2023-01", file(samples, "2023-01"))
-        replace_zones(connection, read_zones(samples / "taxi_zones.csv"))
-        described = dict(connection.execute("SELECT table_name, comment FROM duckdb_tables()").fetchall())
-        columns = connection.execute("SELECT comment FROM duckdb_columns() WHERE table_name = 'trips'").fetchall()
-        found = connection.execute(
-            "SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment <> ''"
-        ).fetchall()
+    with opened(lake) as tables:
+        load_month(tables, "2023-01", file(samples, "2023-01"))
+        replace_zones(tables, read_zones(samples / "taxi_zones.csv", DISK))
+        described = dict(tables.execute("SELECT table_name, comment FROM duckdb_tables()").fetchall())
+        columns = tables.execute("SELECT comment FROM duckdb_columns() WHERE table_name = 'trips'").fetchall()
+        found = tables.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment <> ''").fetchall()
         views = {view for (view,) in found}
-        joined = connection.execute("SELECT count(*), count(pickup_borough) FROM trip_details").fetchall()
+        joined = tables.execute("SELECT count(*), count(pickup_borough) FROM trip_details").fetchall()
     assert set(described) == {"trips", "trips_by_day", "pickups_by_zone", "month_versions", "zones"}
     assert views == {"trip_details", "all_trips"}
     assert all(described.values())
@@ -127,45 +127,43 @@ def test_the_tables_are_described_and_joined_with_the_zones(
 
 
 def test_a_user_who_may_only_read_can_read_and_not_write(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
-    with opened(lake) as connection:
-        load_month(connection, "2023-01", file(samples, "2023-01"))
+    with opened(lake) as tables:
+        load_month(tables, "2023-01", file(samples, "2023-01"))
     name = lake.catalog.rpartition("/")[2]
     role = f"reader_{name.replace('-', '_')}"
     lake_servers.query(name, f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}'")
     lake_servers.query(name, f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}")
     reader = replace(lake, catalog=lake.catalog.replace("//lake:", f"//{role}:"))
-    with opened(reader) as connection:
-        assert connection.execute("SELECT count(*), count(DISTINCT fleet) FROM all_trips").fetchall() == [(20_000, 1)]
+    with opened(reader) as tables:
+        assert tables.execute("SELECT count(*), count(DISTINCT fleet) FROM all_trips").fetchall() == [(20_000, 1)]
         with pytest.raises(duckdb.Error, match="permission denied"):
-            connection.execute("DELETE FROM trips")
+            tables.execute("DELETE FROM trips")
     assert rows(lake) == {"2023-01": 20_000}
 
 
 def test_an_unchanged_month_is_left_alone(lake: Lake, samples: Path) -> None:
-    with opened(lake) as connection:
-        assert not load_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
-        (before,) = connection.execute("SELECT count(*) FROM lake.snapshots()").fetchall()
-        assert load_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
-        assert connection.execute("SELECT count(*) FROM lake.snapshots()").fetchall() == [before]
+    with opened(lake) as tables:
+        assert not load_month(tables, "2023-01", file(samples, "2023-01")).is_unchanged
+        (before,) = tables.execute("SELECT count(*) FROM lake.snapshots()").fetchall()
+        assert load_month(tables, "2023-01", file(samples, "2023-01")).is_unchanged
+        assert tables.execute("SELECT count(*) FROM lake.snapshots()").fetchall() == [before]
 
 
 def test_data_files_lie_by_month_also_after_maintenance(lake: Lake, samples: Path) -> None:
-    with opened(lake) as connection:
+    with opened(lake) as tables:
         for month in ("2023-01", "2023-02"):
             for force in (False, True):
-                load_month(connection, month, file(samples, month), force=force)
+                load_month(tables, month, file(samples, month), force=force)
         # What a person adds, in small files.
         for _ in range(3):
-            connection.execute(
-                "INSERT INTO trips BY NAME SELECT * FROM trips WHERE partition_date = '2023-02' LIMIT 1500"
-            )
+            tables.execute("INSERT INTO trips BY NAME SELECT * FROM trips WHERE partition_date = '2023-02' LIMIT 1500")
         staged = f"{lake.data_path}main/trips/partition_date=2023-01/left-behind.parquet"
-        connection.execute(f"COPY (SELECT 1) TO '{staged}' (FORMAT parquet)")
-        before = _files(connection, lake)
-        done = maintain_lake(connection, keep_snapshots=timedelta(0), keep_files=timedelta(0))
-        after = _files(connection, lake)
+        tables.execute(f"COPY (SELECT 1) TO '{staged}' (FORMAT parquet)")
+        before = _files(tables, lake)
+        done = maintain_lake(tables, keep_snapshots=timedelta(0), keep_files=timedelta(0))
+        after = _files(tables, lake)
         folders = dict(
-            connection.execute(
+            tables.execute(
                 "SELECT regexp_extract(filename, 'partition_date=([^/]*)', 1), count(DISTINCT partition_date) "
                 "FROM read_parquet($files, filename = true, hive_partitioning = false) GROUP BY ALL",
                 {"files": after},
@@ -194,8 +192,8 @@ def test_the_same_month_loaded_by_four_at_once_is_there_once(
     lake_servers: LakeServers, lake: Lake, samples: Path
 ) -> None:
     # There are tables already: DuckLake would report a conflict if all of them created one.
-    with opened(lake) as connection:
-        load_month(connection, "2023-02", file(samples, "2023-02"))
+    with opened(lake) as tables:
+        load_month(tables, "2023-02", file(samples, "2023-02"))
     outputs = load_at_once(lake_servers, lake, samples, [["2023-01"]] * 4)
     assert sum("2023-01 loaded" in output for output in outputs) == 1
     assert sum("2023-01 unchanged" in output for output in outputs) == 3
@@ -219,9 +217,9 @@ def test_different_months_are_loaded_and_replaced_at_once(lake_servers: LakeServ
 def test_a_load_waits_for_what_another_one_is_about_to_commit(
     lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch, month: str, what: str
 ) -> None:
-    with opened(lake) as connection:
+    with opened(lake) as tables:
         # There are tables already: DuckLake would report a conflict if both loads created them.
-        load_month(connection, "2023-03", file(samples, "2023-03"))
+        load_month(tables, "2023-03", file(samples, "2023-03"))
     messages: list[str] = []
     is_waiting = threading.Event()
     loaded: list[bool] = []
@@ -231,19 +229,19 @@ def test_a_load_waits_for_what_another_one_is_about_to_commit(
         is_waiting.set()
 
     def load() -> None:
-        with lake_connection(lake, {}, 60, log) as connection:
-            loaded.append(load_month(connection, month, file(samples, month)).is_unchanged)
+        with lake_tables(lake, {}, 60, log) as tables:
+            loaded.append(load_month(tables, month, file(samples, month)).is_unchanged)
 
     second = threading.Thread(target=load)
     steps: Iterator[Callable[[], object]] = iter([second.start, lambda: is_waiting.wait(30)])
 
-    def confirm(connection: object) -> None:
+    def confirm(locks: CatalogLocks) -> None:
         for step in steps:
             step()
 
-    monkeypatch.setattr("dagster_essentials.warehouse.transaction.confirm", confirm)
-    with opened(lake) as connection:
-        assert not load_month(connection, "2023-01", file(samples, "2023-01")).is_unchanged
+    monkeypatch.setattr(CatalogLocks, "confirm", confirm)
+    with opened(lake) as tables:
+        assert not load_month(tables, "2023-01", file(samples, "2023-01")).is_unchanged
     second.join(SECONDS)
     assert f"waiting for {what}" in messages[0]
     assert loaded == [month == "2023-01"]
@@ -261,8 +259,8 @@ def test_a_month_is_loaded_while_another_one_is_being_loaded(lake: Lake, samples
 def test_who_has_a_month_is_named_after_the_wait(
     lake_servers: LakeServers, lake: Lake, samples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with opened(lake) as connection:
-        load_month(connection, "2023-01", file(samples, "2023-01"))
+    with opened(lake) as tables:
+        load_month(tables, "2023-01", file(samples, "2023-01"))
         with opened(lake, wait_seconds=2) as other, pytest.raises(DatabaseBusyError, match=r"process \d+ on") as raised:
             load_month(other, "2023-01", file(samples, "2023-01"), force=True)
     assert "2023-01 of the yellow trips" in str(raised.value)
@@ -270,22 +268,23 @@ def test_who_has_a_month_is_named_after_the_wait(
     assert_consistent(lake, samples, ["2023-01"])
 
 
-def test_a_transaction_that_conflicts_with_an_update_by_hand_is_repeated(
-    lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_load_that_conflicts_with_an_update_by_hand_is_rolled_back_and_can_be_repeated(
+    lake: Lake, samples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(lake) as connection, opened(lake) as person:
-        load_month(connection, "2023-01", file(samples, "2023-01"))
-        load_month(connection, "2023-02", file(samples, "2023-02"))
+    with opened(lake) as tables, opened(lake) as person:
+        load_month(tables, "2023-01", file(samples, "2023-01"))
+        load_month(tables, "2023-02", file(samples, "2023-02"))
         updates = iter(["UPDATE trips SET vendor_id = 7 WHERE partition_date = '2023-02'"])
 
-        def confirm(connection: object) -> None:
+        def confirm(locks: CatalogLocks) -> None:
             for update in updates:
                 person.execute(update)
 
-        monkeypatch.setattr("dagster_essentials.warehouse.transaction.confirm", confirm)
-        load_month(connection, "2023-01", file(samples, "2023-01"), force=True)
-        vendors = connection.execute("SELECT partition_date, min(vendor_id) FROM trips GROUP BY ALL").fetchall()
-    assert "Attempt 2 of 5 follows" in caplog.text
+        monkeypatch.setattr(CatalogLocks, "confirm", confirm)
+        with pytest.raises(WriteConflictError, match=r"at the same time .*conflict.*Materialize again"):
+            load_month(tables, "2023-01", file(samples, "2023-01"), force=True)
+        load_month(tables, "2023-01", file(samples, "2023-01"), force=True)
+        vendors = tables.execute("SELECT partition_date, min(vendor_id) FROM trips GROUP BY ALL").fetchall()
     assert dict(vendors)["2023-02"] == 7
     assert_consistent(lake, samples, ["2023-01", "2023-02"])
 
@@ -297,10 +296,10 @@ def test_a_reader_sees_whole_months_only_and_never_waits(lake_servers: LakeServe
     is_over = threading.Event()
 
     def read() -> None:
-        with opened(lake) as connection:
+        with opened(lake) as tables:
             while not is_over.is_set():
                 seen.extend(
-                    connection.execute(
+                    tables.execute(
                         "SELECT partition_date, count(*), (SELECT count(*) FROM trips) FROM trips GROUP BY ALL"
                     ).fetchall()
                 )
@@ -352,15 +351,15 @@ def test_assets_are_materialized_into_the_lake(
     assert "merged" in run("job", "execute", "-j", "lake_maintenance_job")
     assert_consistent(lake, samples, ["2023-01", "2023-02"])
     geojson = json.loads((tmp_path / "data/staging/manhattan_stats.geojson").read_text())
-    with opened(lake) as connection:
-        weeks_of_table = connection.execute("SELECT count(*), sum(num_trips) FROM trips_by_week").fetchall()[0]
+    with opened(lake) as tables:
+        weeks_of_table = tables.execute("SELECT count(*), sum(num_trips) FROM trips_by_week").fetchall()[0]
     assert geojson["months"] == ["2023-01", "2023-02"]
     assert weeks_of_table[0] == 4
     assert len((tmp_path / "data/outputs/trips_by_week.csv").read_text().splitlines()) == 5
 
 
 def test_a_report_waits_for_the_commit_of_another(lake: Lake) -> None:
-    with opened(lake) as first, opened(lake, wait_seconds=1) as second, exclusive(first):
-        waits = exclusive(second)
+    with opened(lake) as first, opened(lake, wait_seconds=1) as second, first.exclusive(COMMITS):
+        waits = second.exclusive(COMMITS)
         with pytest.raises(DatabaseBusyError, match="commits"):
             waits.__enter__()

@@ -5,18 +5,19 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import dagster as dg
 import pytest
-from dagster_essentials.orchestration.step_retries import RETRIES
 
 from dagster_essentials import settings
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
 from dagster_essentials.errors import ConnectionLostError, DatabaseUnusableError
+from dagster_essentials.orchestration.failures import RETRIES
 from dagster_essentials.sample import write_zones
-from dagster_essentials.settings.remote import Lake
+from dagster_essentials.warehouse.lake import Lake
+from dagster_essentials.warehouse.lake.locks import CatalogLocks
 from dagster_essentials_tests.cluster.servers import PASSWORD, free_port
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.lake_servers import (
@@ -41,26 +42,27 @@ pytestmark = pytest.mark.cluster
 
 # What is left after a kill
 
+LOAD_MODULE = "dagster_essentials.warehouse.load"
+BEFORE_COMMIT = "dagster_essentials.warehouse.lake.locks.CatalogLocks.confirm"
+"""The last that a transaction does before it commits."""
+
 HANG = """
-import dagster_essentials.warehouse.{module} as module
+import sys
+from pkgutil import resolve_name
 def hang(*args):
     print("here", flush=True)
     sys.stdin.readline()
-import sys
-module.{name} = hang
+parent, _, name = {target!r}.rpartition(".")
+setattr(resolve_name(parent), name, hang)
 """
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [("trips_table", "profile_month"), ("transaction", "confirm")],
-    ids=["staged", "before the commit"],
-)
+@pytest.mark.parametrize("target", [f"{LOAD_MODULE}.profile_month", BEFORE_COMMIT], ids=["staged", "before the commit"])
 def test_a_killed_writer_leaves_the_month_as_it_was_and_frees_it(
-    lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path, module: str, name: str
+    lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path, target: str
 ) -> None:
     load_at_once(lake_servers, lake, samples, [["2023-01"]])
-    code = HANG.format(module=module, name=name) + LOAD.format(months=["2023-01"], folder=str(samples), force=True)
+    code = HANG.format(target=target) + LOAD.format(months=["2023-01"], folder=str(samples), force=True)
     process = lake_servers.start(lake, code)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -70,8 +72,8 @@ def test_a_killed_writer_leaves_the_month_as_it_was_and_frees_it(
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=SECONDS)
     assert_consistent(lake, samples, ["2023-01"])
-    with opened(lake, wait_seconds=30) as connection:
-        load_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+    with opened(lake, wait_seconds=30) as tables:
+        load_month(tables, "2023-01", file(samples, "2023-01"), force=True)
     assert_consistent(lake, samples, ["2023-01"])
 
 
@@ -88,8 +90,8 @@ def end_connections(lake_servers: LakeServers, lake: Lake, whose: str = "true") 
 
 @pytest.mark.parametrize("whose", [OF_LOCKS, f"NOT {OF_LOCKS}"], ids=["its locks", "DuckDB's"])
 @pytest.mark.parametrize(
-    ("module", "name"),
-    [("trips_table", "profile_month"), ("trips_table", "record_version"), ("transaction", "confirm")],
+    "target",
+    [f"{LOAD_MODULE}.profile_month", f"{LOAD_MODULE}.record_version", BEFORE_COMMIT],
     ids=["while it writes the file", "in the transaction", "before the commit"],
 )
 def test_a_writer_that_lost_a_connection_leaves_the_month_once_and_complete(
@@ -98,37 +100,36 @@ def test_a_writer_that_lost_a_connection_leaves_the_month_once_and_complete(
     samples: Path,
     monkeypatch: pytest.MonkeyPatch,
     whose: str,
-    module: str,
-    name: str,
+    target: str,
 ) -> None:
-    with opened(lake) as connection:
-        load_month(connection, "2023-01", file(samples, "2023-01"))
-    called = getattr(import_module(f"dagster_essentials.warehouse.{module}"), name)
+    with opened(lake) as tables:
+        load_month(tables, "2023-01", file(samples, "2023-01"))
+    called = resolve_name(target)
 
     def lose_connection(*arguments: object) -> object:
         end_connections(lake_servers, lake, whose)
         return called(*arguments)
 
-    monkeypatch.setattr(f"dagster_essentials.warehouse.{module}.{name}", lose_connection)
+    monkeypatch.setattr(target, lose_connection)
     # DuckDB replaces its own connections, except in the middle of a transaction.
     is_lost = suppress(ConnectionLostError) if whose.startswith("NOT") else pytest.raises(ConnectionLostError)
-    with is_lost, opened(lake) as connection:
-        load_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+    with is_lost, opened(lake) as tables:
+        load_month(tables, "2023-01", file(samples, "2023-01"), force=True)
     monkeypatch.undo()
     assert_consistent(lake, samples, ["2023-01"])
-    with opened(lake) as connection:
-        load_month(connection, "2023-01", file(samples, "2023-01"), force=True)
+    with opened(lake) as tables:
+        load_month(tables, "2023-01", file(samples, "2023-01"), force=True)
     assert_consistent(lake, samples, ["2023-01"])
 
 
 def test_a_connection_that_was_ended_while_nobody_used_it_is_replaced(
     lake_servers: LakeServers, lake: Lake, samples: Path
 ) -> None:
-    with opened(lake) as connection:
-        load_month(connection, "2023-01", file(samples, "2023-01"))
+    with opened(lake) as tables:
+        load_month(tables, "2023-01", file(samples, "2023-01"))
     end_connections(lake_servers, lake)
-    with opened(lake) as connection:
-        load_month(connection, "2023-02", file(samples, "2023-02"))
+    with opened(lake) as tables:
+        load_month(tables, "2023-02", file(samples, "2023-02"))
     assert_consistent(lake, samples, ["2023-01", "2023-02"])
 
 
@@ -142,12 +143,11 @@ def cut_once(
     monkeypatch: pytest.MonkeyPatch,
     lake_servers: LakeServers,
     project: Project,
-    module: str,
-    name: str,
+    target: str,
     is_committed: bool = False,
 ) -> None:
-    """Let the first call of a function in `warehouse` end the connections, as a restart of PostgreSQL does."""
-    called = getattr(import_module(f"dagster_essentials.warehouse.{module}"), name)
+    """Let the first call of the function `target` end the connections, as a restart of PostgreSQL does."""
+    called = resolve_name(target)
     cuts = iter([project.lake])
 
     def cut(*arguments: object) -> object:
@@ -159,8 +159,8 @@ def cut_once(
                 raise ConnectionLostError("cut")
         return called(*arguments)
 
-    monkeypatch.setattr(f"dagster_essentials.warehouse.{module}.{name}", cut)
-    monkeypatch.setattr("dagster_essentials.orchestration.step_retries.FIRST_WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(target, cut)
+    monkeypatch.setattr("dagster_essentials.orchestration.failures.FIRST_WAIT_SECONDS", 0.1)
 
 
 def retried_steps(instance: dg.DagsterInstance, run_id: str) -> list[str | None]:
@@ -169,8 +169,8 @@ def retried_steps(instance: dg.DagsterInstance, run_id: str) -> list[str | None]
 
 
 @pytest.mark.parametrize(
-    ("module", "name", "is_committed"),
-    [("trips_table", "profile_month", False), ("transaction", "confirm", False), ("trips_table", "LoadedMonth", True)],
+    ("target", "is_committed"),
+    [(f"{LOAD_MODULE}.profile_month", False), (BEFORE_COMMIT, False), (f"{LOAD_MODULE}.LoadedMonth", True)],
     ids=["while it writes the file", "before the commit", "after the commit"],
 )
 def test_a_run_whose_connection_is_cut_replaces_its_month_once_and_succeeds(
@@ -179,15 +179,14 @@ def test_a_run_whose_connection_is_cut_replaces_its_month_once_and_succeeds(
     instance: dg.DagsterInstance,
     source_server: SourceServer,
     monkeypatch: pytest.MonkeyPatch,
-    module: str,
-    name: str,
+    target: str,
     is_committed: bool,
 ) -> None:
     for month in ("2023-01", "2023-02"):
         publish(source_server, month, sample(month))
     assert materialize(project, instance, TRIPS, "2023-01", "2023-02").success
     publish(source_server, "2023-01", sample("2023-01", 310))
-    cut_once(monkeypatch, lake_servers, project, module, name, is_committed)
+    cut_once(monkeypatch, lake_servers, project, target, is_committed)
 
     result = materialize(project, instance, TRIPS, "2023-01", "2023-02")
 
@@ -219,7 +218,7 @@ def test_other_assets_whose_connection_is_cut_are_materialized_again(
     lake_servers: LakeServers, project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_zones(project.folder / "raw" / "taxi_zones.csv")
-    cut_once(monkeypatch, lake_servers, project, "zones_table", "write_comments")
+    cut_once(monkeypatch, lake_servers, project, "dagster_essentials.datasets.zones_table.create_trip_details")
     result = materialize(project, instance, [taxi_zones])
     assert result.success, failure_text(result)
     assert retried_steps(instance, result.run_id) == ["taxi_zones"]
@@ -241,8 +240,8 @@ def test_a_catalogue_that_does_not_come_back_fails_the_run(
         monkeypatch.setattr(settings, "SETTINGS", gone)
         raise ConnectionLostError("it is gone")
 
-    monkeypatch.setattr("dagster_essentials.orchestration.month_run.replace_month", lose_catalogue)
-    monkeypatch.setattr("dagster_essentials.orchestration.step_retries.FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("dagster_essentials.assets.trips.replace_month", lose_catalogue)
+    monkeypatch.setattr("dagster_essentials.orchestration.failures.FIRST_WAIT_SECONDS", 0.01)
     result = materialize(project, instance, TRIPS, "2023-01")
     assert not result.success
     assert retried_steps(instance, result.run_id) == ["taxi_trips"] * RETRIES
@@ -251,6 +250,31 @@ def test_a_catalogue_that_does_not_come_back_fails_the_run(
     result = materialize(project, instance, TRIPS, "2023-01")
     assert retried_steps(instance, result.run_id) == []
     assert "Check that it runs" in failure_text(result)
+
+
+def test_a_run_that_conflicts_with_an_update_by_hand_is_repeated_and_succeeds(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for month in ("2023-01", "2023-02"):
+        publish(source_server, month, sample(month))
+    assert materialize(project, instance, TRIPS, "2023-01", "2023-02").success
+    publish(source_server, "2023-01", sample("2023-01", 310))
+    updates = iter(["UPDATE trips SET vendor_id = 7 WHERE partition_date = '2023-02'"])
+
+    def confirm(locks: CatalogLocks) -> None:
+        for update in updates:
+            with project.connect() as person:
+                person.execute(update)
+
+    monkeypatch.setattr(CatalogLocks, "confirm", confirm)
+    monkeypatch.setattr("dagster_essentials.orchestration.failures.FIRST_WAIT_SECONDS", 0.1)
+
+    result = materialize(project, instance, TRIPS, "2023-01", "2023-02")
+
+    assert result.success, failure_text(result)
+    assert retried_steps(instance, result.run_id) == ["taxi_trips"]
+    assert project.rows() == {"2023-01": 310, "2023-02": 300}
+    assert project.query("SELECT DISTINCT vendor_id FROM trips WHERE partition_date = '2023-02'") == [(7,)]
 
 
 # Errors
@@ -315,9 +339,9 @@ def test_a_missing_driver_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_secret_is_in_an_error_of_a_query(lake: Lake) -> None:
-    with opened(lake) as connection:
-        paths = connection.execute("SELECT path FROM duckdb_databases()").fetchall()
-        secrets = connection.execute("FROM duckdb_secrets()").fetchall()
+    with opened(lake) as tables:
+        paths = tables.execute("SELECT path FROM duckdb_databases()").fetchall()
+        secrets = tables.execute("FROM duckdb_secrets()").fetchall()
     assert PASSWORD not in repr(paths)
     assert PASSWORD not in repr(secrets)
     assert PASSWORD not in repr(lake)

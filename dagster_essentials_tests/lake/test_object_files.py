@@ -129,16 +129,18 @@ LARGE = bytes(range(256)) * (50 << 12)
 INTERRUPTED = """
 import os, signal, threading
 from urllib.request import urlopen
-from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials import settings
+from dagster_essentials.ingestion.atomic_write import atomic_write
+
+files = settings.SETTINGS.files
 
 def interrupt():
-    bucket = settings.SETTINGS.remote.url.removeprefix("s3://").partition("/")[0]
-    while b"<Key>" not in urlopen(f"{{SETTINGS.remote.store.endpoint}}/{{bucket}}?uploads").read():
+    bucket = files.url.removeprefix("s3://").partition("/")[0]
+    while b"<Key>" not in urlopen(f"{{files.store.endpoint}}/{{bucket}}?uploads").read():
         pass
     os.kill(os.getpid(), signal.{name})
 
-with atomic_write(settings.SETTINGS.data_dir / "raw" / "taxi_trips_2023-01.parquet") as temporary:
+with atomic_write(files.path / "raw" / "taxi_trips_2023-01.parquet", files) as temporary:
     temporary.write_bytes(bytes(range(256)) * (50 << 12))
     threading.Thread(target=interrupt, daemon=True).start()
 """

@@ -12,9 +12,9 @@ from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.zones import read_zones
 from dagster_essentials.datasets.zones_table import replace_zones
 from dagster_essentials.sample import write_fleet_month, write_month, write_zones
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials_tests.support.loading import load_month
-from dagster_essentials_tests.support.project import ROOT
+from dagster_essentials_tests.support.project import DISK, ROOT
 
 pytestmark = pytest.mark.duckdb
 
@@ -28,15 +28,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project's folder with the months of `make run`: their files, and the database."""
     folder = tmp_path_factory.mktemp("sample")
     database = folder / "data/staging/data.duckdb"
-    with locked_connection(database, {}, wait_seconds=0, log=print) as connection:
+    with file_tables(database, {}, wait_seconds=0, log=print) as tables:
         for month in ("2023-01", "2023-02", "2023-03"):
             path = write_month(folder, month, 100_000)
-            load_month(connection, month, path)
+            load_month(tables, month, path)
             (folder / "data/raw").mkdir(exist_ok=True)
             path.rename(folder / f"data/raw/taxi_trips_{month}.parquet")
         for fleet, dataset in FLEETS.items():
-            load_month(connection, "2023-03", write_fleet_month(folder, fleet, "2023-03", 100_000), dataset=dataset)
-        replace_zones(connection, read_zones(write_zones(folder / "zones.csv")))
+            load_month(tables, "2023-03", write_fleet_month(folder, fleet, "2023-03", 100_000), dataset=dataset)
+        replace_zones(tables, read_zones(write_zones(folder / "zones.csv"), DISK))
     return folder
 
 
@@ -80,5 +80,5 @@ def test_the_code_of_the_page_connects_and_reads(folder: Path, monkeypatch: pyte
     assert len(found["frame"]) == 1000
     assert {"total_amount", "pickup_zone", "dropoff_borough"} <= set(found["frame"].columns)
     # It is closed again, so that runs do not wait.
-    with locked_connection(folder / "data/staging/data.duckdb", {}, wait_seconds=0, log=print) as connection:
-        assert connection.execute("SELECT count(*) FROM trips").fetchall() == [(300_000,)]
+    with file_tables(folder / "data/staging/data.duckdb", {}, wait_seconds=0, log=print) as tables:
+        assert tables.execute("SELECT count(*) FROM trips").fetchall() == [(300_000,)]

@@ -1,7 +1,6 @@
 """The comments in the database: what the UI shows of tables and columns, kept by every load, written when they differ."""
 
 import re
-from typing import Any
 
 import dagster as dg
 import duckdb
@@ -10,7 +9,8 @@ import pytest
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
 from dagster_essentials.sample import write_month
-from dagster_essentials.warehouse.comments import write_comments
+from dagster_essentials.warehouse.catalog import write_comments
+from dagster_essentials.warehouse.tables import Tables, Values
 from dagster_essentials_tests.runs.test_existing_databases import ADDED_COLUMNS
 from dagster_essentials_tests.runs.test_weekly import aggregate
 from dagster_essentials_tests.support.faults.files import zeroed_pages
@@ -64,12 +64,12 @@ def test_tables_and_columns_say_what_the_ui_shows(project: Project, instance: dg
 def test_comments_of_earlier_releases_are_replaced_and_other_columns_keep_theirs(project: Project) -> None:
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     before = comments(project, "trips")
-    with project.connect() as connection:
-        connection.execute("COMMENT ON TABLE trips IS 'as it was'")
-        connection.execute("COMMENT ON COLUMN trips.vendor_id IS 'as it was'")
-        connection.execute("COMMENT ON COLUMN trips.tip_amount IS NULL")
-        connection.execute("ALTER TABLE trips ADD COLUMN mine INTEGER")
-        connection.execute("COMMENT ON COLUMN trips.mine IS 'my own'")
+    with project.connect() as tables:
+        tables.execute("COMMENT ON TABLE trips IS 'as it was'")
+        tables.execute("COMMENT ON COLUMN trips.vendor_id IS 'as it was'")
+        tables.execute("COMMENT ON COLUMN trips.tip_amount IS NULL")
+        tables.execute("ALTER TABLE trips ADD COLUMN mine INTEGER")
+        tables.execute("COMMENT ON COLUMN trips.mine IS 'my own'")
     load_trips(project, "2023-02", daily("2023-02-01", "2023-02-28"))
     assert comments(project, "trips") == {**before, "mine": "my own"}
 
@@ -78,9 +78,9 @@ def test_columns_that_a_load_adds_have_comments_in_the_view_too(project: Project
     load_zones(project)
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     before = comments(project, "trip_details")
-    with project.connect() as connection:
+    with project.connect() as tables:
         for name in ("fare_amount", "request_source"):
-            connection.execute(f"ALTER TABLE trips DROP COLUMN {name}")
+            tables.execute(f"ALTER TABLE trips DROP COLUMN {name}")
     load_trips(project, "2023-02", daily("2023-02-01", "2023-02-28"))
     assert comments(project, "trip_details") == before
 
@@ -90,12 +90,12 @@ def test_a_database_of_the_course_has_comments_after_its_next_load_unless_that_f
 ) -> None:
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     expected = comments(project, "trips")
-    with project.connect() as connection:
-        connection.execute("CREATE TABLE course AS SELECT * FROM trips")
-        connection.execute("DROP TABLE trips")
-        connection.execute("ALTER TABLE course RENAME TO trips")
+    with project.connect() as tables:
+        tables.execute("CREATE TABLE course AS SELECT * FROM trips")
+        tables.execute("DROP TABLE trips")
+        tables.execute("ALTER TABLE course RENAME TO trips")
         for column in ADDED_COLUMNS.split(", "):
-            connection.execute(f"ALTER TABLE trips DROP COLUMN {column.split()[0]}")
+            tables.execute(f"ALTER TABLE trips DROP COLUMN {column.split()[0]}")
     none = comments(project, "trips")
     assert set(none.values()) == {None}
     project.file("2023-02").parent.mkdir()
@@ -106,16 +106,16 @@ def test_a_database_of_the_course_has_comments_after_its_next_load_unless_that_f
     assert comments(project, "trips") == expected
 
 
-class Recorder:
-    """A connection that remembers its statements."""
+class Recorder(Tables):
+    """Tables that remember their statements."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection):
-        self._connection = connection
+        super().__init__(connection)
         self.statements: list[str] = []
 
-    def execute(self, statement: str, parameters: object = None) -> duckdb.DuckDBPyConnection:
-        self.statements.append(statement)
-        return self._connection.execute(statement, parameters)
+    def execute(self, sql: str, values: Values | None = None) -> duckdb.DuckDBPyConnection:
+        self.statements.append(sql)
+        return super().execute(sql, values)
 
     def descriptions(self) -> list[str]:
         """Which of the statements write comments or the view."""
@@ -127,8 +127,8 @@ def test_a_load_writes_neither_comments_nor_views_if_they_are_right_already(proj
     file = write_month(project.folder, "2023-01", 10)
     written: list[list[str]] = []
     for _ in range(3):
-        with project.connect() as connection:
-            recorder: Any = Recorder(connection)
+        with project.connect() as tables:
+            recorder = Recorder(tables.connection)
             load_month(recorder, "2023-01", file, force=True)
             written.append(recorder.descriptions())
     assert len(written[0]) == 8
@@ -141,8 +141,8 @@ def test_any_text_can_be_a_comment() -> None:
         connection.execute("CREATE TABLE mine (number INTEGER, other INTEGER)")
         connection.execute("CREATE VIEW shown AS FROM mine")
         for _ in range(2):
-            write_comments(connection, "mine", text, {"number": text, "not there": "ignored"})
-            write_comments(connection, "shown", text, {"other": text}, kind="view")
+            write_comments(Tables(connection), "mine", text, {"number": text, "not there": "ignored"})
+            write_comments(Tables(connection), "shown", text, {"other": text}, kind="view")
         found = "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE comment IS NOT NULL ORDER BY ALL"
         assert connection.execute(found).fetchall() == [("mine", "number", text), ("shown", "other", text)]
         assert [connection.execute(COMMENTS_OF, [name]).fetchall() for name in ("mine", "shown")] == [[(text,)]] * 2
@@ -152,7 +152,7 @@ def test_comments_are_rolled_back_with_the_transaction() -> None:
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE mine (number INTEGER)")
         connection.execute("BEGIN")
-        write_comments(connection, "mine", "what it is", {"number": "what it counts"})
+        write_comments(Tables(connection), "mine", "what it is", {"number": "what it counts"})
         connection.execute("ROLLBACK")
         assert connection.execute(COMMENTS_OF, ["mine"]).fetchall() == [(None,)]
 

@@ -3,10 +3,12 @@
 import socket
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._cli.job import gen_partition_names_from_args
 from dagster._core.definitions.automation_tick_evaluation_context import build_run_requests_with_backfill_policies
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
@@ -295,11 +297,7 @@ def test_the_env_file_overrides_the_shell_and_expands_its_variables(tmp_path: Pa
 
 def test_workspace_dagster_and_dg_name_the_same_module_and_location() -> None:
     root = Path(__file__).resolve().parents[2]
-    # `tomllib` is not in Python 3.10, and Dagster depends on tomlkit.
-    import tomlkit
-    import yaml
-
-    tool = tomlkit.parse((root / "pyproject.toml").read_text()).unwrap()["tool"]
+    tool = tomllib.loads((root / "pyproject.toml").read_text())["tool"]
     project = tool["dg"]["project"]
     (entry,) = yaml.safe_load((root / "workspace.yaml").read_text())["load_from"]
     # `dg` loads the module `definitions` of the root module.

@@ -61,15 +61,15 @@ ADDED_COLUMNS = (
 @pytest.fixture
 def course_rows(project: Project) -> list[tuple[Any, ...]]:
     """The rows, of December 2022 and January 2023, of a database that the course's code has made."""
-    with project.connect() as connection:
-        connection.execute(f"CREATE TABLE trips ({COURSE_COLUMNS})")
-        connection.execute(
+    with project.connect() as tables:
+        tables.execute(f"CREATE TABLE trips ({COURSE_COLUMNS})")
+        tables.execute(
             "INSERT INTO trips SELECT 1, range, 200, 1.0, 2, TIMESTAMP '2022-12-05' + to_hours(range), "
             "TIMESTAMP '2022-12-04' + to_hours(range), 1.5, NULL, 12.5, if(range < 60, '2022-12', '2023-01') "
             "FROM range(90)"
         )
-        connection.execute("CREATE TABLE zones AS SELECT 1 AS zone_id, 'Newark Airport' AS zone")
-        return connection.execute("SELECT * FROM trips ORDER BY ALL").fetchall()
+        tables.execute("CREATE TABLE zones AS SELECT 1 AS zone_id, 'Newark Airport' AS zone")
+        return tables.execute("SELECT * FROM trips ORDER BY ALL").fetchall()
 
 
 def columns(project: Project) -> str:

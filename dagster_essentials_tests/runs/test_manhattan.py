@@ -36,7 +36,7 @@ from dagster_essentials_tests.support.loaded_trips import (
     load_zones,
     materialized_metadata,
 )
-from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project, failure_text, materialize
+from dagster_essentials_tests.support.project import DISK, REAL_DATA, REAL_MONTHS, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import TRIPS, ZONES
 from dagster_essentials_tests.support.source_server import SourceServer
 
@@ -196,8 +196,8 @@ def test_a_duplicate_zone_in_the_zones_table_fails_the_check_of_the_sum(
 ) -> None:
     load_zones(project)
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
-    with project.connect() as connection:
-        connection.execute("INSERT INTO zones SELECT * FROM zones WHERE zone_id = 100")
+    with project.connect() as tables:
+        tables.execute("INSERT INTO zones SELECT * FROM zones WHERE zone_id = 100")
     result = materialize(project, instance, [manhattan_stats])
     assert passed(result) == {**ALL_PASSED, "sum_matches_trips": False}
     check = evaluations(result)["sum_matches_trips"]
@@ -496,7 +496,7 @@ def test_concurrent_runs_of_the_map_leave_one_complete_map(project: Project, ins
 
 def test_the_lock_of_the_map_is_released_after_an_error(project: Project) -> None:
     with pytest.raises(ReportError) as error:
-        manhattan.write_manhattan_map(stats_path(project), map_path(project))
+        manhattan.write_manhattan_map(stats_path(project), map_path(project), DISK)
     # The error, which refers to the block under the lock, still exists here.
     assert "does not exist" in str(error.value)
     FileLock(map_path(project).with_name(".manhattan_map.png.lock")).acquire(timeout=0)

@@ -37,8 +37,8 @@ def is_marked(project: Project, month: str = "2023-01") -> bool:
 
 
 def change(project: Project, statement: str) -> None:
-    with project.connect() as connection:
-        connection.execute(statement)
+    with project.connect() as tables:
+        tables.execute(statement)
 
 
 def load(project: Project, instance: dg.DagsterInstance, months: str = "2023-01") -> dg.ExecuteInProcessResult:
@@ -272,9 +272,9 @@ def test_the_aggregates_follow_rows_that_something_else_has_written(
     loaded: Project,
 ) -> None:
     change(loaded, "INSERT INTO trips SELECT * REPLACE ('2022-12' AS partition_date) FROM trips LIMIT 10")
-    with loaded.connect() as connection:
-        assert loaded_months(connection) == ["2022-12", "2023-01"]
-        assert loaded_months(connection, ["2022-12", "2022-11"]) == ["2022-12"]
+    with loaded.connect() as tables:
+        assert loaded_months(tables) == ["2022-12", "2023-01"]
+        assert loaded_months(tables, ["2022-12", "2022-11"]) == ["2022-12"]
     assert aggregates(loaded) == [loaded.query(query) for query in AGGREGATES.values()]
 
 
@@ -303,8 +303,8 @@ def test_weeks_are_due_again_only_when_one_of_their_months_has_changed(
     # A run is killed after its commit: it is the next one that records the change.
     file = project.folder / "2023-01.parquet"
     file.write_bytes(sample("2023-01", 320))
-    with project.connect() as connection:
-        load_month(connection, "2023-01", file)
+    with project.connect() as tables:
+        load_month(tables, "2023-01", file)
     assert due() == []
     publish(source_server, "2023-01", sample("2023-01", 320))
     load(project, history)

@@ -111,10 +111,10 @@ def test_a_month_of_a_fleet_that_the_table_lacks_is_named_with_the_command_that_
     loaded: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     load_fleets(loaded, instance, source_server)
-    with loaded.connect() as connection:
+    with loaded.connect() as tables:
         for table, month in (("fleet_trips", "partition_date"), ("month_versions", "month")):
-            connection.execute(f"DELETE FROM {table} WHERE fleet = 'green' AND {month} = '2023-02'")
-            connection.execute(f"DELETE FROM {table} WHERE fleet = 'fhv' AND {month} = '2023-01'")
+            tables.execute(f"DELETE FROM {table} WHERE fleet = 'green' AND {month} = '2023-02'")
+            tables.execute(f"DELETE FROM {table} WHERE fleet = 'fhv' AND {month} = '2023-01'")
     text = failure_text(reconcile(loaded, instance))
     assert "in the table fleet_trips: green 2023-02, fhv 2023-01. Load them again: " in text
     (command,) = re.findall(r"dagster (job backfill .*)", text)
@@ -154,9 +154,9 @@ def test_an_older_database_is_recorded_as_it_is_and_what_it_lacks_is_named(
 def test_a_version_that_is_older_than_a_rule_is_recorded_without_its_check(
     loaded: Project, instance: dg.DagsterInstance
 ) -> None:
-    older = "map_from_entries(list_filter(map_entries(violations), entry -> entry.key <> 'zones_known'))"
-    with loaded.connect() as connection:
-        connection.execute(f"UPDATE month_versions SET violations = {older}")
+    older = "map_from_entries(list_filter(map_entries(violations), lambda entry: entry.key <> 'zones_known'))"
+    with loaded.connect() as tables:
+        tables.execute(f"UPDATE month_versions SET violations = {older}")
     with dg.DagsterInstance.ephemeral() as emptied:
         result = reconcile(loaded, emptied)
         assert result.success, failure_text(result)
@@ -169,8 +169,8 @@ def test_a_version_that_is_older_than_a_rule_is_recorded_without_its_check(
 def test_rows_that_an_earlier_release_has_loaded_are_named_where_dagster_does_not_know_them(
     loaded: Project, instance: dg.DagsterInstance
 ) -> None:
-    with loaded.connect() as connection:
-        connection.execute("DROP TABLE month_versions")
+    with loaded.connect() as tables:
+        tables.execute("DROP TABLE month_versions")
     assert reconcile(loaded, instance).success, "recorded and loaded"
     with dg.DagsterInstance.ephemeral() as emptied:
         result = reconcile(loaded, emptied)

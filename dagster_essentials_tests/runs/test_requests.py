@@ -27,7 +27,7 @@ from dagster_essentials.reports.plots import plot_hours
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.sensors import adhoc_request_sensor
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials_tests.support.loaded_trips import (
     daily,
     decode_picture,
@@ -36,7 +36,7 @@ from dagster_essentials_tests.support.loaded_trips import (
     materialized_metadata,
 )
 from dagster_essentials_tests.support.loading import load_month
-from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project, failure_text
+from dagster_essentials_tests.support.project import DISK, REAL_DATA, REAL_MONTHS, Project, failure_text
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def sample_source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         table = table.set_column(zones, table.field(zones), pa.array(elsewhere, table.field(zones).type))
         table = table.set_column(moments, table.field(moments), pa.array(times, table.field(moments).type))
         pq.write_table(table, path)
-    with locked_connection(source.database, {}, wait_seconds=0, log=print) as connection:
+    with file_tables(source.database, {}, wait_seconds=0, log=print) as tables:
         for month in source.months:
-            load_month(connection, month, source.file(month))
-        replace_zones(connection, read_zones(zones_file))
+            load_month(tables, month, source.file(month))
+        replace_zones(tables, read_zones(zones_file, DISK))
     return source
 
 

@@ -28,7 +28,7 @@ from dagster_essentials_tests.support.loaded_trips import (
     load_zones,
 )
 from dagster_essentials_tests.support.loading import load_month
-from dagster_essentials_tests.support.project import REAL_DATA, Project, failure_text, materialize
+from dagster_essentials_tests.support.project import DISK, REAL_DATA, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import TRIPS, ZONES, publish
 from dagster_essentials_tests.support.source_server import SourceServer
 
@@ -157,11 +157,11 @@ def test_a_load_that_fails_leaves_no_view(course: Project, instance: dg.DagsterI
 def test_a_load_replaces_the_view_of_an_earlier_release(project: Project) -> None:
     load_zones(project)
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
-    with project.connect() as connection:
-        connection.execute("CREATE OR REPLACE VIEW trip_details AS SELECT vendor_id FROM trips")
-        connection.execute("COMMENT ON VIEW trip_details IS 'that of an earlier release'")
+    with project.connect() as tables:
+        tables.execute("CREATE OR REPLACE VIEW trip_details AS SELECT vendor_id FROM trips")
+        tables.execute("COMMENT ON VIEW trip_details IS 'that of an earlier release'")
         for column in ADDED_COLUMNS.split(", ")[5:]:
-            connection.execute(f"ALTER TABLE trips DROP COLUMN {column.split()[0]}")
+            tables.execute(f"ALTER TABLE trips DROP COLUMN {column.split()[0]}")
     load_trips(project, "2023-02", daily("2023-02-01", "2023-02-28"))
     assert_complete(project)
 
@@ -169,8 +169,8 @@ def test_a_load_replaces_the_view_of_an_earlier_release(project: Project) -> Non
 def test_between_two_loads_both_tables_can_be_changed_under_the_view(project: Project) -> None:
     load_zones(project)
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
-    with project.connect() as connection:
-        connection.execute("ALTER TABLE trips ADD COLUMN mine INTEGER DEFAULT 7")
+    with project.connect() as tables:
+        tables.execute("ALTER TABLE trips ADD COLUMN mine INTEGER DEFAULT 7")
     assert_complete(project)
     assert project.query("SELECT DISTINCT mine FROM trip_details") == [(7,)]
     load_zones(project)
@@ -187,11 +187,9 @@ def test_a_table_or_view_of_that_name_is_not_replaced_and_the_error_says_so(
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     source_server.files["/taxi_zones.csv"] = write_zones(project.folder / "source" / "zones.csv").read_bytes()
     publish(source_server, "2023-02", sample("2023-02"))
-    with project.connect() as connection:
-        connection.execute(f"CREATE {theirs}")
-        connection.execute(
-            "CREATE TABLE zones AS SELECT 100 AS zone_id, 'East Village' AS zone, 'Manhattan' AS borough"
-        )
+    with project.connect() as tables:
+        tables.execute(f"CREATE {theirs}")
+        tables.execute("CREATE TABLE zones AS SELECT 100 AS zone_id, 'East Village' AS zone, 'Manhattan' AS borough")
     for assets, month in ((ZONES, None), (TRIPS, "2023-02")):
         result = materialize(project, instance, assets, month)
         assert not result.success
@@ -201,21 +199,21 @@ def test_a_table_or_view_of_that_name_is_not_replaced_and_the_error_says_so(
     assert project.query("FROM trip_details") == [(42,)]
     assert project.query("SELECT count(*) FROM zones") == [(1,)]
     assert project.rows() == {"2023-01": 31}
-    with project.connect() as connection:
-        connection.execute(f"ALTER {theirs.split()[0]} trip_details RENAME TO my_details")
+    with project.connect() as tables:
+        tables.execute(f"ALTER {theirs.split()[0]} trip_details RENAME TO my_details")
     assert materialize(project, instance, TRIPS, "2023-02").success
     assert_complete(project)
 
 
 def test_tables_of_others_are_no_reason_for_a_load_to_fail(project: Project, instance: dg.DagsterInstance) -> None:
     project.database.parent.mkdir()
-    with project.connect() as connection:
-        connection.execute("CREATE TABLE zones AS SELECT 1 AS zone_id, 'Newark Airport' AS zone")
+    with project.connect() as tables:
+        tables.execute("CREATE TABLE zones AS SELECT 1 AS zone_id, 'Newark Airport' AS zone")
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     assert views(project) == []
-    with project.connect() as connection:
-        connection.execute("DROP TABLE trips")
-        connection.execute("CREATE TABLE trips AS SELECT 1 AS trip")
+    with project.connect() as tables:
+        tables.execute("DROP TABLE trips")
+        tables.execute("CREATE TABLE trips AS SELECT 1 AS trip")
     load_zones(project)
     assert views(project) == []
 
@@ -223,15 +221,15 @@ def test_tables_of_others_are_no_reason_for_a_load_to_fail(project: Project, ins
 def test_a_copy_and_a_database_that_was_not_closed_have_the_view(course: Project, tmp_path: Path) -> None:
     """One transaction holds the upgrade, the comments, the view and the rows; DuckDB replays it from its log."""
     file = write_month(course.folder, "2023-01", 1000)
-    zones = read_zones(course.folder / "source" / "taxi_zones.csv")
+    zones = read_zones(course.folder / "source" / "taxi_zones.csv", DISK)
     copies = [tmp_path / name for name in ("killed", "closed")]
     for copy in copies:
         copy.mkdir()
-    with course.connect() as connection:
-        connection.execute("SET wal_autocheckpoint = '1GB'")
-        load_month(connection, "2023-01", file)
-        replace_zones(connection, zones)
-        load_month(connection, "2023-01", file)
+    with course.connect() as tables:
+        tables.execute("SET wal_autocheckpoint = '1GB'")
+        load_month(tables, "2023-01", file)
+        replace_zones(tables, zones)
+        load_month(tables, "2023-01", file)
         for name in ("data.duckdb", "data.duckdb.wal"):
             shutil.copy(course.database.parent / name, copies[0] / name)
     shutil.copy(course.database, copies[1])

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import duckdb
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock, Timeout
@@ -28,9 +27,11 @@ from dagster_essentials import settings
 from dagster_essentials.assets import metrics
 from dagster_essentials.assets.metrics import manhattan_stats, trips_by_week
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.reports import manhattan, weekly
 from dagster_essentials.reports.plots import plot_weeks
 from dagster_essentials.sample import write_month
+from dagster_essentials.warehouse.tables import Tables
 from dagster_essentials_tests.support.loaded_trips import (
     REAL_FILES,
     Trip,
@@ -41,7 +42,7 @@ from dagster_essentials_tests.support.loaded_trips import (
     load_trips,
     materialized_metadata,
 )
-from dagster_essentials_tests.support.project import ROOT, Project, failure_text
+from dagster_essentials_tests.support.project import DISK, ROOT, Project, failure_text
 from dagster_essentials_tests.support.run_results import check_evaluations, step_log
 
 HEADER = "period,num_trips,total_amount,trip_distance,passenger_count\n"
@@ -155,8 +156,8 @@ def test_a_week_that_is_aggregated_again_replaces_its_row(real: Project, instanc
     for _ in range(2):
         assert aggregate(real, instance, "2019-01-06", "2019-01-20").success
         assert_weeks(real, REAL_FILES, sundays("2019-01-06", "2019-01-20"))
-    with real.connect() as connection:
-        connection.execute("UPDATE trips_by_week SET num_trips = 1")
+    with real.connect() as tables:
+        tables.execute("UPDATE trips_by_week SET num_trips = 1")
     assert aggregate(real, instance, "2019-01-13").success
     assert [trips == 1 for _, trips, *_ in table(real)] == [True, False, True]
 
@@ -313,9 +314,9 @@ def test_a_range_is_one_query_and_one_plot(
     plotted: list[dict[date, int]] = []
     aggregate_weeks = weekly.aggregate_weeks
 
-    def recording_query(connection: duckdb.DuckDBPyConnection, weeks: Sequence[str]) -> list[weekly.WeeklySummary]:
+    def recording_query(tables: Tables, weeks: Sequence[str]) -> list[weekly.WeeklySummary]:
         queried.append(list(weeks))
-        return aggregate_weeks(connection, weeks)
+        return aggregate_weeks(tables, weeks)
 
     def recording_plot(trips: Mapping[date, int]) -> bytes:
         plotted.append(dict(trips))
@@ -361,8 +362,8 @@ def test_weeks_whose_months_are_not_loaded_fail_and_the_others_are_aggregated(
 ) -> None:
     assert aggregate(real, instance, "2020-04-05").success
     before = table(real)
-    with real.connect() as connection:
-        connection.execute("DELETE FROM trips WHERE partition_date = '2019-02'")
+    with real.connect() as tables:
+        tables.execute("DELETE FROM trips WHERE partition_date = '2019-02'")
     result = aggregate(real, instance, "2018-12-30", "2019-03-31")
     assert not result.success
     good = [*sundays("2019-01-06", "2019-01-20"), *sundays("2019-03-03", "2019-03-24")]
@@ -399,15 +400,15 @@ def test_the_error_of_a_week_without_both_months_names_both(project: Project, in
     assert "for 2023-01-01,2023-02-01 first" in text
 
 
-@pytest.mark.parametrize("tables", ["no database", "no trips", "empty trips"])
+@pytest.mark.parametrize("found", ["no database", "no trips", "empty trips"])
 def test_without_any_month_every_week_fails_and_nothing_is_written(
-    tables: str, project: Project, instance: dg.DagsterInstance
+    found: str, project: Project, instance: dg.DagsterInstance
 ) -> None:
-    if tables == "empty trips":
+    if found == "empty trips":
         load_trips(project, "2023-05", daily("2023-05-01", "2023-05-31"))
-    if tables != "no database":
-        with project.connect() as connection:
-            connection.execute("DELETE FROM trips" if tables == "empty trips" else "CREATE TABLE other (a INTEGER)")
+    if found != "no database":
+        with project.connect() as tables:
+            tables.execute("DELETE FROM trips" if found == "empty trips" else "CREATE TABLE other (a INTEGER)")
     text = failure_text(aggregate(project, instance, "2023-01-08", "2023-01-15"))
     assert "2 of 2 weeks failed:" in text
     assert "taxi_trips for 2023-01-01 first" in text
@@ -419,8 +420,8 @@ def test_without_any_month_every_week_fails_and_nothing_is_written(
 def test_a_failed_week_keeps_the_row_of_an_earlier_run(real: Project, instance: dg.DagsterInstance) -> None:
     assert aggregate(real, instance, "2019-01-06", "2019-03-03").success
     before, file = table(real), csv_path(real).read_bytes()
-    with real.connect() as connection:
-        connection.execute("DELETE FROM trips WHERE partition_date = '2019-02'")
+    with real.connect() as tables:
+        tables.execute("DELETE FROM trips WHERE partition_date = '2019-02'")
     assert not aggregate(real, instance, "2019-02-03", "2019-02-24").success
     assert (table(real), csv_path(real).read_bytes()) == (before, file)
 
@@ -451,7 +452,7 @@ def test_a_csv_that_was_changed_by_hand_is_correct_after_the_next_run(
 @contextmanager
 def atomic_write_to_full_disk(path: Path) -> Iterator[Path]:
     """An `atomic_write` whose temporary file is on a disk without any room."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path, DISK) as temporary:
         temporary.unlink()
         temporary.symlink_to("/dev/full")
         yield temporary
@@ -470,8 +471,8 @@ def test_if_the_csv_cannot_be_written_table_and_file_are_unchanged(
     fault: str, real: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert aggregate(real, instance, "2019-01-06").success
-    with real.connect() as connection:
-        connection.execute("UPDATE trips_by_week SET num_trips = 1")
+    with real.connect() as tables:
+        tables.execute("UPDATE trips_by_week SET num_trips = 1")
     before, file = table(real), csv_path(real).read_bytes()
     if fault == "file instead of folder":
         kept = csv_path(real).parent.rename(real.folder / "kept") / "trips_by_week.csv"
@@ -492,23 +493,25 @@ def test_if_the_csv_cannot_be_written_table_and_file_are_unchanged(
 
 
 @pytest.mark.parametrize(
-    "made",
+    ("made", "named"),
     [
-        "CREATE TABLE trips_by_week (period VARCHAR, trips INTEGER)",
-        "CREATE TABLE trips_by_week (week DATE)",
-        "CREATE VIEW trips_by_week AS SELECT 1 AS period",
+        (
+            "CREATE TABLE trips_by_week (period VARCHAR, trips INTEGER)",
+            "the table trips_by_week in .* no column num_trips",
+        ),
+        ("CREATE TABLE trips_by_week (week DATE)", "the table trips_by_week in .* has no column period"),
+        ("CREATE VIEW trips_by_week AS SELECT 1 AS period", "trips_by_week in .*/data.duckdb is a view"),
     ],
 )
 def test_a_table_that_something_else_made_is_unchanged_and_named(
-    made: str, project: Project, instance: dg.DagsterInstance
+    made: str, named: str, project: Project, instance: dg.DagsterInstance
 ) -> None:
     load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
-    with project.connect() as connection:
-        connection.execute(made)
+    with project.connect() as tables:
+        tables.execute(made)
     before = project.query("DESCRIBE trips_by_week")
     text = failure_text(aggregate(project, instance, "2023-01-08"))
-    assert "the table trips_by_week is unchanged" in text
-    assert "rename or drop it" in text
+    assert re.search(f"{named}.*Nothing was changed in it. Rename or drop it", text)
     assert project.query("DESCRIBE trips_by_week") == before
     assert materialized(instance) == set()
     assert not csv_path(project).exists()
@@ -522,8 +525,8 @@ def test_files_are_written_while_the_database_is_locked(
     written: list[str] = []
 
     @contextmanager
-    def atomic_write_under_lock(path: Path) -> Iterator[Path]:
-        with atomic_write(path) as temporary:
+    def atomic_write_under_lock(path: Path, files: DataFolder) -> Iterator[Path]:
+        with atomic_write(path, files) as temporary:
             yield temporary
         with pytest.raises(Timeout):
             FileLock(real.database.with_name("data.duckdb.lock")).acquire(timeout=0)

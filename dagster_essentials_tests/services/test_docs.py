@@ -1,4 +1,4 @@
-"""The documents: their links resolve, and the commands of the lesson do what it says."""
+"""The documents: their links resolve, the settings are all there, and the commands of the lesson do what it says."""
 
 import os
 import re
@@ -8,10 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from dagster_essentials.settings import read_settings
 from dagster_essentials_tests.support.dagster_dev import BIN, copy_of_project
 from dagster_essentials_tests.support.project import ROOT
-
-pytestmark = pytest.mark.slow
 
 READMES = ("README.md", "data/requests/README.md", "benchmarks/README.md", "dagster_essentials_tests/chaos/README.md")
 DOCUMENTS = [*(ROOT / name for name in READMES), *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,7 +26,7 @@ def _commands(document: Path) -> list[str]:
 
 
 def _anchors(document: Path) -> set[str]:
-    """What a link may have after its #: the headings, as GitHub turns them into anchors."""
+    """The headings as GitHub turns them into anchors, which links have after their #."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -50,15 +49,36 @@ def test_the_links_of_the_documents_resolve() -> None:
     assert broken == []
 
 
-def test_the_architecture_lists_every_module_and_no_others() -> None:
-    package = ROOT / "dagster_essentials"
-    modules = {str(path.relative_to(package)) for path in package.rglob("*.py") if path.name != "__init__.py"}
-    table = (ROOT / "docs/architecture.md").read_text().split("## Who decides what")[1].split("\n## ")[0]
-    named = set(
-        re.findall(r"`([\w/]+\.py)`", "".join(line.split("|")[1] for line in table.splitlines() if "|" in line))
+class Environment(dict[str, str]):
+    """Environment variables, of which it notes those that are read."""
+
+    def __init__(self, **variables: str):
+        super().__init__(variables)
+        self.read: set[str] = set()
+
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+        self.read.add(name)
+        return super().get(name, default)
+
+
+def test_the_page_of_the_settings_has_each_of_them_with_its_default() -> None:
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \|", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
+    defaults = {name: default for names, default in rows for name in re.findall(r"`(\w+)`", names)}
+    # Dagster reads it.
+    del defaults["DAGSTER_HOME"]
+    everything = Environment(
+        DUCKDB_DATABASE="ducklake:postgres:dbname=lake",
+        DUCKLAKE_DATA_PATH="s3://bucket/lake",
+        TAXI_DATA_DIR="s3://bucket/files",
+        AWS_ACCESS_KEY_ID="key",
+        AWS_SECRET_ACCESS_KEY="secret",
     )
-    # constants.py has nothing but paths and dates.
-    assert named == modules - {"assets/constants.py"}
+    read_settings(everything)
+    assert set(defaults) == everything.read
+
+    literal = {name: default.strip("`") for name, default in defaults.items() if re.fullmatch("`[^`]+`", default)}
+    assert len(literal) >= 9
+    assert read_settings(literal) == read_settings({})
 
 
 def test_every_image_is_used_in_a_document() -> None:
@@ -81,6 +101,7 @@ def _run(root: Path, commands: list[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
     commands = [line for line in _commands(LESSON) if line.startswith(("export", "python", "dg", "dagster"))]
     commands = [line for line in commands if not line.startswith(NOT_RUN)]
@@ -102,6 +123,7 @@ def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
     assert plots == {"manhattan_map.png", "adhoc_request.png"}
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_on_two_dimensions_load_its_months(tmp_path: Path) -> None:
     lines = _commands(TWO_DIMENSIONS)
     commands = [line for line in lines if line.startswith(("export", "python", "dg", "dagster schedule"))]

@@ -11,12 +11,13 @@ from typing import Any
 from urllib.request import Request, urlopen
 from uuid import uuid4
 
-import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from dagster_essentials.settings.remote import Lake, ObjectStore
-from dagster_essentials.warehouse.lake.connection import lake_connection
+from dagster_essentials.ingestion.data_folder import ObjectStore
+from dagster_essentials.warehouse.lake import Lake
+from dagster_essentials.warehouse.lake.connection import lake_tables
+from dagster_essentials.warehouse.lake.tables import LakeTables
 from dagster_essentials.warehouse.month_versions import versions_by_month
 from dagster_essentials_tests.cluster.servers import PASSWORD, Postgres
 
@@ -29,14 +30,14 @@ LOAD = """
 import sys
 from pathlib import Path
 from dagster_essentials import settings
-from dagster_essentials.warehouse.lake.connection import lake_connection
+from dagster_essentials.warehouse.lake.connection import lake_tables
 from dagster_essentials_tests.support.loading import load_month
 
 print("ready", flush=True)
 sys.stdin.readline()
 for month in {months}:
-    with lake_connection(settings.SETTINGS.lake, {{}}, 600, print) as connection:
-        loaded = load_month(connection, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force={force})
+    with lake_tables(settings.SETTINGS.lake, {{}}, 600, print) as tables:
+        loaded = load_month(tables, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force={force})
         print(month, "unchanged" if loaded.is_unchanged else "loaded", flush=True)
 """
 
@@ -107,10 +108,10 @@ class LakeServers:
 
 
 @contextmanager
-def opened(lake: Lake, wait_seconds: float = 60) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to `lake`, as runs have it."""
-    with lake_connection(lake, {"memory_limit": "512MB"}, wait_seconds, log=print) as connection:
-        yield connection
+def opened(lake: Lake, wait_seconds: float = 60) -> Iterator[LakeTables]:
+    """The tables of `lake`, as runs have them."""
+    with lake_tables(lake, {"memory_limit": "512MB"}, wait_seconds, log=print) as tables:
+        yield tables
 
 
 def file(folder: Path, month: str) -> Path:
@@ -118,8 +119,8 @@ def file(folder: Path, month: str) -> Path:
 
 
 def rows(lake: Lake) -> dict[str, int]:
-    with opened(lake) as connection:
-        return dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
+    with opened(lake) as tables:
+        return dict(tables.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
 
 
 def rows_in_files(folder: Path, months: Sequence[str]) -> dict[str, int]:
@@ -130,13 +131,13 @@ def assert_consistent(lake: Lake, folder: Path, months: Sequence[str]) -> None:
     """The lake has these months of `folder`, each once, and its other tables say the same of them."""
     expected = rows_in_files(folder, months)
     assert rows(lake) == expected
-    with opened(lake) as connection:
-        versions = {month: each for (_, month), each in versions_by_month(connection).items()}
+    with opened(lake) as tables:
+        versions = {month: each for (_, month), each in versions_by_month(tables, ["yellow"]).items()}
         assert {month: each[-1].num_trips for month, each in versions.items()} == expected
         assert {len(each) for each in versions.values()} == {1}
         for table in ("trips_by_day", "pickups_by_zone"):
             sums = f"SELECT partition_date, sum(num_trips) FROM {table} GROUP BY ALL"
-            assert dict(connection.execute(sums).fetchall()) == expected
+            assert dict(tables.execute(sums).fetchall()) == expected
         for month in months:
             dollars = sum(pq.read_table(file(folder, month))["total_amount"].to_pylist())
             assert versions[month][-1].total_amount == pytest.approx(dollars, abs=0.01)

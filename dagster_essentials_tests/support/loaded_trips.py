@@ -15,7 +15,7 @@ from dagster_essentials.datasets.zones import read_zones
 from dagster_essentials.datasets.zones_table import replace_zones
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.support.loading import load_month
-from dagster_essentials_tests.support.project import REAL_DATA, REAL_MONTHS, Project
+from dagster_essentials_tests.support.project import DISK, REAL_DATA, REAL_MONTHS, Project
 
 REAL_FILES = [REAL_DATA / "trip-data" / f"yellow_tripdata_{month}.parquet" for month in REAL_MONTHS]
 
@@ -62,22 +62,22 @@ def load_trips(project: Project, month: str, trips: Sequence[Trip]) -> Path:
 
 def edit_trips(project: Project, *statements: str) -> None:
     """Change `trips` by hand, and drop what was aggregated from it, as the guarantees and limits say."""
-    with project.connect() as connection:
+    with project.connect() as tables:
         for statement in (*statements, "DROP TABLE IF EXISTS trips_by_day", "DROP TABLE IF EXISTS pickups_by_zone"):
-            connection.execute(statement)
+            tables.execute(statement)
 
 
 def load_file(project: Project, month: str, path: Path) -> None:
     """Load the file at `path` as `month` (``YYYY-MM``)."""
-    with project.connect() as connection:
-        load_month(connection, month, path)
+    with project.connect() as tables:
+        load_month(tables, month, path)
 
 
 def load_zones(project: Project) -> Path:
     """Load the sample's zones; return their file."""
     path = write_zones(project.folder / "source" / "taxi_zones.csv")
-    with project.connect() as connection:
-        replace_zones(connection, read_zones(path))
+    with project.connect() as tables:
+        replace_zones(tables, read_zones(path, DISK))
     return path
 
 

@@ -14,13 +14,17 @@ import duckdb
 import pytest
 from dagster_duckdb import DuckDBResource
 
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.resources import DuckLakeResource, LockedDuckDBResource
-from dagster_essentials.settings.remote import LAKE_NAME, Lake
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
+from dagster_essentials.warehouse.lake import LAKE_NAME, Lake
+from dagster_essentials.warehouse.tables import Tables
 from dagster_essentials_tests.support.lake_servers import opened
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 REAL_DATA = ROOT.parent / "shared" / "data"
+DISK = DataFolder(Path("/"))
+"""The data folder of a test that needs no folder of its own: every path on this disk is in it."""
 NO_REAL_DATA = "needs the published files, which are not beside this project"
 """The one reason for which CI lets a test be skipped, and only where there is no `REAL_DATA`."""
 REAL_MONTHS = ("2019-01", "2019-02", "2019-03", "2020-04", "2025-02")
@@ -54,9 +58,9 @@ class Project:
         """Where the file of `month` (``YYYY-MM``) goes."""
         return self.folder / "raw" / f"taxi_trips_{month}.parquet"
 
-    def connect(self) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-        """The database, opened as runs open it."""
-        return opened(self.lake) if self.lake else locked_connection(self.database, {}, wait_seconds=60, log=print)
+    def connect(self) -> AbstractContextManager[Tables]:
+        """The tables, opened as runs open them."""
+        return opened(self.lake) if self.lake else file_tables(self.database, {}, wait_seconds=60, log=print)
 
     def resource(self, wait_seconds: float = 60) -> DuckDBResource:
         """What assets use as their database."""

@@ -15,16 +15,19 @@ from typing import Any, BinaryIO
 
 import duckdb
 import pytest
-from dagster_essentials.ingestion.trip_files import OpenTripsFile, open_trips_file
 
 from dagster_essentials.errors import LoadError, QueryError, RowCountMismatchError, WriteError
 from dagster_essentials.ingestion.atomic_write import atomic_write
-from dagster_essentials.ingestion.column_mapping import map_columns, read_file_schema
+from dagster_essentials.ingestion.column_mapping import map_columns
+from dagster_essentials.ingestion.file_format import Parquet
+from dagster_essentials.ingestion.month_files import OpenMonthFile, open_month_file
 from dagster_essentials.ingestion.sidecar import identify_content
 from dagster_essentials.warehouse import load as trips_table
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
+from dagster_essentials.warehouse.tables import Tables
 from dagster_essentials_tests.support.faults.samples import sample
-from dagster_essentials_tests.support.loading import load_month
+from dagster_essentials_tests.support.loading import load_month, month_file
+from dagster_essentials_tests.support.project import DISK
 
 pytestmark = pytest.mark.duckdb
 
@@ -32,7 +35,8 @@ WRITER = """
 import sys
 from pathlib import Path
 from dagster_essentials.ingestion.atomic_write import atomic_write
-with atomic_write(Path(sys.argv[1])) as temporary:
+from dagster_essentials_tests.support.project import DISK
+with atomic_write(Path(sys.argv[1]), DISK) as temporary:
     temporary.write_text("from the other process")
     print(temporary, flush=True)
     sys.stdin.readline()
@@ -40,8 +44,9 @@ with atomic_write(Path(sys.argv[1])) as temporary:
 READER = """
 import duckdb, sys
 from pathlib import Path
-from dagster_essentials.ingestion.trip_files import open_trips_file
-with open_trips_file(Path(sys.argv[1])) as file:
+from dagster_essentials.ingestion.month_files import open_month_file
+from dagster_essentials_tests.support.loading import month_file
+with open_month_file(month_file(Path(sys.argv[1]))) as file:
     print(file.reader_path, flush=True)
     sys.stdin.readline()
     print(*duckdb.execute("SELECT version FROM read_parquet($file)", {"file": file.reader_path}).fetchone())
@@ -70,7 +75,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
-    with atomic_write(path) as temporary:
+    with atomic_write(path, DISK) as temporary:
         temporary.write_text("half")
         assert not path.exists()
         temporary.write_text("complete")
@@ -80,7 +85,7 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 
 
 def test_the_temporary_file_is_empty_and_matches_no_pattern_for_months(tmp_path: Path) -> None:
-    with atomic_write(tmp_path / "taxi_trips_2023-01.parquet") as temporary:
+    with atomic_write(tmp_path / "taxi_trips_2023-01.parquet", DISK) as temporary:
         assert temporary.read_bytes() == b""
         assert temporary.parent == tmp_path
         assert list(tmp_path.glob("taxi_trips_*")) == list(tmp_path.glob("*.parquet")) == []
@@ -89,7 +94,7 @@ def test_the_temporary_file_is_empty_and_matches_no_pattern_for_months(tmp_path:
 def test_an_earlier_file_is_unchanged_until_the_rename(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
     path.write_text("earlier, and longer")
-    with atomic_write(path) as temporary:
+    with atomic_write(path, DISK) as temporary:
         temporary.write_text("later")
         assert path.read_text() == "earlier, and longer"
     assert path.read_text() == "later"
@@ -99,7 +104,7 @@ def test_an_open_reader_continues_with_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
     path.write_text("earlier")
     with open(path) as reader:
-        with atomic_write(path) as temporary:
+        with atomic_write(path, DISK) as temporary:
             temporary.write_text("later")
         assert reader.read() == "earlier"
 
@@ -120,7 +125,7 @@ def test_an_error_in_the_block_leaves_no_temporary_file_and_an_earlier_file_unch
         os.utime(path, ns=(1, 1))
 
     def write() -> None:
-        with atomic_write(path) as temporary:
+        with atomic_write(path, DISK) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -134,7 +139,7 @@ def test_an_error_in_the_block_leaves_no_temporary_file_and_an_earlier_file_unch
 
 def test_missing_folders_are_created(tmp_path: Path) -> None:
     path = tmp_path / "data" / "raw" / "trips.parquet"
-    with atomic_write(path) as temporary:
+    with atomic_write(path, DISK) as temporary:
         temporary.write_text("complete")
     assert path.read_text() == "complete"
 
@@ -142,7 +147,7 @@ def test_missing_folders_are_created(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_write_error_that_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
     path.write_text("earlier")
-    with pytest.raises(WriteError) as raised, atomic_write(path):
+    with pytest.raises(WriteError) as raised, atomic_write(path, DISK):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert str(raised.value) == (
         f"{path} could not be written (No space left on device). What was there before is unchanged. Free some disk space, "
@@ -154,7 +159,7 @@ def test_a_full_disk_is_a_write_error_that_names_the_file(tmp_path: Path) -> Non
 
 def test_a_folder_that_cannot_be_created_is_a_write_error_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
-    with pytest.raises(WriteError) as raised, atomic_write(tmp_path / "data" / "trips.parquet"):
+    with pytest.raises(WriteError) as raised, atomic_write(tmp_path / "data" / "trips.parquet", DISK):
         pytest.fail("there is nothing to write to")
     assert str(raised.value) == (
         f"{tmp_path}/data could not be written (File exists). What was there before is unchanged. Something else has this "
@@ -165,7 +170,7 @@ def test_a_folder_that_cannot_be_created_is_a_write_error_that_names_it(tmp_path
 def test_a_folder_with_the_name_of_the_file_is_a_write_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
     path.mkdir()
-    with pytest.raises(WriteError) as raised, atomic_write(path):
+    with pytest.raises(WriteError) as raised, atomic_write(path, DISK):
         pass
     assert str(raised.value).startswith(f"{path} could not be written (Is a directory).")
     assert "Something else has this name" in str(raised.value)
@@ -180,7 +185,7 @@ def test_the_temporary_file_of_a_killed_process_is_removed_by_the_next_writer(tm
         assert process.wait(timeout=10) == -signal.SIGKILL
     assert stale.read_text() == "from the other process"
     assert path.read_text() == "earlier"
-    with atomic_write(path) as temporary:
+    with atomic_write(path, DISK) as temporary:
         assert not stale.exists()
         temporary.write_text("later")
     assert names(tmp_path) == ["trips.parquet"]
@@ -193,7 +198,7 @@ def test_stale_temporary_files_are_removed_even_if_the_next_writer_fails(tmp_pat
         process.kill()
         process.wait(timeout=10)
     assert stale.exists()
-    with pytest.raises(ValueError, match="bad month"), atomic_write(path):
+    with pytest.raises(ValueError, match="bad month"), atomic_write(path, DISK):
         raise ValueError("bad month")
     assert names(tmp_path) == []
 
@@ -201,7 +206,7 @@ def test_stale_temporary_files_are_removed_even_if_the_next_writer_fails(tmp_pat
 def test_the_temporary_file_of_a_running_process_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
     with process_in_block(WRITER, path) as (process, others):
-        with atomic_write(path) as temporary:
+        with atomic_write(path, DISK) as temporary:
             assert temporary != others
             assert others.read_text() == "from the other process"
             temporary.write_text("from this process")
@@ -222,16 +227,16 @@ def test_temporary_files_of_other_paths_are_not_removed(tmp_path: Path) -> None:
     ]
     for name in others:
         (tmp_path / name).write_text("not ours")
-    with atomic_write(tmp_path / "trips_2023-01.parquet") as temporary:
+    with atomic_write(tmp_path / "trips_2023-01.parquet", DISK) as temporary:
         temporary.write_text("complete")
     assert names(tmp_path) == sorted([*others, "trips_2023-01.parquet"])
 
 
 def test_of_two_writers_the_last_to_finish_wins(tmp_path: Path) -> None:
     path = tmp_path / "trips.parquet"
-    with atomic_write(path) as outer:
+    with atomic_write(path, DISK) as outer:
         outer.write_text("started first, finished last")
-        with atomic_write(path) as inner:
+        with atomic_write(path, DISK) as inner:
             inner.write_text("finished first")
         assert path.read_text() == "finished first"
     assert path.read_text() == "started first, finished last"
@@ -243,13 +248,13 @@ def test_many_concurrent_writers_all_succeed_and_readers_see_only_complete_files
     writers, rounds = 6, 40
     start = threading.Barrier(writers)
     done = threading.Event()
-    with atomic_write(path) as temporary:
+    with atomic_write(path, DISK) as temporary:
         temporary.write_bytes(b"x" * 10_000)
 
     def write(number: int) -> int:
         start.wait(timeout=10)
         for _ in range(rounds):
-            with atomic_write(path) as temporary:
+            with atomic_write(path, DISK) as temporary:
                 for _ in range(10):
                     with open(temporary, "ab") as file:
                         file.write(bytes([number]) * 1000)
@@ -276,7 +281,7 @@ def test_many_concurrent_writers_all_succeed_and_readers_see_only_complete_files
 
 
 def write_version(path: Path, version: str, rows: int = 1000) -> Path:
-    with atomic_write(path) as temporary, duckdb.connect() as connection:
+    with atomic_write(path, DISK) as temporary, duckdb.connect() as connection:
         connection.execute(
             f"COPY (SELECT '{version}' AS version FROM range({rows})) TO '{temporary}' "
             "(FORMAT parquet, USE_TMP_FILE false)"
@@ -284,7 +289,9 @@ def write_version(path: Path, version: str, rows: int = 1000) -> Path:
     return path
 
 
-def read_versions(file: OpenTripsFile, connection: duckdb.DuckDBPyConnection | None = None) -> list[tuple[Any, ...]]:
+def read_versions(
+    file: OpenMonthFile, connection: Tables | duckdb.DuckDBPyConnection | None = None
+) -> list[tuple[Any, ...]]:
     """Each version among the rows that DuckDB reads, with the number of its rows."""
     return (
         (connection or duckdb.connect())
@@ -314,7 +321,7 @@ def test_a_file_that_is_replaced_while_open_is_still_read_as_the_old_version(tmp
     path = write_version(tmp_path / "month.parquet", "old", 1000)
     old = path.read_bytes()
 
-    with open_trips_file(path) as file:
+    with open_month_file(month_file(path)) as file:
         write_version(path, "new", 2000)
         assert names(tmp_path) == ["month.parquet"], "no second file, which a killed process would leave"
         assert read_versions(file) == [("old", 1000)]
@@ -331,17 +338,17 @@ def test_every_reader_gets_one_complete_version_while_others_replace_the_file(tm
     def replace_repeatedly() -> None:
         while not stop.is_set():
             for version in versions:
-                with atomic_write(path) as temporary:
+                with atomic_write(path, DISK) as temporary:
                     temporary.write_bytes(version)
 
     writer = threading.Thread(target=replace_repeatedly)
     writer.start()
     try:
-        with locked_connection(tmp_path / "database" / "data.duckdb", {}, 0, print) as connection:
+        with file_tables(tmp_path / "database" / "data.duckdb", {}, 0, print) as tables:
             for _ in range(300):
-                with open_trips_file(path) as file:
+                with open_month_file(month_file(path)) as file:
                     number = versions.index(file.content.read()) + 1
-                    assert read_versions(file, connection) == [(f"version {number}", 1000 * number)]
+                    assert read_versions(file, tables) == [(f"version {number}", 1000 * number)]
     finally:
         stop.set()
         writer.join()
@@ -357,7 +364,7 @@ def test_two_files_with_the_same_descriptor_size_and_time_are_read_one_after_the
     found = []
     with duckdb.connect() as connection:
         for path in paths:
-            with open_trips_file(path) as file:
+            with open_month_file(month_file(path)) as file:
                 found.append((file.reader_path, read_versions(file, connection)))
 
     assert found[0][0] == found[1][0]
@@ -370,12 +377,14 @@ def test_files_with_the_same_descriptor_are_not_confused_if_they_are_replaced_du
     path = tmp_path / "month.parquet"
     results = []
 
-    with locked_connection(tmp_path / "database" / "data.duckdb", {}, 0, print) as connection:
+    with file_tables(tmp_path / "database" / "data.duckdb", {}, 0, print) as tables:
         for number in range(1, 5):
             write_version(path, f"version {number}", 1000 * number)
-            with open_trips_file(path) as file:
+            with open_month_file(month_file(path)) as file:
                 # The footer is read here, and the rows when they are fetched.
-                query = connection.sql(f"SELECT version, count(*) FROM read_parquet('{file.reader_path}') GROUP BY ALL")
+                query = tables.connection.sql(
+                    f"SELECT version, count(*) FROM read_parquet('{file.reader_path}') GROUP BY ALL"
+                )
                 write_version(path, "replaced", 10)
                 results.append(query.fetchall())
 
@@ -419,7 +428,7 @@ def test_without_dev_fd_the_file_is_read_by_its_own_name_and_a_warning_is_logged
     path = write_version(tmp_path / "[a]" / "month.parquet", "old")
     unavailable(monkeypatch)
 
-    with open_trips_file(path) as file:
+    with open_month_file(month_file(path)) as file:
         assert read_versions(file) == [("old", 1000)]
         (message,) = caplog.messages
         assert message.startswith("/dev/fd/")
@@ -428,7 +437,7 @@ def test_without_dev_fd_the_file_is_read_by_its_own_name_and_a_warning_is_logged
 
 def test_a_missing_file_is_a_load_error_that_says_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "nothing.parquet"
-    with pytest.raises(LoadError) as raised, open_trips_file(path):
+    with pytest.raises(LoadError) as raised, open_month_file(month_file(path)):
         pytest.fail("there is nothing to read")
     assert raised.value.describe("2023-01") == (
         f"2023-01 ({path}): there is no such file. Materialize taxi_trips_file for this month first."
@@ -438,7 +447,7 @@ def test_a_missing_file_is_a_load_error_that_says_what_to_do(tmp_path: Path) -> 
 def test_a_file_that_cannot_be_opened_is_a_load_error_that_says_why(tmp_path: Path) -> None:
     with (
         pytest.raises(LoadError, match=r"cannot be read \(Is a directory\)\. Materialize.*again"),
-        open_trips_file(tmp_path),
+        open_month_file(month_file(tmp_path)),
     ):
         pytest.fail("there is nothing to read")
 
@@ -464,7 +473,7 @@ def replaced_during_the_load(path: Path, content: bytes, monkeypatch: pytest.Mon
     """Let another run replace `path` by `content` when a load has read the schema, and not the rows yet."""
 
     def map_columns_late(*arguments: Any) -> Any:
-        with atomic_write(path) as temporary:
+        with atomic_write(path, DISK) as temporary:
             temporary.write_bytes(content)
         return map_columns(*arguments)
 
@@ -501,7 +510,7 @@ def test_without_dev_fd_a_file_that_is_replaced_during_its_load_is_found_by_its_
     assert trips(connection) == before
 
 
-@pytest.mark.parametrize("function", [read_file_schema, identify_content], ids=["schema", "hash"])
+@pytest.mark.parametrize("function", [Parquet.read_schema, identify_content], ids=["schema", "hash"])
 def test_an_error_while_the_file_is_read_leaves_the_month_unchanged(
     tmp_path: Path,
     connection: duckdb.DuckDBPyConnection,

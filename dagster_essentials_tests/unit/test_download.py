@@ -18,6 +18,7 @@ import pytest
 from dagster_essentials.errors import DownloadError, NotPublishedError, WriteError
 from dagster_essentials.ingestion import download, http_requests
 from dagster_essentials.ingestion.sidecar import CHUNK_BYTES, DownloadedFile, identify_content
+from dagster_essentials_tests.support.project import DISK
 from dagster_essentials_tests.support.source_server import Answer, SourceServer, cut_off, status
 
 # Longer than two chunks of a transfer, and not a multiple of one.
@@ -28,7 +29,7 @@ ACCESS_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Messag
 
 def download_file(url: str, path: Path, slept: list[float] | None = None) -> tuple[DownloadedFile, bool]:
     """Download without back-off; the seconds that each back-off would have taken are appended to `slept`."""
-    return download.download(url, path, validate=lambda _: None, sleep=([] if slept is None else slept).append)
+    return download.download(url, path, DISK, validate=lambda _: None, sleep=([] if slept is None else slept).append)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -96,8 +97,8 @@ def test_the_complete_temporary_file_is_validated_before_the_rename(url: str, pa
     def validate(temporary: Path) -> None:
         validated.append((temporary.parent, temporary.read_bytes(), path.exists()))
 
-    download.download(url, path, validate)
-    download.download(url, path, validate)
+    download.download(url, path, DISK, validate)
+    download.download(url, path, DISK, validate)
 
     assert validated == [(path.parent, CONTENT, False)], "once, and not again for an unchanged file"
 
@@ -111,7 +112,7 @@ def test_an_invalid_file_does_not_replace_the_earlier_one(source_server: SourceS
     source_server.files["/a/file.parquet"] = OTHER
 
     with pytest.raises(DownloadError, match="not a valid file"):
-        download.download(url, path, validate)
+        download.download(url, path, DISK, validate)
 
     assert contents(path.parent) == before
     assert source_server.requested("/a/file.parquet") == 2, "an invalid file is not retried"
@@ -133,7 +134,7 @@ def test_concurrent_downloads_of_one_file_both_succeed(url: str, path: Path) -> 
     results: list[tuple[DownloadedFile, bool]] = []
 
     def run() -> None:
-        results.append(download.download(url, path, validate=lambda _: both_are_complete.wait()))
+        results.append(download.download(url, path, DISK, validate=lambda _: both_are_complete.wait()))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
@@ -319,7 +320,7 @@ def test_the_caller_says_what_to_do_about_a_file_that_is_not_published(source_se
     source_server.answers["/soon"] = [status(404)]
 
     with pytest.raises(NotPublishedError, match=r"^not published \(the source answered 404\)\. Wait a month\.$"):
-        download.download(f"{source_server.url}/soon", path, lambda _: None, if_not_published="Wait a month.")
+        download.download(f"{source_server.url}/soon", path, DISK, lambda _: None, if_not_published="Wait a month.")
 
 
 def test_asking_whether_a_file_is_published_transfers_no_bytes(source_server: SourceServer, url: str) -> None:

@@ -12,8 +12,9 @@ from dagster_essentials.datasets import DATASETS
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.errors import DatabaseUnusableError, LoadError, PipelineError, QueryError, RowCountMismatchError
 from dagster_essentials.warehouse import load as trips_table
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials.warehouse.load import LoadedMonth
+from dagster_essentials.warehouse.tables import Tables
 from dagster_essentials_tests.support.faults.files import zeroed_pages
 from dagster_essentials_tests.support.fleet_files import fleet_sample, read_trips, trips_in_table
 from dagster_essentials_tests.support.loading import load_month
@@ -26,7 +27,7 @@ Rows = Mapping[str, list[tuple[Any, ...]]]
 
 
 def load(
-    connection: duckdb.DuckDBPyConnection,
+    tables: Tables | duckdb.DuckDBPyConnection,
     folder: Path,
     fleet: str,
     month: str,
@@ -36,7 +37,7 @@ def load(
     """Load `content`, or a good month of 300 trips, as `month` of `fleet`."""
     path = folder / f"{fleet}_{month}.parquet"
     path.write_bytes(fleet_sample(fleet, month) if content is None else content)
-    return load_month(connection, month, path, force=force, dataset=DATASETS[fleet])
+    return load_month(tables, month, path, force=force, dataset=DATASETS[fleet])
 
 
 @pytest.fixture
@@ -100,9 +101,9 @@ def test_a_load_that_fails_in_the_middle_changes_nothing(
     original: Callable[..., Any] = getattr(trips_table, step)
     seen = []
 
-    def broken(connection: duckdb.DuckDBPyConnection, *arguments: Any) -> None:
-        original(connection, *arguments)
-        rows = connection.execute("SELECT count(*) FROM fleet_trips WHERE partition_date = '2023-02'").fetchall()
+    def broken(tables: Tables, *arguments: Any) -> None:
+        original(tables, *arguments)
+        rows = tables.execute("SELECT count(*) FROM fleet_trips WHERE partition_date = '2023-02'").fetchall()
         seen.append(rows)
         raise RuntimeError("the process ends here")
 
@@ -162,9 +163,9 @@ def test_a_month_that_is_loaded_is_left_alone(
 def test_a_load_that_leaves_its_month_alone_does_not_write_to_the_database(tmp_path: Path) -> None:
     path, contents = tmp_path / "data.duckdb", []
     for _ in range(3):
-        with locked_connection(path, {}, wait_seconds=0, log=print) as connection:
-            load(connection, tmp_path, "yellow", "2023-02")
-            load(connection, tmp_path, "green", "2023-02")
+        with file_tables(path, {}, wait_seconds=0, log=print) as tables:
+            load(tables, tmp_path, "yellow", "2023-02")
+            load(tables, tmp_path, "green", "2023-02")
         contents.append(path.read_bytes())
     assert contents[1] == contents[2]
 
@@ -220,10 +221,10 @@ def test_a_correction_is_a_version_of_this_fleet_alone(
 def older(tmp_path: Path) -> Path:
     """A database of the release before: yellow trips only, no column `fleet` in `month_versions`, no view `all_trips`."""
     path = tmp_path / "data.duckdb"
-    with locked_connection(path, {}, wait_seconds=0, log=print) as connection:
+    with file_tables(path, {}, wait_seconds=0, log=print) as tables:
         for month in ("2023-02", "2023-03"):
-            load(connection, tmp_path, "yellow", month)
-        connection.execute("ALTER TABLE month_versions DROP COLUMN fleet; DROP VIEW all_trips")
+            load(tables, tmp_path, "yellow", month)
+        tables.execute("ALTER TABLE month_versions DROP COLUMN fleet; DROP VIEW all_trips")
     return path
 
 
@@ -231,16 +232,16 @@ def older(tmp_path: Path) -> Path:
 def test_a_database_of_the_release_before_is_upgraded_and_its_months_are_not_loaded_again(
     older: Path, tmp_path: Path, first: str
 ) -> None:
-    with locked_connection(older, {}, wait_seconds=0, log=print) as connection:
-        connection.execute("UPDATE trips SET vendor_id = 99")
+    with file_tables(older, {}, wait_seconds=0, log=print) as tables:
+        tables.execute("UPDATE trips SET vendor_id = 99")
         if first == "green":
-            load(connection, tmp_path, "green", "2023-02")
-    with locked_connection(older, {}, wait_seconds=0, log=print) as connection:
-        loaded = load(connection, tmp_path, "yellow", "2023-02")
+            load(tables, tmp_path, "green", "2023-02")
+    with file_tables(older, {}, wait_seconds=0, log=print) as tables:
+        loaded = load(tables, tmp_path, "yellow", "2023-02")
         assert (loaded.is_unchanged, loaded.version.fleet, loaded.version.version) == (True, "yellow", 1)
-        load(connection, tmp_path, "green", "2023-02")
-        load(connection, tmp_path, "green", "2023-02", fleet_sample("green", "2023-02", 310))
-        load(connection, tmp_path, "yellow", "2023-03", fleet_sample("yellow", "2023-03", 310))
+        load(tables, tmp_path, "green", "2023-02")
+        load(tables, tmp_path, "green", "2023-02", fleet_sample("green", "2023-02", 310))
+        load(tables, tmp_path, "yellow", "2023-03", fleet_sample("yellow", "2023-03", 310))
     with duckdb.connect(str(older), read_only=True) as connection:
         versions = "SELECT fleet, month, version, num_trips FROM month_versions ORDER BY ALL"
         assert connection.execute(versions).fetchall() == [
@@ -256,16 +257,16 @@ def test_a_database_of_the_release_before_is_upgraded_and_its_months_are_not_loa
 
 
 def test_a_load_that_fails_does_not_upgrade_a_database(older: Path, tmp_path: Path) -> None:
-    def tables(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
-        return connection.execute(
+    def described(tables: Tables) -> list[tuple[Any, ...]]:
+        return tables.execute(
             "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal ORDER BY ALL"
         ).fetchall()
 
-    with locked_connection(older, {}, wait_seconds=0, log=print) as connection:
-        before = tables(connection)
+    with file_tables(older, {}, wait_seconds=0, log=print) as tables:
+        before = described(tables)
         with pytest.raises(QueryError):
-            load(connection, tmp_path, "green", "2023-02", zeroed_pages(fleet_sample("green", "2023-02")))
-        assert tables(connection) == before
+            load(tables, tmp_path, "green", "2023-02", zeroed_pages(fleet_sample("green", "2023-02")))
+        assert described(tables) == before
 
 
 def test_columns_that_a_later_release_adds_are_added_to_the_table(

@@ -7,9 +7,9 @@ from typing import Any
 
 import duckdb
 import pytest
-
 from dagster_essentials.datasets.all_trips import COLUMNS as ALL_TRIPS
 from dagster_essentials.datasets.all_trips import COMMENT as ALL_TRIPS_COMMENT
+
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.warehouse.schema import COMMENTS

@@ -29,7 +29,7 @@ from dagster_essentials_tests.support.legacy_files import (
     real_rows,
 )
 from dagster_essentials_tests.support.loading import load_month
-from dagster_essentials_tests.support.project import REAL_DATA
+from dagster_essentials_tests.support.project import DISK, REAL_DATA
 
 pytestmark = pytest.mark.duckdb
 
@@ -138,7 +138,7 @@ def test_every_real_row_is_in_the_table_as_it_should_be(
     assert len(expected) >= 3
     assert trips(connection, month) == expected
     assert (loaded.version.columns_unknown, loaded.version.texts_unmapped) == ([], {})
-    assert loaded.version.zones == fingerprint(read_zones(REAL_DATA / "taxi_zones.csv"))
+    assert loaded.version.zones == fingerprint(read_zones(REAL_DATA / "taxi_zones.csv", DISK))
     without_values = {
         "improvement_surcharge",
         "congestion_surcharge",

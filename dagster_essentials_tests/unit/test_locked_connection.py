@@ -16,7 +16,8 @@ import pytest
 
 from dagster_essentials.errors import DatabaseBusyError, DatabaseUnusableError
 from dagster_essentials.resources import LockedDuckDBResource, database_resource
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
+from dagster_essentials.warehouse.tables import Tables
 from dagster_essentials_tests.support.database_holder import (
     LOCK_ONLY,
     NOTEBOOK,
@@ -43,17 +44,15 @@ def path(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def lock(
-    path: Path, wait_seconds: float = 60, log: Callable[[str], object] = pytest.fail
-) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The database at `path`; by default a test fails that has to wait for it."""
-    with locked_connection(path, {}, wait_seconds, log) as connection:
-        yield connection
+def lock(path: Path, wait_seconds: float = 60, log: Callable[[str], object] = pytest.fail) -> Iterator[Tables]:
+    """The tables of the database at `path`; by default a test fails that has to wait for it."""
+    with file_tables(path, {}, wait_seconds, log) as tables:
+        yield tables
 
 
-def increment(connection: duckdb.DuckDBPyConnection) -> None:
-    [(highest,)] = connection.execute(HIGHEST).fetchall()
-    connection.execute(INSERT, {"number": highest + 1})
+def increment(tables: Tables | duckdb.DuckDBPyConnection) -> None:
+    [(highest,)] = tables.execute(HIGHEST).fetchall()
+    tables.execute(INSERT, {"number": highest + 1})
 
 
 def numbers(path: Path) -> list[int]:
@@ -69,17 +68,17 @@ def test_a_thread_waits_until_the_other_one_has_finished(path: Path) -> None:
     second_is_waiting_or_connected = threading.Event()
 
     def second() -> None:
-        with lock(path, log=lambda message: second_is_waiting_or_connected.set()) as connection:
+        with lock(path, log=lambda message: second_is_waiting_or_connected.set()) as tables:
             events.append("second connected")
             second_is_waiting_or_connected.set()
-            increment(connection)
+            increment(tables)
 
     thread = threading.Thread(target=second)
-    with lock(path) as connection:
+    with lock(path) as tables:
         events.append("first connected")
         thread.start()
         assert second_is_waiting_or_connected.wait(30)
-        increment(connection)
+        increment(tables)
         events.append("first finished")
     thread.join(30)
 
@@ -90,7 +89,7 @@ def test_a_thread_waits_until_the_other_one_has_finished(path: Path) -> None:
 EIGHT_PROCESSES = f"""
 import os, sys
 from pathlib import Path
-from dagster_essentials.warehouse.file import locked_connection
+from dagster_essentials.warehouse.file import file_tables
 
 waiting, start = os.pipe()
 
@@ -98,9 +97,9 @@ def increment_twice():
     os.close(start)
     os.read(waiting, 1)
     for _ in range(2):
-        with locked_connection(Path(sys.argv[1]), {{}}, 60, lambda message: None) as connection:
-            [(highest,)] = connection.execute({HIGHEST!r}).fetchall()
-            connection.execute({INSERT!r}, {{"number": highest + 1}})
+        with file_tables(Path(sys.argv[1]), {{}}, 60, lambda message: None) as tables:
+            [(highest,)] = tables.execute({HIGHEST!r}).fetchall()
+            tables.execute({INSERT!r}, {{"number": highest + 1}})
 
 children = []
 for _ in range(8):
@@ -139,8 +138,8 @@ def test_a_database_in_use_is_waited_for(path: Path, how: str) -> None:
             messages.append(message)
             holder.release()
 
-        with lock(path, log=log) as connection:
-            increment(connection)
+        with lock(path, log=log) as tables:
+            increment(tables)
 
     process = "another process" if how == LOCK_ONLY else f"process {holder.pid}"
     assert messages == [f"data.duckdb is in use by {process}; waiting for it, 60 seconds at most."]
@@ -171,25 +170,25 @@ def test_the_lock_of_a_killed_process_is_free(path: Path, how: str) -> None:
     with held(path, how) as holder:
         holder.kill()
 
-    with lock(path, wait_seconds=0) as connection:
-        increment(connection)
+    with lock(path, wait_seconds=0) as tables:
+        increment(tables)
 
     assert numbers(path) == [1]
 
 
 def test_a_free_database_is_not_waited_for(path: Path) -> None:
     for _ in range(2):
-        with lock(path, wait_seconds=0) as connection:
-            increment(connection)
+        with lock(path, wait_seconds=0) as tables:
+            increment(tables)
 
     assert numbers(path) == [1, 2]
 
 
 def test_an_error_in_the_block_is_raised_unchanged_rolls_back_and_releases_the_lock(path: Path) -> None:
     def fail_within_a_transaction() -> None:
-        with lock(path) as connection:
-            connection.execute("BEGIN")
-            increment(connection)
+        with lock(path) as tables:
+            tables.execute("BEGIN")
+            increment(tables)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -198,16 +197,16 @@ def test_an_error_in_the_block_is_raised_unchanged_rolls_back_and_releases_the_l
     for how in (LOCK_ONLY, NOTEBOOK):
         with held(path, how):
             pass
-    with lock(path, wait_seconds=0) as connection:
-        assert connection.execute(HIGHEST).fetchall() == [(0,)]
+    with lock(path, wait_seconds=0) as tables:
+        assert tables.execute(HIGHEST).fetchall() == [(0,)]
 
 
 def test_a_connection_is_closed_at_the_end_of_its_block(path: Path) -> None:
-    with lock(path) as connection:
+    with lock(path) as tables:
         pass
 
     with pytest.raises(duckdb.ConnectionException, match="closed"):
-        connection.execute("SELECT 1")
+        tables.execute("SELECT 1")
 
 
 # The database
@@ -216,8 +215,8 @@ def test_a_connection_is_closed_at_the_end_of_its_block(path: Path) -> None:
 def test_a_new_database_is_created_with_its_folder(tmp_path: Path) -> None:
     path = tmp_path / "a folder" / "of its own" / "data.duckdb"
 
-    with lock(path) as connection:
-        connection.execute("CREATE TABLE counter AS SELECT 1 AS number")
+    with lock(path) as tables:
+        tables.execute("CREATE TABLE counter AS SELECT 1 AS number")
 
     assert numbers(path) == [1]
 
@@ -232,9 +231,9 @@ def storage_version(path: Path) -> int:
 def test_a_new_database_has_the_storage_format_of_duckdb_1_5(tmp_path: Path) -> None:
     path = tmp_path / "data.duckdb"
 
-    with lock(path) as connection:
-        connection.execute("CREATE TABLE counter AS SELECT 1 AS number")
-        tags = connection.execute("SELECT tags FROM duckdb_databases() WHERE path = $path", {"path": str(path)})
+    with lock(path) as tables:
+        tables.execute("CREATE TABLE counter AS SELECT 1 AS number")
+        tags = tables.execute("SELECT tags FROM duckdb_databases() WHERE path = $path", {"path": str(path)})
         assert tags.fetchall() == [({"storage_version": "v1.5.0+"},)]
 
     # 64 is DuckDB 1.0 and 1.1, 65 is 1.2, 66 is 1.3, 67 is 1.4, 68 is 1.5.
@@ -246,8 +245,8 @@ def test_a_database_of_an_older_duckdb_keeps_its_storage_format(tmp_path: Path) 
     with duckdb.connect(str(path), config={"storage_compatibility_version": "v1.0.0"}) as connection:
         connection.execute("CREATE TABLE counter AS SELECT 1 AS number")
 
-    with lock(path) as connection:
-        increment(connection)
+    with lock(path) as tables:
+        increment(tables)
 
     assert storage_version(path) == 64
     assert numbers(path) == [1, 2]

@@ -17,6 +17,7 @@ from dagster_essentials.jobs import FLEET_TRIPS, TRIPS
 from dagster_essentials.orchestration.month_schedules import update_schedule
 from dagster_essentials.orchestration.monthly_table import MonthlyTable, check_tables, import_dataset
 from dagster_essentials.warehouse.load import Replacement
+from dagster_essentials_tests.support.project import DISK
 from dagster_essentials_tests.unit.test_zipped_csv import DATASET, STATEMENTS
 
 months = dg.MonthlyPartitionsDefinition("2023-01-01")
@@ -38,7 +39,7 @@ def table(dataset: Dataset = DATASET, **changes: Any) -> MonthlyTable:
         "rows": rows,
         "job": dg.define_asset_job("numbers_job", [files, rows], partitions_def=months),
         "statements": STATEMENTS,
-        "month_file": lambda key: MonthFile(dataset, key[:7], "", Path(f"/data/numbers_{key[:7]}.zip")),
+        "month_file": lambda key: MonthFile(dataset, key[:7], "", Path(f"/data/numbers_{key[:7]}.zip"), DISK),
         "months": months,
     }
     return MonthlyTable(**{**values, **changes})
@@ -123,7 +124,7 @@ SHARED: dict[str, tuple[Callable[[], list[MonthlyTable]], str]] = {
             table(
                 replace(DATASET, first_month="2009-01"),
                 month_file=lambda key: MonthFile(
-                    replace(DATASET, first_month="2009-01"), key[:7], "", TRIPS.month_file(key).path
+                    replace(DATASET, first_month="2009-01"), key[:7], "", TRIPS.month_file(key).path, DISK
                 ),
             ),
         ],

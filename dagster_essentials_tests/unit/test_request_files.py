@@ -14,6 +14,7 @@ import pytest
 
 from dagster_essentials import sensors
 from dagster_essentials.assets import constants
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.reports.request_files import MAX_REQUEST_BYTES, RequestFile, read_request, request_files
 from dagster_essentials.reports.requests import Request, RequestError
 from dagster_essentials.sensors import adhoc_request_sensor
@@ -297,8 +298,8 @@ def test_a_change_at_the_same_modification_time_is_a_run(folder: Folder) -> None
 def test_changes_at_the_same_time_of_a_coarse_clock_have_different_run_keys(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def request_files_with_coarse_clock(path: Path) -> Iterator[RequestFile]:
-        return (replace(file, changed=1) for file in request_files(path))
+    def request_files_with_coarse_clock(path: Path, files: DataFolder) -> Iterator[RequestFile]:
+        return (replace(file, changed=1) for file in request_files(path, files))
 
     monkeypatch.setattr(sensors, "request_files", request_files_with_coarse_clock)
     for borough in ("Bronx", "Queens"):

@@ -16,7 +16,7 @@ import pytest
 
 from dagster_essentials.datasets.zones import read_zones
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS, ROOT
+from dagster_essentials_tests.support.project import DISK, NO_REAL_DATA, REAL_DATA, REAL_MONTHS, ROOT
 from dagster_essentials_tests.unit.test_column_mapping import SCHEMAS
 
 
@@ -197,7 +197,7 @@ def test_the_zones_have_the_duplicate_ids_of_the_published_ones(tmp_path: Path) 
     assert set(ids) == set(range(1, 264)) - {57, 104, 105}
     assert {zone: times for zone, times in ids.items() if times > 1} == {56: 2, 103: 3}
     assert len({row["the_geom"] for row in rows}) == 263
-    assert [zone.zone_id for zone in read_zones(tmp_path / "source" / "taxi_zones.csv")] == [*range(1, 266)]
+    assert [zone.zone_id for zone in read_zones(tmp_path / "source" / "taxi_zones.csv", DISK)] == [*range(1, 266)]
 
 
 def test_the_zones_are_closed_squares_in_the_area_of_new_york_that_do_not_overlap(tmp_path: Path) -> None:

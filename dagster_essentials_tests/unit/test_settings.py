@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from dagster_essentials.datasets import fleets
+from dagster_essentials.ingestion.data_folder import DataFolder, ObjectStore, S3DataFolder
 from dagster_essentials.settings import FLEET_NAMES, SettingError, Settings, SmtpServer, read_settings
-from dagster_essentials.settings.remote import Lake, ObjectStore, RemoteFolder
+from dagster_essentials.warehouse.lake import Lake
 from dagster_essentials_tests.support.project import ROOT
 
 DEFAULTS = Settings(
     database=ROOT / "data" / "staging" / "data.duckdb",
-    data_dir=ROOT / "data",
+    files=DataFolder(ROOT / "data"),
     trips_url="https://d37ci6vzurychx.cloudfront.net/trip-data",
     zones_url=(
         "https://community-engineering-artifacts.s3.us-west-2.amazonaws.com/dagster-university/data/taxi_zones.csv"
@@ -37,7 +38,7 @@ DEFAULTS = Settings(
 # Variable, value, the field that it sets and the value of that field.
 OVERRIDES = [
     ("DUCKDB_DATABASE", "/elsewhere/taxi.duckdb", "database", Path("/elsewhere/taxi.duckdb")),
-    ("TAXI_DATA_DIR", "/elsewhere", "data_dir", Path("/elsewhere")),
+    ("TAXI_DATA_DIR", "/elsewhere", "files", DataFolder(Path("/elsewhere"))),
     ("TAXI_TRIPS_URL", "http://localhost:8000/months", "trips_url", "http://localhost:8000/months"),
     ("TAXI_TRIPS_URL", "http://localhost:8000/months/", "trips_url", "http://localhost:8000/months"),
     ("TAXI_TRIPS_URL", "file:///mirror/months", "trips_url", "file:///mirror/months"),
@@ -408,7 +409,8 @@ def test_a_lake_that_cannot_be_is_refused(environ: dict[str, str], texts: tuple[
 
 def test_the_data_folder_may_be_on_s3() -> None:
     settings = read_settings({"TAXI_DATA_DIR": "s3://bucket/taxi/", **KEYS})
-    assert settings.remote == RemoteFolder("s3://bucket/taxi", ObjectStore(None, "us-east-1", "id", "wrong-word", None))
+    store = ObjectStore(None, "us-east-1", "id", "wrong-word", None)
+    assert settings.files == S3DataFolder(settings.data_dir, "s3://bucket/taxi", store)
     assert settings.data_dir.parent == Path(tempfile.gettempdir())
     assert settings.data_dir != read_settings({"TAXI_DATA_DIR": "s3://bucket/other", **KEYS}).data_dir
 

@@ -12,9 +12,11 @@ import pytest
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.errors import QueryError, ReportError
-from dagster_essentials.reports.fleets import COLUMNS, FleetMonth, incomplete_months, replace_trips_by_fleet
+from dagster_essentials.reports.fleets import TRIPS_BY_FLEET, FleetMonth, incomplete_months, replace_trips_by_fleet
+from dagster_essentials.warehouse.tables import Tables
 from dagster_essentials_tests.support.fleet_files import common_columns, fleet_sample, rows_as_dicts
 from dagster_essentials_tests.support.loading import load_month
+from dagster_essentials_tests.support.project import DISK
 
 ROWS = {("yellow", "2019-01"): 60, ("yellow", "2019-02"): 50, ("green", "2019-01"): 40, ("green", "2019-02"): 30}
 ROWS |= {("fhv", "2019-01"): 220, ("fhv", "2019-02"): 20, ("fhvhv", "2019-02"): 200}
@@ -39,14 +41,14 @@ def load(
 
 def report(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[tuple[Any, ...]]:
     """The rows of the table, after it has been made; the CSV has the same."""
-    found = replace_trips_by_fleet(connection, FLEETS, folder / "fleets.csv", folder / "fleets.png")
+    found = replace_trips_by_fleet(Tables(connection), FLEETS, folder / "fleets.csv", folder / "fleets.png", DISK)
     assert (folder / "fleets.png").read_bytes() == found.plot
     assert found.plot.startswith(b"\x89PNG")
     table = connection.execute("FROM trips_by_fleet ORDER BY partition_date, fleet").fetchall()
     assert [FleetMonth(*row[:3]) for row in table] == found.months
     with open(folder / "fleets.csv", newline="") as file:
         header, *lines = csv.reader(file)
-    assert header == [name for name, *_ in COLUMNS]
+    assert header == [name for name, *_ in TRIPS_BY_FLEET.columns]
     assert [(*line[:2], int(line[2]), *(float(sum_) if sum_ else None for sum_ in line[3:])) for line in lines] == table
     return table
 
@@ -79,7 +81,7 @@ def test_the_trips_of_the_fleets_that_are_loaded_are_counted(
     described = connection.execute(
         "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'trips_by_fleet' ORDER BY column_index"
     ).fetchall()
-    assert described == [(name, text) for name, _, text in COLUMNS]
+    assert described == [(name, text) for name, _, text in TRIPS_BY_FLEET.columns]
 
 
 def test_of_a_corrected_month_the_last_version_is_counted(
@@ -127,7 +129,7 @@ def test_a_table_of_somebody_else_is_reported_and_the_report_is_unchanged(
     picture = (tmp_path / "fleets.png").read_bytes()
     connection.execute("DROP TABLE fleet_trips; CREATE TABLE fleet_trips AS SELECT 7 AS number")
     with pytest.raises(QueryError, match="If it, trips or fleet_trips was made by something else, rename or drop that"):
-        replace_trips_by_fleet(connection, FLEETS, tmp_path / "fleets.csv", tmp_path / "fleets.png")
+        replace_trips_by_fleet(Tables(connection), FLEETS, tmp_path / "fleets.csv", tmp_path / "fleets.png", DISK)
     assert connection.execute("FROM trips_by_fleet").fetchall() == before
     assert (tmp_path / "fleets.png").read_bytes() == picture
 

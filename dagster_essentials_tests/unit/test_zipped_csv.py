@@ -15,6 +15,7 @@ from dagster_essentials.ingestion.month_files import MonthFile, validate_month
 from dagster_essentials.ingestion.zipped_csv import ZippedCsv
 from dagster_essentials.warehouse.load import LoadedMonth, Replacement, replace_month
 from dagster_essentials.warehouse.tables import Tables
+from dagster_essentials_tests.support.project import DISK
 
 pytestmark = pytest.mark.duckdb
 
@@ -76,7 +77,7 @@ def load(
     path: Path, connection: duckdb.DuckDBPyConnection | None = None
 ) -> tuple[LoadedMonth, list[tuple[object, ...]]]:
     with duckdb.connect() if connection is None else connection as target:
-        loaded = replace_month(Tables(target), STATEMENTS, MonthFile(DATASET, "2023-01", "", path))
+        loaded = replace_month(Tables(target), STATEMENTS, MonthFile(DATASET, "2023-01", "", path, DISK))
         return loaded, target.execute("SELECT number, name, share::VARCHAR, seen_at::VARCHAR FROM numbers").fetchall()
 
 
@@ -182,7 +183,7 @@ def test_what_is_no_month_is_not_kept_and_not_loaded(kind: str, tmp_path: Path) 
         validate_month(path, "2023-01", DATASET)
     with duckdb.connect() as connection:
         with pytest.raises((LoadError, QueryError, SchemaError)):
-            replace_month(Tables(connection), STATEMENTS, MonthFile(DATASET, "2023-01", "", path))
+            replace_month(Tables(connection), STATEMENTS, MonthFile(DATASET, "2023-01", "", path, DISK))
         tables = connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
         assert ("numbers",) not in tables or connection.execute("SELECT count(*) FROM numbers").fetchall() == [(0,)]
     assert [each.name for each in tmp_path.iterdir()] == ["month.zip"]

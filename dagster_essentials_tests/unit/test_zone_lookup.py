@@ -15,7 +15,7 @@ from dagster_essentials.datasets.zone_lookup import ZoneLookup
 from dagster_essentials.datasets.zones import Zone, fingerprint, read_zones
 from dagster_essentials.errors import ZonesError
 from dagster_essentials.sample import write_zones
-from dagster_essentials_tests.support.project import REAL_DATA
+from dagster_essentials_tests.support.project import DISK, REAL_DATA
 
 Points = npt.NDArray[np.float64]
 ZONES_CSV = REAL_DATA / "taxi_zones.csv"
@@ -62,7 +62,7 @@ def outlines() -> dict[int, shapely.Geometry]:
 
 @pytest.fixture(scope="module")
 def lookup(outlines: dict[int, shapely.Geometry]) -> ZoneLookup:
-    return ZoneLookup(read_zones(ZONES_CSV))
+    return ZoneLookup(read_zones(ZONES_CSV, DISK))
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +217,7 @@ def test_the_hole_of_a_zone_is_outside_but_for_its_border() -> None:
 
 
 def test_the_sample_zones_are_found_by_the_squares_that_they_are(tmp_path: Path) -> None:
-    zones = read_zones(write_zones(tmp_path / "taxi_zones.csv"))
+    zones = read_zones(write_zones(tmp_path / "taxi_zones.csv"), DISK)
     centres = [(-74.2 + 0.03 * (n // 16) + 0.015, 40.5 + 0.03 * (n % 16) + 0.015) for n in range(1, 264)]
     assert zone_ids(zones, *centres) == list(range(1, 264))
 

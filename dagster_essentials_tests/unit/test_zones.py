@@ -11,7 +11,7 @@ import pytest
 from dagster_essentials.datasets.zones import Zone, describe_ids, missing_ids, multipolygon_coordinates, read_zones
 from dagster_essentials.errors import ZonesError
 from dagster_essentials.sample import write_zones
-from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA
+from dagster_essentials_tests.support.project import DISK, NO_REAL_DATA, REAL_DATA
 
 HEADER = ("OBJECTID", "Shape_Leng", "the_geom", "Shape_Area", "zone", "LocationID", "borough")
 SQUARE = "((0 0, 0 1, 1 1, 0 0))"
@@ -43,7 +43,7 @@ def row(zone_id: object, *polygons: str, zone: str = "Somewhere", borough: str =
 
 def refusal(path: Path) -> str:
     with pytest.raises(ZonesError) as refused:
-        read_zones(path)
+        read_zones(path, DISK)
     assert refused.value.source == path
     return str(refused.value)
 
@@ -57,7 +57,7 @@ def test_each_row_becomes_a_zone_and_zones_are_ordered_by_id(tmp_path: Path) -> 
             row(1, FAR, zone="Newark Airport", borough="EWR"),
         ],
     )
-    assert read_zones(path) == [
+    assert read_zones(path, DISK) == [
         Zone(1, "Newark Airport", "EWR", f"MULTIPOLYGON ({FAR})"),
         Zone(9, "Auburndale", "Queens", f"MULTIPOLYGON ({SQUARE})"),
         Zone(10, "Baisley Park", "Queens", f"MULTIPOLYGON ({HOLED}, {FAR})"),
@@ -68,21 +68,21 @@ def test_each_row_becomes_a_zone_and_zones_are_ordered_by_id(tmp_path: Path) -> 
 def test_zones_264_and_265_of_the_file_are_kept_with_and_without_an_outline(tmp_path: Path) -> None:
     without = {**row(265, zone="N/A", borough="Outside of NYC"), "the_geom": " "}
     path = write_csv(tmp_path / "zones.csv", [without, row(264, FAR, zone="Nowhere", borough="N/A"), row(1)])
-    assert read_zones(path)[1:] == [
+    assert read_zones(path, DISK)[1:] == [
         Zone(264, "Nowhere", "N/A", f"MULTIPOLYGON ({FAR})"),
         Zone(265, "N/A", "Outside of NYC", None),
     ]
 
 
 def test_the_ids_that_a_csv_lacks_are_known(tmp_path: Path) -> None:
-    few = read_zones(write_csv(tmp_path / "few.csv", [row(1), row(266), row(264)]))
+    few = read_zones(write_csv(tmp_path / "few.csv", [row(1), row(266), row(264)]), DISK)
     assert missing_ids(few) == set(range(2, 264))
     assert describe_ids(missing_ids(few)) == "2, 3, 4, 5, 6 and 257 more"
     deduplicated = read_zones(
-        write_csv(tmp_path / "260.csv", [row(n) for n in range(1, 264) if n not in (57, 104, 105)])
+        write_csv(tmp_path / "260.csv", [row(n) for n in range(1, 264) if n not in (57, 104, 105)]), DISK
     )
     assert describe_ids(missing_ids(deduplicated)) == "57, 104, 105"
-    assert describe_ids(missing_ids(read_zones(write_zones(tmp_path / "published.csv")))) == "none"
+    assert describe_ids(missing_ids(read_zones(write_zones(tmp_path / "published.csv"), DISK))) == "none"
 
 
 # Rows with the same LocationID
@@ -97,7 +97,7 @@ def sample_rows(folder: Path) -> list[dict[str, str]]:
 def test_rows_that_repeat_a_location_id_have_their_object_id(tmp_path: Path) -> None:
     rows = sample_rows(tmp_path)
     # The order of the rows has no meaning; the published one is neither that of the ids nor that of the names.
-    zones = read_zones(write_csv(tmp_path / "zones.csv", rows[::-1]))
+    zones = read_zones(write_csv(tmp_path / "zones.csv", rows[::-1]), DISK)
     assert [zone.zone_id for zone in zones] == list(range(1, 266))
     assert [zone.geometry for zone in zones[:263]] == [row["the_geom"] for row in rows]
     assert [zones[n - 1].zone for n in (56, 57, 103, 104, 105)] == ["Zone 56"] * 2 + ["Zone 103"] * 3
@@ -105,15 +105,21 @@ def test_rows_that_repeat_a_location_id_have_their_object_id(tmp_path: Path) -> 
 
 def test_a_corrected_csv_and_one_that_is_corrected_in_part_have_the_same_ids(tmp_path: Path) -> None:
     rows = sample_rows(tmp_path)
-    published = read_zones(tmp_path / "sample.csv")
+    published = read_zones(tmp_path / "sample.csv", DISK)
     for number in (57, 105, 104):
         rows[number - 1]["LocationID"] = str(number)
-        assert read_zones(write_csv(tmp_path / "zones.csv", rows)) == published
+        assert read_zones(write_csv(tmp_path / "zones.csv", rows), DISK) == published
 
 
 def test_the_object_id_does_not_matter_where_no_location_id_is_repeated(tmp_path: Path) -> None:
     rows = [{**row(zone_id), "OBJECTID": object_id} for zone_id, object_id in ((56, "57"), (103, "57"), (3, ""))]
-    assert [zone.zone_id for zone in read_zones(write_csv(tmp_path / "zones.csv", rows))] == [3, 56, 103, 264, 265]
+    assert [zone.zone_id for zone in read_zones(write_csv(tmp_path / "zones.csv", rows), DISK)] == [
+        3,
+        56,
+        103,
+        264,
+        265,
+    ]
 
 
 def renumbered(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -168,7 +174,7 @@ def test_rows_with_the_same_location_id_that_cannot_be_told_apart_are_refused(
 def test_column_order_and_additional_columns_do_not_matter(tmp_path: Path) -> None:
     header = ("borough", "new_column", "LocationID", "the_geom", "zone")
     path = write_csv(tmp_path / "zones.csv", [row(4, zone="Alphabet City", borough="Manhattan")], header)
-    assert read_zones(path) == [Zone(4, "Alphabet City", "Manhattan", f"MULTIPOLYGON ({SQUARE})"), *NOWHERE]
+    assert read_zones(path, DISK) == [Zone(4, "Alphabet City", "Manhattan", f"MULTIPOLYGON ({SQUARE})"), *NOWHERE]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
@@ -178,14 +184,14 @@ def test_line_ends_and_a_byte_order_mark_do_not_matter(encoding: str, line_end: 
     header = ("LocationID", "the_geom", "zone", "borough")
     rows = [row(2, zone='Jamaica Bay, "Château"')]
     path = write_csv(tmp_path / "zones.csv", rows, header, encoding, line_end)
-    assert read_zones(path) == [Zone(2, 'Jamaica Bay, "Château"', "Queens", f"MULTIPOLYGON ({SQUARE})"), *NOWHERE]
+    assert read_zones(path, DISK) == [Zone(2, 'Jamaica Bay, "Château"', "Queens", f"MULTIPOLYGON ({SQUARE})"), *NOWHERE]
 
 
 def test_an_outline_longer_than_the_limit_of_the_csv_module_is_read(tmp_path: Path) -> None:
     outline = "((" + ", ".join(f"-73.{n:06} 40.{n:06}" for n in range(20_000)) + "))"
     path = write_csv(tmp_path / "zones.csv", [row(1, outline)])
     assert len(outline) > 300_000
-    assert read_zones(path)[0].geometry == f"MULTIPOLYGON ({outline})"
+    assert read_zones(path, DISK)[0].geometry == f"MULTIPOLYGON ({outline})"
 
 
 @pytest.fixture(scope="module")
@@ -211,14 +217,14 @@ def test_the_published_file_has_the_265_zones_of_the_trips(published: Path) -> N
         104: 103,
         105: 103,
     }
-    zones = read_zones(published)
+    zones = read_zones(published, DISK)
     assert [zone.zone_id for zone in zones] == [*sorted(rows), 264, 265] == list(range(1, 266))
     assert zones[263:] == NOWHERE
 
 
 def test_every_zone_of_the_published_file_has_the_outline_of_its_row(published: Path) -> None:
     rows = published_rows(published)
-    for zone in read_zones(published)[:263]:
+    for zone in read_zones(published, DISK)[:263]:
         line = rows[zone.zone_id]
         assert zone == Zone(zone.zone_id, line["zone"], line["borough"], line["the_geom"])
         assert re.fullmatch(rf"MULTIPOLYGON \({POLYGON}(, {POLYGON})*\)", zone.geometry or ""), zone.zone
@@ -228,7 +234,7 @@ def test_every_coordinate_of_the_published_file_is_in_a_zone(published: Path) ->
     pair = re.compile(r"(-?\d+\.\d+) (-?\d+\.\d+)")
     with open(published, encoding="utf-8") as file:
         pairs_in_file = sorted(pair.findall(file.read()))
-    zones = read_zones(published)
+    zones = read_zones(published, DISK)
     assert sorted(found for zone in zones for found in pair.findall(zone.geometry or "")) == pairs_in_file
     assert all(-75 < float(longitude) < -73 and 40 < float(latitude) < 41 for longitude, latitude in pairs_in_file)
 
@@ -279,7 +285,7 @@ def test_a_row_without_an_id_is_reported_with_its_line(zone_id: str, tmp_path: P
 def test_a_name_over_two_lines_is_read_and_both_lines_are_counted(tmp_path: Path) -> None:
     two_lines = row(1, zone="Governor's Island\r\nEllis Island")
     path = write_csv(tmp_path / "zones.csv", [two_lines, row(2)])
-    assert read_zones(path)[0].zone == "Governor's Island\r\nEllis Island"
+    assert read_zones(path, DISK)[0].zone == "Governor's Island\r\nEllis Island"
     write_csv(path, [two_lines, row(2), row("none")])
     assert refusal(path).startswith("line 5 of the zones CSV has the LocationID 'none'")
 
@@ -300,10 +306,10 @@ def test_a_file_truncated_within_an_outline_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_and_one_that_cannot_be_read_are_refused_with_what_to_do(tmp_path: Path) -> None:
     missing = tmp_path / "zones.csv"
     with pytest.raises(ZonesError) as refused:
-        read_zones(missing)
+        read_zones(missing, DISK)
     assert refused.value.describe() == f"{missing} does not exist. Materialize taxi_zones_file first."
     with pytest.raises(ZonesError) as refused:
-        read_zones(tmp_path)
+        read_zones(tmp_path, DISK)
     assert refused.value.describe() == f"{tmp_path} cannot be read (Is a directory). Materialize taxi_zones_file again."
 
 
@@ -353,7 +359,7 @@ def test_a_multipolygon_has_polygons_of_rings_of_points() -> None:
 
 
 def test_the_coordinates_of_every_published_zone_are_those_of_its_geometry(published: Path) -> None:
-    for zone in read_zones(published)[:263]:
+    for zone in read_zones(published, DISK)[:263]:
         assert zone.geometry is not None
         coordinates = [pair for polygon in multipolygon_coordinates(zone.geometry) for ring in polygon for pair in ring]
         pairs = re.findall(r"(-?\d+\.\d+) (-?\d+\.\d+)", zone.geometry)

@@ -15,10 +15,11 @@ from typing import Any
 import duckdb
 
 from dagster_essentials.errors import DatabaseUnusableError, QueryError
-from dagster_essentials.settings.remote import LAKE_NAME, Lake, ObjectStore
-from dagster_essentials.warehouse.exclusive import shared_connection
+from dagster_essentials.ingestion.data_folder import ObjectStore
+from dagster_essentials.ingestion.sql import first_line, literal
 from dagster_essentials.warehouse.file import set_options
-from dagster_essentials.warehouse.transaction import raise_if_connection_lost
+from dagster_essentials.warehouse.lake import LAKE_NAME, Lake
+from dagster_essentials.warehouse.lake.tables import LakeTables, retryable
 
 EXTENSIONS = ("ducklake", "postgres_scanner", "httpfs")
 
@@ -29,9 +30,9 @@ _CHECK_SECONDS = 5
 
 
 @contextmanager
-def lake_connection(
+def lake_tables(
     lake: Lake, config: Mapping[str, Any], wait_seconds: float, log: Callable[[str], object]
-) -> Iterator[duckdb.DuckDBPyConnection]:
+) -> Iterator[LakeTables]:
     """Connect to `lake`, and create it if there is none; `wait_seconds` is for its locks.
 
     It is attached to a database in memory: with `duckdb.connect("ducklake:…")`, DuckDB 1.5 does not end its work when the
@@ -53,15 +54,15 @@ def lake_connection(
             if not instance.is_attached:
                 with locks.exclusive("the lake itself"):
                     instance.attach(lake, connect_string, password)
-            with shared_connection(instance.connection, locks):
-                yield instance.connection
+            yield LakeTables(instance.connection, locks)
         except BaseException as error:
             # It may have connections to PostgreSQL that are broken.
             instance.close()
             if isinstance(error, (duckdb.Error, QueryError)):
-                # DuckDB's message does not always say so.
+                # DuckDB's message does not always say that the connection was lost.
                 locks.confirm()
-                raise_if_connection_lost(error)
+                if retry := retryable(error):
+                    raise retry from None
             raise
         if _idle.setdefault(key, instance) is not instance:
             instance.close()
@@ -131,7 +132,8 @@ def _open_catalog(catalog: str) -> tuple[Any, str, str]:
         session = connect_catalog(catalog)
     except psycopg2.Error as error:
         # It may be about to stop or to start.
-        raise_if_connection_lost(error)
+        if retry := retryable(error):
+            raise retry from None
         reason = " ".join(str(error).split()) or "no answer"
         raise DatabaseUnusableError(
             f"The lake's catalogue in PostgreSQL cannot be used ({reason}). Nothing was changed. Check that it runs, and the "
@@ -147,12 +149,12 @@ def _load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     files = [path for folder in folders or [] for path in Path(folder).rglob(f"{name}.duckdb_extension")]
     try:
         if files:
-            connection.execute(f"LOAD {_quote(str(files[0]))}")
+            connection.execute(f"LOAD {literal(str(files[0]))}")
         else:
             connection.execute(f"INSTALL {name}; LOAD {name}")
     except duckdb.Error as error:
         raise DatabaseUnusableError(
-            f"DuckDB {duckdb.__version__} cannot load its extension {name} ({_first_line(error)}). A lake needs it. Let this "
+            f"DuckDB {duckdb.__version__} cannot load its extension {name} ({first_line(error)}). A lake needs it. Let this "
             "machine reach DuckDB's extension repository once, or install the extension's wheel of the same version as DuckDB, "
             "as docs/scale-out.md says."
         ) from None
@@ -169,7 +171,7 @@ def _s3_options(store: ObjectStore) -> dict[str, str]:
 
 
 def _create_secret(connection: duckdb.DuckDBPyConnection, kind: str, options: Mapping[str, str]) -> None:
-    values = ", ".join(f"{name} {_quote(value)}" for name, value in options.items())
+    values = ", ".join(f"{name} {literal(value)}" for name, value in options.items())
     # In memory only. DuckDB shows them as redacted.
     connection.execute(f"CREATE SECRET {kind}_of_lake (TYPE {kind}, {values})")
 
@@ -197,20 +199,13 @@ def _attach(connection: duckdb.DuckDBPyConnection, lake: Lake, connect_string: s
     secret = ", META_SECRET 'postgres_of_lake'" if has_password else ""
     try:
         connection.execute(
-            f"ATTACH {_quote(f'ducklake:postgres:{connect_string}')} AS {LAKE_NAME} "
-            f"(DATA_PATH {_quote(lake.data_path)}, DATA_INLINING_ROW_LIMIT {INLINED_ROWS}{secret})"
+            f"ATTACH {literal(f'ducklake:postgres:{connect_string}')} AS {LAKE_NAME} "
+            f"(DATA_PATH {literal(lake.data_path)}, DATA_INLINING_ROW_LIMIT {INLINED_ROWS}{secret})"
         )
     except duckdb.Error as error:
-        raise_if_connection_lost(error)
+        if retry := retryable(error):
+            raise retry from None
         raise DatabaseUnusableError(
-            f"The lake cannot be attached ({_first_line(error)}). Nothing was changed. If its data path is another one, set "
+            f"The lake cannot be attached ({first_line(error)}). Nothing was changed. If its data path is another one, set "
             "DUCKLAKE_DATA_PATH to that; if it was made by a newer DuckLake, install that version of DuckDB."
         ) from None
-
-
-def _first_line(error: duckdb.Error) -> str:
-    return str(error).partition("\n")[0]
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-import duckdb
-
-from dagster_essentials.settings.remote import LAKE_NAME
-from dagster_essentials.warehouse.exclusive import exclusive
-from dagster_essentials.warehouse.transaction import explain_duckdb_errors
+from dagster_essentials.warehouse.lake import LAKE_NAME
+from dagster_essentials.warehouse.tables import COMMITS, Tables
 
 KEEP_SNAPSHOTS = timedelta(days=7)
 """How long a replaced month can still be read as it was, and takes space."""
@@ -26,7 +23,7 @@ class Maintenance:
 
 
 def maintain_lake(
-    connection: duckdb.DuckDBPyConnection,
+    tables: Tables,
     keep_snapshots: timedelta = KEEP_SNAPSHOTS,
     keep_files: timedelta = KEEP_FILES,
 ) -> Maintenance:
@@ -48,9 +45,9 @@ def maintain_lake(
     for call, before in steps:
         values = {"lake": LAKE_NAME} | ({"before": before} if before else {})
         with (
-            explain_duckdb_errors(f"{call.partition('(')[0]} failed", "The trips are unchanged. Run the job again."),
-            exclusive(connection),
+            tables.explain_errors(f"{call.partition('(')[0]} failed", "The trips are unchanged. Run the job again."),
+            tables.exclusive(COMMITS),
         ):
-            results.append(connection.execute(f"FROM {call}", values).fetchall())
+            results.append(tables.execute(f"FROM {call}", values).fetchall())
     merged, expired, cleaned, orphaned = results
     return Maintenance(sum(row[-2] for row in merged), len(expired), len(cleaned) + len(orphaned))

@@ -14,7 +14,7 @@ from random import Random
 
 import pyarrow as pa
 
-from dagster_essentials.ingestion.column_mapping import MAX_FOOTER_LIST
+from dagster_essentials.ingestion.file_format import MAX_FOOTER_LIST
 from dagster_essentials_tests.support import parquet_bytes as pb
 from dagster_essentials_tests.support.faults.fault import Change, Fault, refused_file
 from dagster_essentials_tests.support.faults.files import FOOTER, UNREADABLE

@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 
 from dagster_essentials.datasets.yellow import COLUMNS
-from dagster_essentials.ingestion.casts import MAX_TEXT_BYTES
-from dagster_essentials.sample import FIRST_MODERN_MONTH, LAST_MONTH, months_between, write_month
+from dagster_essentials.ingestion.dataset import MAX_TEXT_BYTES
+from dagster_essentials.ingestion.months import months_between
+from dagster_essentials.sample import FIRST_MODERN_MONTH, LAST_MONTH, write_month
 from dagster_essentials_tests.support.faults.fault import Change, loaded_file, refused_file
 from dagster_essentials_tests.support.faults.files import REQUIRED, UNREADABLE, zones_file
 from dagster_essentials_tests.support.faults.samples import count_rows, read_arrow, rewrite, write_arrow
@@ -143,7 +144,7 @@ NEW_NAMES = [
 def _other_month(good: bytes, random: Random) -> bytes:
     """As many trips of some other month."""
     with TemporaryDirectory() as folder:
-        month = random.choice(list(months_between(FIRST_MODERN_MONTH, LAST_MONTH)))
+        month = random.choice(months_between(FIRST_MODERN_MONTH, LAST_MONTH))
         return write_month(Path(folder), month, count_rows(good)).read_bytes()
 
 

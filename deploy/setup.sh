@@ -1,0 +1,50 @@
+#!/bin/sh
+# Makes the environment .venv, or brings it up to date. `make` calls it before everything that needs the environment.
+# PYTHON names the Python of the environment, and replaces an environment of another one.
+set -eu
+cd "$(dirname "$0")/.."
+
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
+# The path of the Python $1, if the project supports it.
+supported() {
+    "$1" -c 'import os, sys; (3, 11) <= sys.version_info < (3, 15) and print(os.path.realpath(sys.executable))' \
+        2>/dev/null | grep .
+}
+
+found=
+for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
+    [ -n "$found" ] || found=$(supported "$python") || true
+done
+# Where a set-up was interrupted, nothing can be relied on. An environment without .ready was made by hand, for example by uv.
+environment=
+[ -e .venv/.incomplete ] || environment=$(supported .venv/bin/python) || true
+[ -z "${PYTHON:-}" ] || [ "$environment" = "$found" ] || environment=
+
+if [ -z "$environment" ]; then
+    python=${PYTHON:-python3}
+    [ -n "$found" ] || fail "This project needs Python 3.11, 3.12, 3.13 or 3.14; $python is \
+$("$python" --version 2>/dev/null || echo missing). Install one of them, or name it: make setup PYTHON=/path/to/python3.13"
+    echo "Setting up .venv with $("$found" --version): half a minute, or two minutes where there is no uv."
+    rm -rf .venv
+    mkdir .venv
+    touch .venv/.incomplete
+    uv venv --quiet --seed --allow-existing --python "$found" .venv 2>/dev/null || "$found" -m venv .venv >/dev/null 2>&1 ||
+        fail "$found has no venv module, and there is no uv. Install one of them (on Debian: python3-venv)."
+elif [ -e .venv/.ready ] && [ -z "$(find pyproject.toml setup.py deploy/constraints.txt -newer .venv/.ready)" ]; then
+    exit
+fi
+
+touch .venv/.incomplete
+# `dg` decides on telemetry before it reads .env, by the settings in DAGSTER_HOME: the activated environment has it, too.
+if ! grep -q DAGSTER_HOME .venv/bin/activate; then
+    sed 's/^    unset VIRTUAL_ENV$/& DAGSTER_HOME/' .venv/bin/activate >.venv/activate
+    echo 'export DAGSTER_HOME="${VIRTUAL_ENV%/.venv}/.dagster"' >>.venv/activate
+    mv .venv/activate .venv/bin/activate
+fi
+deploy/install.sh --constraint deploy/constraints.txt --editable '.[dev]' ||
+    fail "The packages could not be installed, see above. They come from a package index: try again when it can be reached."
+mv .venv/.incomplete .venv/.ready
