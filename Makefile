@@ -15,7 +15,7 @@ setup: .venv/.ready
 # Load three generated months, from file to tables and plots, without network.
 REQUEST := "borough": "Manhattan", "start_date": "2023-01-10", "end_date": "2023-01-25"
 LAUNCH = cd data/sample && $(WITHOUT_SETTINGS) ../../.venv/bin/dg launch
-# What is printed at the end.
+# The table at the end.
 run: export LOADED_MONTHS := SELECT partition_date AS month, count(*) AS trips, \
 	count(*) FILTER (strftime(pickup_datetime, '%Y-%m') <> partition_date) AS pickups_outside_the_month, \
 	round(sum(total_amount), 2) AS dollars FROM trips GROUP BY ALL ORDER BY ALL
@@ -49,7 +49,7 @@ data/sample/.env data/lesson/.env: | .venv/.ready
 		TAXI_TRIPS_URL=$(@D)/source/trip-data TAXI_ZONES_URL=$(@D)/source/taxi_zones.csv \
 		TAXI_START_DATE=2023-01-01 TAXI_END_DATE=2023-04-01 TAXI_FLEETS=none > $@
 
-# Nor do a person's other settings reach these months, such as limits and alerts.
+# A person's other settings, such as limits and alerts, do not reach these months either.
 SETTINGS := $(filter DAGSTER_% DUCKDB_% DUCKLAKE_% TAXI_%,$(.VARIABLES))
 WITHOUT_SETTINGS := $(if $(SETTINGS),env $(addprefix -u ,$(SETTINGS)))
 

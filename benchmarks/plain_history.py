@@ -28,7 +28,7 @@ FLAG = "CASE WHEN {0}::VARCHAR IN ('1', '1.0', 'Y') THEN 'Y' WHEN {0}::VARCHAR I
 
 
 def expressions(month: str) -> str:
-    """What is selected from the file of `month` (``YYYY-MM``); its month is a parameter."""
+    """The columns of the file of `month` (``YYYY-MM``), as SQL; the month itself is a parameter."""
     if month < "2010-01":
         return (
             f"{VENDOR.format('vendor_name')}, NULL, NULL, Rate_Code, {PAYMENT.format('Payment_Type')}, "

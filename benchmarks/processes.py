@@ -1,4 +1,4 @@
-"""What the measurements share: a server of sample months, processes that are timed, and a line for each result."""
+"""For all measurements: a server of sample months, processes that are timed, and a line for each result."""
 
 import contextlib
 import http.server
@@ -42,7 +42,7 @@ def _serve(folder: Path, port: int) -> None:
 
 
 def connects(port: int) -> bool:
-    """Whether something listens on the port."""
+    """True if something listens on the port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
@@ -60,7 +60,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 class Usage(NamedTuple):
-    """What a process took: seconds, its peak memory in MB, and seconds of CPU time, which other work disturbs less."""
+    """Seconds, peak memory in MB, and seconds of CPU time of a process; other work disturbs the latter less."""
 
     seconds: float
     peak: int

@@ -29,7 +29,7 @@ MONTHS = months_between(FIRST, LAST)
 CONFIG: dict[str, Any] = {"memory_limit": "512MB"}
 SUM = "SELECT partition_date, count(*), round(sum(total_amount)) FROM trips GROUP BY ALL ORDER BY ALL"
 SUMS = 5
-"""How often the sum over all rows is measured."""
+"""Measurements of the sum over all rows."""
 COMMITS = 200
 COMPARED_COMMITS = 20
 COMMIT_ROWS = 1000
@@ -120,7 +120,7 @@ def _backfill(cluster: LocalCluster) -> tuple[float, str]:
 
 
 def _seconds_of_runs(cluster: LocalCluster) -> list[tuple[float, float]]:
-    """When each run started and ended, in the order in which they were queued."""
+    """Start and end of each run, in the order in which they were queued."""
     import psycopg2
 
     with closing(psycopg2.connect(cluster.history)) as session, session.cursor() as cursor:

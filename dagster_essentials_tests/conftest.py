@@ -1,4 +1,4 @@
-"""What the tests share: a project of their own each, a source that can misbehave, and the real months."""
+"""Fixtures of all tests: a project of their own each, a source that can misbehave, and the real months."""
 
 import atexit
 import os
@@ -90,7 +90,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def storage() -> str:
-    """What `project` has its tables in: a file, unless the test is marked with `FILE_AND_LAKE`."""
+    """The storage of the tables of `project`: a file, unless the test is marked with `FILE_AND_LAKE`."""
     return "file"
 
 

@@ -16,7 +16,7 @@ PATHS = (Path(__file__).with_name("definitions.json"), Path(__file__).with_name(
 
 
 def current_definitions() -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the files of `PATHS` are to contain."""
+    """The definitions as the files of `PATHS` should have them."""
     defaults, fleets = _definitions("none"), _definitions("green,fhv,fhvhv")
     added = {
         kind: {name: each for name, each in found.items() if defaults[kind].get(name) != each}

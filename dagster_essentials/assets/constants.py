@@ -11,7 +11,7 @@ _DATA = str(settings.SETTINGS.data_dir).replace("{", "{{").replace("}", "}}")
 
 TAXI_ZONES_FILE_PATH = str(settings.SETTINGS.data_dir / "raw" / "taxi_zones.csv")
 TAXI_TRIPS_TEMPLATE_FILE_PATH = f"{_DATA}/raw/taxi_trips_{{}}.parquet"
-# Of a fleet and a month.
+# Placeholders: fleet, month.
 FLEET_TRIPS_TEMPLATE_FILE_PATH = f"{_DATA}/raw/{{}}_trips_{{}}.parquet"
 
 TRIPS_BY_WEEK_FILE_PATH = str(settings.SETTINGS.data_dir / "outputs" / "trips_by_week.csv")

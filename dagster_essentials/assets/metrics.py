@@ -1,4 +1,4 @@
-"""What is computed from the tables: trips by week, and by zone of Manhattan.
+"""Metrics of the tables: trips by week, and by zone of Manhattan.
 
 Each file is written while no other run writes it, so that of overlapping runs the last to write has also read last. The
 queries and files are in `reports/`; which weeks exist is decided in `partitions.py`.

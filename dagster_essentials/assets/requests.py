@@ -5,11 +5,11 @@ and when a request is new in `sensors.py`.
 """
 
 from pathlib import Path
+from typing import Self
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
 from pydantic import Field, model_validator
-from typing_extensions import Self
 
 from dagster_essentials import settings
 from dagster_essentials.assets import constants

@@ -1,4 +1,4 @@
-"""What the TLC publishes, as data: the columns, layouts and data quality rules of each dataset. Nothing is executed here."""
+"""The datasets of the TLC: their columns, layouts and data quality rules, their zones, views and aggregates."""
 
 from collections.abc import Mapping
 

@@ -17,7 +17,7 @@ UNKNOWN_ZONE, OUTSIDE_ZONE = 264, 265
 """The TLC's ids for a trip without a position, and for a position outside all zones."""
 
 NO_POSITION = (-73.137393, 41.366138)
-"""What the meters of DDS sent without a position: longitude and latitude of a place in Connecticut."""
+"""Longitude and latitude that the meters of DDS sent without a position: a place in Connecticut."""
 NO_POSITION_TOLERANCE = 1e-7
 """Degrees, 1 cm. The files have six decimals, read as doubles such as 41.366137999999999."""
 
@@ -27,7 +27,7 @@ CELL_DEGREES = 0.0002
 MAX_CELLS = 3_000
 """In each direction; beyond, cells are larger. The city has 2,781 by 2,101."""
 MARGIN = 1e-5
-"""How far from a border, in cells, another cell may begin and still count as one with that border: much more than rounding."""
+"""Distance from a border, in cells, within which a cell counts as having that border: much more than rounding."""
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

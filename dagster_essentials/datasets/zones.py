@@ -40,7 +40,7 @@ class Zone:
 
 
 WITHOUT_OUTLINE = (Zone(264, "Unknown", "Unknown", None), Zone(265, "Outside of NYC", "Outside of NYC", None))
-"""What trips have that began or ended nowhere in the city. Their borough is none of `BOROUGHS`, and no map shows them."""
+"""The ids of trips without a place in the city. They have no outline, and belong to none of `BOROUGHS`."""
 
 PUBLISHED_IDS = range(1, 264)
 MISNUMBERED = {57: 56, 104: 103, 105: 103}

@@ -55,7 +55,7 @@ def limited_text(name: str, expression: str, target: str, max_bytes: int) -> str
 
 
 def is_text(type_: "pa.DataType") -> bool:
-    """Whether DuckDB reads the Arrow type `type_` as text."""
+    """True if DuckDB reads the Arrow type `type_` as text."""
     import pyarrow as pa
 
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))

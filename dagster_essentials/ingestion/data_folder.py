@@ -31,15 +31,15 @@ class DataFolder:
 
     @property
     def place(self) -> str:
-        """Where the folder is, for people."""
+        """The place of the folder, for people."""
         return str(self.path)
 
     def location(self, path: Path | str) -> str:
-        """Where the file at `path` is, for people."""
+        """The place of the file at `path`, for people."""
         return str(path)
 
     def changed_ns(self, status: os.stat_result) -> int:
-        """When the file of this `status` was last changed in any way, in nanoseconds since 1970."""
+        """The time of the last change of any kind to the file of this `status`, in nanoseconds since 1970."""
         return status.st_ctime_ns
 
     def prepare(self) -> None:
@@ -60,7 +60,7 @@ class DataFolder:
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """Where ``s3://`` addresses lead, and with which keys: Amazon's S3 if there is no `endpoint`."""
+    """An object store for ``s3://`` addresses, with its keys: Amazon's S3 if there is no `endpoint`."""
 
     endpoint: str | None
     region: str
@@ -91,7 +91,7 @@ class S3DataFolder(DataFolder):
         return f"{self.url}/{Path(path).relative_to(self.path).as_posix()}"
 
     def changed_ns(self, status: os.stat_result) -> int:
-        """When the object was written: on this disk, a file has changed whenever it was fetched."""
+        """The time at which the object was written: on this disk, a file changes whenever it is fetched."""
         return status.st_mtime_ns
 
     def prepare(self) -> None:

@@ -182,7 +182,7 @@ class Dataset:
         return f"partition_date = $month AND {self.rows}"
 
     def label(self, month: str) -> str:
-        """What a month (``YYYY-MM``) is called in logs, errors and alerts: ``2023-03``, or with its fleet, ``green 2023-03``."""
+        """The name of a month (``YYYY-MM``) in logs, errors and alerts: ``2023-03``, or with its fleet, ``green 2023-03``."""
         return " ".join([*self.constants.values(), month])
 
     def folders(self, month: str) -> dict[str, str]:

@@ -35,7 +35,7 @@ ATTEMPTS = 5
 BACKOFF_SECONDS = 0.5
 """Before the first retry; doubled for each further one."""
 MAX_RETRY_AFTER_SECONDS = 30.0
-"""How long a Retry-After of the source can delay a retry."""
+"""The longest delay of a retry by a Retry-After of the source."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PublishedFile:
     last_modified: str | None
 
     def differs_from(self, other: "PublishedFile") -> bool:
-        """Whether this is another version than `other`: by the ETags, or by Last-Modified where one of them has no ETag."""
+        """True if this is another version than `other`: by the ETags, or by Last-Modified where one of them has no ETag."""
         if self.etag and other.etag:
             # A proxy that compresses marks an ETag as weak; the file is the same.
             return self.etag.removeprefix("W/") != other.etag.removeprefix("W/")
@@ -54,7 +54,7 @@ class PublishedFile:
 
 
 def find_published(url: str, attempts: int = 2, sleep: Callable[[float], None] = time.sleep) -> PublishedFile | None:
-    """What the source says of the file at `url` without sending it, or None if it does not have it.
+    """Ask the source about the file at `url`, which it does not send; None if it does not have it.
 
     Few `attempts`, because it is called by a schedule, which has a minute for all its months.
 

@@ -1,4 +1,4 @@
-"""How the file of a month is read: a `FileFormat`, of which `Parquet` is the one that a dataset has unless it names another.
+"""The formats of months' files: `FileFormat`, and `Parquet`, which a dataset has unless it names another.
 
 A format knows no dataset: it checks that a file is whole, says which columns it has, and gives DuckDB a path to read it by.
 """
@@ -32,12 +32,12 @@ class InvalidFileError(PipelineError):
 
 @runtime_checkable
 class FileFormat(Protocol):
-    """How the files of a dataset are read."""
+    """The way to read the files of a dataset."""
 
     extension: str
     """Of the files, for example ``parquet``."""
     is_text: bool
-    """Whether all values are texts, to be cast to the types of the table."""
+    """True if all values are texts, to be cast to the types of the table."""
 
     @property
     def relation(self) -> str:

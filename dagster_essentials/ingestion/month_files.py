@@ -68,12 +68,12 @@ class MonthFile:
 
     @property
     def label(self) -> str:
-        """What the month is called in logs, errors and alerts."""
+        """The name of the month in logs, errors and alerts."""
         return self.dataset.label(self.month)
 
     @property
     def location(self) -> str:
-        """Where the file is, for people."""
+        """The place of the file, for people."""
         return self.files.location(self.path)
 
 
@@ -128,7 +128,7 @@ def find_published_months(urls: Mapping[str, str]) -> dict[str, PublishedFile | 
 
 
 def find_published_month(url: str, attempts: int = 2) -> PublishedFile | None:
-    """What the source says of the month at `url`, or None if it does not have it. As `find_published`.
+    """As `find_published`, for the month at `url`.
 
     Raises:
         DownloadError: the source gave no clear answer.

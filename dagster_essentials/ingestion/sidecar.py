@@ -81,7 +81,7 @@ def remove_stale(path: Path) -> None:
 
 
 def identify_content(path: Path, file: BinaryIO) -> DownloadedFile:
-    """What is known of `file`, which was opened at `path`: by its sidecar or, if that is not valid, by its content alone."""
+    """Identify `file`, which was opened at `path`: by its sidecar or, if that is not valid, by its content alone."""
     known = read_sidecar(path, file)
     if known is not None:
         return known

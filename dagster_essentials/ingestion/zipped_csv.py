@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dagster_essentials.errors import SchemaError
-from dagster_essentials.ingestion.sql import literal
 from dagster_essentials.ingestion.file_format import FileSchema, InvalidFileError
+from dagster_essentials.ingestion.sql import literal
 
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 64_000

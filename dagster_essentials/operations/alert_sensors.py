@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -52,7 +52,7 @@ def alert_sensors(tables: Sequence[MonthlyTable]) -> list[dg.SensorDefinition]:
         """One message for each table whose months have become late; the cursor keeps what was reported, and when."""
         if not settings.SETTINGS.has_alerts:
             return dg.SensorResult(skip_reason=NO_RECEIVER)
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         reported = _reported(context, tables)
         late = find_late_months(context.instance, tables, now, reported)
         if late is None:
@@ -89,7 +89,7 @@ def alert_sensors(tables: Sequence[MonthlyTable]) -> list[dg.SensorDefinition]:
         reasons = []
         for table in tables:
             name = table.rows.key.to_user_string()
-            # Where the last tick was in the event log, and the versions that were reported.
+            # The position of the last tick in the event log, and the versions that were reported.
             position, versions = cursor.get(name, (None, {}))
             months, now = doubtful_months(context.instance, table.rows.key, position)
             new = {month.partition: month for month in months if versions.get(month.partition) != month.data_version}

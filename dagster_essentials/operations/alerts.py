@@ -25,7 +25,7 @@ from dagster_essentials.ingestion.http_requests import redact_url, root_cause
 from dagster_essentials.settings import Settings, SmtpServer
 
 SECONDS = 8.0
-"""How long a receiver may take. A tick of a sensor is aborted after 60 seconds, and would be repeated with all its
+"""The time a receiver has. A tick of a sensor is aborted after 60 seconds, and would be repeated with all its
 messages; it has up to five failed runs, and may wait for a retry before (`failed_runs.py`)."""
 MAX_CHARACTERS = 20_000
 """Of a message's text: twenty times the failure text of a run over a year. Chat services accept about 40,000."""
@@ -203,7 +203,7 @@ def _is_this_machine(host: str) -> bool:
 
 
 def _problem(error: Exception) -> str:
-    """Why the message was not accepted. Of the server's answer only the code: its text might repeat what it was sent."""
+    """The reason why the message was not accepted. Of the server's answer only the code: its text might repeat the message."""
     cause = root_cause(error)
     match error:
         case _NotAcceptedError():

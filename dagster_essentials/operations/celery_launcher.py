@@ -1,4 +1,4 @@
-"""How the instance of a cluster tells whether a run's worker is still at it; named in `deploy/dagster.yaml`.
+"""The run launcher of a cluster, which checks that a run's worker is still at it; named in `deploy/dagster.yaml`.
 
 Dagster's launcher for Celery asks the result backend only, in which the task of a killed worker stays started for ever.
 """
@@ -15,7 +15,7 @@ class MonitoredCeleryRunLauncher(CeleryRunLauncher):  # type: ignore[misc]  # da
     """Executes runs on Celery workers, and asks these whether they still do."""
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Whether the worker that started `run` says that it is at work on it.
+        """Ask the worker that started `run` if it is at work on it.
 
         A worker that does not answer counts as gone. If it is only cut off, the retry of the run waits for its months.
         """

@@ -13,11 +13,11 @@ from dagster_essentials.orchestration.partition_run import failed_partitions
 from dagster_essentials.partitions import weekly_partition
 
 RETRY_SECONDS = 15.0
-"""When Dagster tries a run again, it does so within five seconds after the failure."""
+"""Dagster tries a run again within five seconds after its failure, if at all."""
 
 
 def is_tried_again(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Whether Dagster has started the failed run again by itself; waits until that is certain.
+    """True if Dagster has started the failed run again by itself; waits until that is certain.
 
     That it intends to (`will_retry`) is not enough: it gives up for runs of `dagster job backfill`, and if there is no code
     server at that moment.
@@ -85,7 +85,7 @@ def _partition_keys(run: dg.DagsterRun, partitions: dg.PartitionsDefinition[str]
 
 
 def _step_text(event: dg.DagsterEvent) -> str:
-    """Why a step failed: the text of its `dagster.Failure`, or of the innermost error if it was not expected."""
+    """The reason of a step's failure: the text of its `dagster.Failure`, or of the innermost error if it was not expected."""
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return data.user_failure_data.description
@@ -96,7 +96,7 @@ def _step_text(event: dg.DagsterEvent) -> str:
 
 
 def _run_text(context: dg.RunFailureSensorContext) -> str:
-    """Why a run failed outside of its steps: its process is gone, or did not start."""
+    """The reason of a failure outside of the steps: the process is gone, or did not start."""
     event = context.failure_event
     # A run that is found dead by Dagster's daemon has no data.
     error = getattr(event.event_specific_data, "error", None)

@@ -1,4 +1,4 @@
-"""How the instance tells whether a run's process is still alive; named in `.dagster/dagster.yaml`.
+"""The run launcher, which checks that a run's process is still alive; named in `.dagster/dagster.yaml`.
 
 Dagster's own launcher leaves that to the code server. When the whole of `dagster dev` is killed, or the machine goes
 down, the code server is gone too: its runs would stay "started" forever, and block the queue.
@@ -17,7 +17,7 @@ class LocalRunLauncher(dg.DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Whether the process that logged the start of `run` still runs."""
+        """Check that the process that logged the start of `run` still runs."""
         starts = self._instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_START, limit=1).records
         event = starts[0].event_log_entry.dagster_event if starts else None
         if event is None or event.pid is None or _is_alive(event.pid, starts[0].event_log_entry.timestamp):
@@ -30,7 +30,7 @@ class LocalRunLauncher(dg.DefaultRunLauncher):
 
 
 def _is_alive(pid: int, since: float) -> bool:
-    """Whether the process `pid` runs, and did so at the time `since` (seconds since 1970)."""
+    """True if the process `pid` runs, and did so at the time `since` (seconds since 1970)."""
     try:
         process = psutil.Process(pid)
         # A zombie has ended; its parent has not collected it yet. After a restart of the machine, another process may

@@ -1,4 +1,4 @@
-"""What is due: months to load, months that are late or that the source has corrected, and weeks to aggregate (again).
+"""Decides what is due: months to load, months that are late or corrected at the source, and weeks to aggregate (again).
 
 Pure functions of plain values; the callers get them from Dagster and from the source.
 """
@@ -13,7 +13,7 @@ from dagster_essentials.ingestion.download import PublishedFile
 from dagster_essentials.ingestion.months import first_day, next_month
 
 MAX_MONTHS_BACK = 12
-"""How far the first tick looks for a published month: four times the longest delay."""
+"""The months in which the first tick looks for a published one: four times the longest delay."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class DueMonths:
 def due_months(
     partitions: Sequence[str], loaded: Collection[str], since: str | None, is_published: Callable[[str], bool]
 ) -> DueMonths:
-    """Which of the `partitions` are due (all months as ``YYYY-MM-DD``, oldest first).
+    """Find those of the `partitions` that are due (all months as ``YYYY-MM-DD``, oldest first).
 
     It is every published month from `since` on that is not loaded. At first, when `since` is None, that is the one after
-    the newest loaded month; with nothing loaded at all, it is the newest published month. Older gaps are not
-    filled; that is what backfills are for. `is_published` may raise a DownloadError; then no further one is requested.
+    the newest loaded month; with nothing loaded at all, it is the newest published month. Older gaps are left to
+    backfills. `is_published` may raise a DownloadError; then no further one is requested.
     """
     if not partitions:
         return DueMonths([], "No month is due: the first month of the settings is not a partition yet.", since)
@@ -90,7 +90,7 @@ MAX_CORRECTIONS = 24
 def due_corrections(
     loaded: Mapping[str, PublishedFile], published: Mapping[str, PublishedFile | DownloadError | None]
 ) -> DueMonths:
-    """Which of the `loaded` months (``YYYY-MM-DD``) the source has corrected.
+    """Find those of the `loaded` months (``YYYY-MM-DD``) that the source has corrected.
 
     Args:
         loaded: for each month, the version of its file that is loaded.
@@ -177,7 +177,7 @@ _IS_PUBLISHED = "It is published: look at its last run, and materialize it again
 
 
 def _days_after_end(month: str, day: date) -> int:
-    """How many days after the end of `month` (``YYYY-MM-DD``) `day` is: 0 on the first day of the next month."""
+    """The days from the end of `month` (``YYYY-MM-DD``) to `day`: 0 on the first day of the next month."""
     return (day - first_day(next_month(month[:7]))).days
 
 
@@ -207,7 +207,7 @@ def due_weeks(
     loaded: Mapping[str, int],
     computed: Mapping[str, int],
 ) -> DueWeeks:
-    """Which of the weeks `partitions` are due (``YYYY-MM-DD``, oldest first).
+    """Find those of the weeks `partitions` that are due (``YYYY-MM-DD``, oldest first).
 
     It is every week whose `months` are all in `loaded`, and that is not in `computed` or was aggregated before one of its
     months changed. The values of both are positions in Dagster's event log: a higher one is later.

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from datetime import timezone
+from datetime import UTC
 from typing import Any
 
 import dagster as dg
@@ -85,5 +85,5 @@ def month_metadata(month: LoadedMonth, findings: Sequence[Finding]) -> dict[str,
     if version.zones is not None:
         metadata["zones"] = version.zones[:12]
     if version.loaded_at is not None:
-        metadata["loaded_at"] = dg.MetadataValue.timestamp(version.loaded_at.replace(tzinfo=timezone.utc))
+        metadata["loaded_at"] = dg.MetadataValue.timestamp(version.loaded_at.replace(tzinfo=UTC))
     return metadata

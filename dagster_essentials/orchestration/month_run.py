@@ -24,7 +24,7 @@ from dagster_essentials.warehouse.quality import find
 
 
 class LoadConfig(dg.Config):
-    """How months that are loaded already are treated."""
+    """The options of a load."""
 
     force: bool = Field(
         default=False, description="Load a month again even if it was loaded from the same file by the same mapping"

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 import dagster as dg
@@ -170,7 +170,7 @@ def last_tick(instance: dg.DagsterInstance, table: MonthlyTable, dataset: Datase
             # Newest first; those of the last day do not count, and Dagster may have made up for several at once.
             for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=10):
                 if tick.end_timestamp is not None and tick.end_timestamp < ended_before:
-                    at = datetime.fromtimestamp(tick.timestamp, timezone.utc)
+                    at = datetime.fromtimestamp(tick.timestamp, UTC)
                     return Tick(at.date(), table.expected_months(dataset, at))
     return None
 

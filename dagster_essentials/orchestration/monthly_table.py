@@ -82,7 +82,7 @@ class MonthlyTable:
         return self.rows.partitions_def
 
     def label(self, key: str) -> str:
-        """What a partition is called in logs, errors and alerts."""
+        """The name of a partition in logs, errors and alerts."""
         return self.month_file(key).label
 
     def months_of(self, dataset: Dataset, keys: Iterable[str]) -> set[str]:

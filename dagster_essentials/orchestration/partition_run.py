@@ -222,7 +222,7 @@ def failed_partitions(instance: dg.DagsterInstance, run_id: str) -> dict[dg.Asse
 
 
 def is_executed(context: dg.AssetExecutionContext, asset: dg.AssetsDefinition) -> bool:
-    """Whether this run executes `asset` as well."""
+    """True if this run executes `asset` as well."""
     steps = context.run.step_keys_to_execute
     selected = asset.key in context.job_def.asset_layer.executable_asset_keys
     return selected and (steps is None or asset.op.name in steps)

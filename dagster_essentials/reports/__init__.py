@@ -1,1 +1,1 @@
-"""What is derived from the tables: weeks, the map of Manhattan, ad-hoc requests, plots. Imports no dagster."""
+"""Reports made from the tables: weeks, the map of Manhattan, ad-hoc requests, plots. Imports no dagster."""

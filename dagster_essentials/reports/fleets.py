@@ -32,8 +32,8 @@ TRIPS_BY_FLEET = Table(
 """The table, and the columns of the CSV."""
 _NOTHING_LOADED = "No month is loaded. Materialize fleet_trips or taxi_trips first."
 
-_YELLOW = """
-SELECT partition_date, 'yellow' AS fleet, sum(num_trips)::BIGINT, round(fsum(total_amount), 2), round(fsum(trip_distance), 2)
+_YELLOW = f"""
+SELECT partition_date, 'yellow' AS fleet, sum(num_trips)::BIGINT, {rounded_sum("total_amount")}, {rounded_sum("trip_distance")}
 FROM trips_by_day GROUP BY partition_date
 """
 _RECORDED = """
@@ -58,7 +58,7 @@ class FleetMonth:
 
 @dataclass(frozen=True)
 class FleetReport:
-    """What is loaded, in order; the months (``YYYY-MM``) among that which lack a fleet; and the plot, a PNG."""
+    """The loaded months, in order; those of them (``YYYY-MM``) that lack a fleet; and the plot, a PNG."""
 
     months: Sequence[FleetMonth]
     incomplete: Sequence[str]

@@ -1,4 +1,4 @@
-"""Which files in the requests folder are requests, and what they request."""
+"""Reads the files in the requests folder: those that are requests, and the problems of the others."""
 
 import json
 import os

@@ -13,6 +13,7 @@ from dagster_essentials.datasets.aggregates import loaded_months
 from dagster_essentials.errors import ReportError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.data_folder import DataFolder
+from dagster_essentials.ingestion.sql import finite_sum
 from dagster_essentials.reports.csv_export import copy_to_csv
 from dagster_essentials.warehouse.catalog import Table
 from dagster_essentials.warehouse.tables import Tables
@@ -40,11 +41,11 @@ class WeeklySummary:
     num_trips: int
     total_amount: float
     trip_distance: float
-    passenger_count: int
+    passenger_count: int | None
     days: frozenset[date]
 
     @property
-    def figures(self) -> dict[str, int | float]:
+    def figures(self) -> dict[str, int | float | None]:
         """The aggregates by the names of their columns."""
         return {name: getattr(self, name) for name, *_ in TRIPS_BY_WEEK.columns[1:]}
 
@@ -97,16 +98,16 @@ def check_months_are_loaded(week: str, loaded: Collection[str]) -> None:
         )
 
 
-_AGGREGATE = """
+_AGGREGATE = f"""
 CREATE OR REPLACE TEMP TABLE aggregated AS
 WITH weeks AS (
     SELECT
         -- DuckDB's weeks begin on Monday.
         (date_trunc('week', day + 1) - INTERVAL 1 DAY)::DATE AS period,
         sum(num_trips)::BIGINT AS num_trips,
-        fsum(total_amount) AS total_amount,
-        fsum(trip_distance) AS trip_distance,
-        sum(passenger_count) AS passenger_count,
+        {finite_sum("total_amount")} AS total_amount,
+        {finite_sum("trip_distance")} AS trip_distance,
+        {finite_sum("passenger_count")} AS passenger_count,
         list(DISTINCT day) AS days
     FROM trips_by_day WHERE day >= $first AND day < $end
     GROUP BY period
@@ -116,7 +117,8 @@ SELECT
     coalesce(num_trips, 0) AS num_trips,
     coalesce(round(total_amount, 2), 0) AS total_amount,
     coalesce(round(trip_distance, 2), 0) AS trip_distance,
-    coalesce(passenger_count, 0)::BIGINT AS passenger_count,
+    -- Null, if one absurd value is beyond what the column holds.
+    TRY_CAST(coalesce(passenger_count, 0) AS BIGINT) AS passenger_count,
     coalesce(days, []) AS days
 FROM (SELECT unnest($weeks) AS period) LEFT JOIN weeks USING (period)
 """

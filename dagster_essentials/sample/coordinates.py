@@ -29,7 +29,7 @@ PAYMENTS = {
     "2010-03": {"CMT": ("Cre", "Cas", "No ", "Dis"), "VTS": ("Cre", "CAS", "No ", "DIS")},
     "2010-08": dict.fromkeys(("CMT", "VTS"), ("CRD", "CSH", "NOC", "DIS")),
 }
-"""How each vendor wrote card, cash, no charge and dispute, from a month on."""
+"""The texts of each vendor for card, cash, no charge and dispute, from a month on."""
 
 
 def trips_with_coordinates(month: str, salt: int) -> str:

@@ -19,7 +19,7 @@ SR_FLAG_TYPE = {"2015-01": "INTEGER", "2017-05": "DOUBLE", "2019-03": "INTEGER",
 # the trips of 2017, which are as many as January to May have, of 7,509 of 2018, and of 292 of 2025.
 FILLER = {"2015-01": 0.99999, "2017-06": 0.00003, "2019-01": 0.00001}
 FILLER_DROPOFF = "TIMESTAMP '1970-01-01'"
-"""Which moment stands in the published files instead of the drop-off is not known, only that it precedes the pickup."""
+"""In the place of the drop-off. The published files have another moment, of which only is known that it precedes the pickup."""
 # Before 2023-02, a zone column is of an integer type in the months in which every trip has a zone.
 NO_PICKUP_ZONE = {
     **{"2015-01": 0.27, "2016-01": 0.30, "2017-01": 0.22, "2018-01": 0.14, "2019-01": 0.047, "2019-05": 0.0},

@@ -1,6 +1,6 @@
-"""What the sample months of all fleets share: random numbers that every DuckDB version repeats, and the file.
+"""For the sample months of all fleets: random numbers that every DuckDB version repeats, and the writing of a file.
 
-Which columns and values a month has is decided by the module of its fleet.
+The module of a fleet decides the columns and values of its months.
 """
 
 import calendar

@@ -29,7 +29,7 @@ FLEET_NAMES = ("green", "fhv", "fhvhv")
 
 @dataclass(frozen=True)
 class SmtpServer:
-    """Where e-mail is handed in: over TLS from the start (`tls`), or with STARTTLS if the server offers that."""
+    """The server for outgoing e-mail: with TLS from the start (`tls`), or with STARTTLS if it offers that."""
 
     host: str
     port: int
@@ -40,7 +40,7 @@ class SmtpServer:
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one code location; the README's table says what each is for."""
+    """The settings of one code location; docs/settings.md describes each."""
 
     database: Path
     files: DataFolder
@@ -59,30 +59,30 @@ class Settings:
     smtp: SmtpServer | None
     ui_url: str
     lake: Lake | None = None
-    """What is used instead of the file `database`, if it is set."""
+    """Replaces the file `database`, if it is set."""
 
     @property
     def data_dir(self) -> Path:
-        """Where the files of the data folder are on this disk; on S3, these are copies."""
+        """The folder on this disk; copies, if the files are on S3."""
         return self.files.path
 
     @property
     def database_name(self) -> str:
-        """What the database is called in DuckDB."""
+        """The name of the database in DuckDB."""
         return LAKE_NAME if self.lake else self.database.stem
 
     @property
     def has_alerts(self) -> bool:
-        """Whether someone is to be told of failed runs and late months."""
+        """True if there is a receiver of alerts."""
         return self.alert_webhook_url is not None or self.smtp is not None
 
     @property
     def has_legacy_months(self) -> bool:
-        """Whether months before 2011, which have coordinates instead of zones, are partitions."""
+        """True if months before 2011, which have coordinates instead of zones, are partitions."""
         return self.start_date < "2011-01-01"
 
     def month_url(self, month: str, dataset: str = "yellow") -> str:
-        """Where the source has the file of `month` (``YYYY-MM``) of `dataset`: yellow, green, fhv or fhvhv."""
+        """The address at the source of the file of `month` (``YYYY-MM``) of `dataset`: yellow, green, fhv or fhvhv."""
         name = f"{dataset}_tripdata_{month}.parquet"
         parts = urlsplit(self.trips_url)
         if parts.scheme not in ("http", "https"):

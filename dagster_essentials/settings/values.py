@@ -1,4 +1,4 @@
-"""What several settings have in common: the error, paths, and addresses that may contain a password."""
+"""For several settings: the error, paths, and addresses that may contain a password."""
 
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit

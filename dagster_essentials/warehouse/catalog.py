@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dagster_essentials.errors import DatabaseUnusableError
-from dagster_essentials.ingestion.sql import literal
+from dagster_essentials.ingestion.sql import literal, quote
 from dagster_essentials.warehouse.tables import Tables
 
 HERE = "database_name = current_database() AND schema_name = current_schema()"
@@ -17,7 +17,7 @@ HERE = "database_name = current_database() AND schema_name = current_schema()"
 
 
 def has_table(tables: Tables, name: str) -> bool:
-    """Whether there is a table `name`."""
+    """True if there is a table `name`."""
     return bool(
         tables.execute(f"SELECT 1 FROM duckdb_tables() WHERE table_name = $name AND {HERE}", {"name": name}).fetchall()
     )
@@ -140,7 +140,7 @@ def write_comments(
     if kind == "table" or tables.has_view_column_comments:
         wanted.update(columns)
     statements = [
-        f"COMMENT ON {kind if column is None else 'column'} {name if column is None else f'{name}.{column}'} "
+        f"COMMENT ON {kind if column is None else 'column'} {name if column is None else f'{name}.{quote(column)}'} "
         # COMMENT takes no parameters.
         f"IS {literal(wanted[column])}"
         for column, found in present

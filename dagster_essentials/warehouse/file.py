@@ -1,4 +1,4 @@
-"""Who may open the DuckDB file: one process at a time, and the others wait for the lock.
+"""The lock of the DuckDB file: one process has it open at a time, and the others wait.
 
 The lock file beside the database serializes all processes of this project, whatever Dagster instance they belong to,
 and is released when its process ends. Other tools do not use it, so a database that is open elsewhere is waited for too.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
@@ -144,7 +144,7 @@ def _load_month(
     dataset, month = source.dataset, source.month
     values = {"month": month, "file": source.reader_path, **dataset.constants}
     rows = tables.stage(dataset.table, dataset.folders(month), f"{source.month_file} {statements.query}", values)
-    # What can be counted before the transaction does not make others wait for it.
+    # Counted before the transaction if possible, so that others do not wait for it.
     profile = profile_month(tables, dataset, month, rows.relation) if rows.relation else None
     with tables.transaction():
         _prepare(tables, statements, dataset)
@@ -288,7 +288,7 @@ def _record_version(
     version = MonthVersion(
         month=month,
         version=number,
-        loaded_at=datetime.now(timezone.utc).replace(tzinfo=None),
+        loaded_at=datetime.now(UTC).replace(tzinfo=None),
         sha256=source.content.sha256,
         mapping=source.fingerprint,
         num_trips=profile.rows,
@@ -326,7 +326,7 @@ def _explain_errors(tables: Tables, source: _Source, path: Path) -> Iterator[Non
 
 
 def _advice(source: _Source, place: str) -> str:
-    """What to do about an error of the load: it is an error of the file only if the file alone cannot be read either."""
+    """The advice about an error of the load: it is an error of the file only if the file alone cannot be read either."""
     try:
         scan_all_values(source.dataset.file_format.relation, source.reader_path, source.mapping)
     except duckdb.Error:

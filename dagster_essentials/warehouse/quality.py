@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from dagster_essentials.ingestion.column_mapping import ColumnMapping
 from dagster_essentials.ingestion.dataset import Column, Dataset, QualityRule
 from dagster_essentials.ingestion.months import first_day, next_month
+from dagster_essentials.ingestion.sql import finite_sum
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.month_versions import MonthVersion
 from dagster_essentials.warehouse.tables import Tables
@@ -66,8 +67,8 @@ def _is_missing(column: Column) -> str:
 
 
 def rounded_sum(value: str) -> str:
-    """SQL for the sum of the expression `value`, two decimals. NaN and infinity count as missing: one would make all sums so."""
-    return f"round(fsum({value}) FILTER (isfinite({value})), 2)"
+    """SQL for the sum of the finite values of an expression, two decimals."""
+    return f"round({finite_sum(value)}, 2)"
 
 
 def most_frequent_month(tables: Tables, dataset: Dataset, month: str, relation: str | None = None) -> str | None:

@@ -2,6 +2,7 @@
 
 from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.warehouse.catalog import Table
+from dagster_essentials.warehouse.month_quality import prepare_month_quality
 from dagster_essentials.warehouse.month_versions import prepare_versions
 from dagster_essentials.warehouse.tables import Tables
 
@@ -19,3 +20,4 @@ def prepare_table(tables: Tables, dataset: Dataset) -> None:
     if table.create(tables):
         tables.partition(table.name, list(dataset.folders("")))
     prepare_versions(tables)
+    prepare_month_quality(tables, dataset)

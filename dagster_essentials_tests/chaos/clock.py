@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -32,12 +32,12 @@ TIME_ZONES = ("UTC", NEW_YORK, BERLIN)
 
 
 def utc(year: int, month: int, day: int, hour: int = 0) -> datetime:
-    return datetime(year, month, day, hour, tzinfo=timezone.utc)
+    return datetime(year, month, day, hour, tzinfo=UTC)
 
 
 def midnight(year: int, month: int, day: int) -> datetime:
-    """When that day begins in New York, in UTC, in which times can be added across changes of the clock."""
-    return datetime(year, month, day, tzinfo=ZoneInfo(NEW_YORK)).astimezone(timezone.utc)
+    """The start of that day in New York, in UTC, in which times can be added across changes of the clock."""
+    return datetime(year, month, day, tzinfo=ZoneInfo(NEW_YORK)).astimezone(UTC)
 
 
 CLOCK_CHANGES = {
@@ -46,14 +46,14 @@ CLOCK_CHANGES = {
     "summer time begins in New York": (NEW_YORK, utc(2024, 3, 10, 7)),
     "summer time begins in Berlin": (BERLIN, utc(2024, 3, 31, 1)),
 }
-"""When local time changes, in UTC."""
+"""The changes of local time, in UTC."""
 
 
 # What is due
 
 
 def newest_tick(schedule: str, now: datetime) -> datetime:
-    """When the last 5th or Monday before `now` began in New York."""
+    """The start, in New York, of the last 5th or Monday before `now`."""
     day = now.astimezone(ZoneInfo(NEW_YORK)).date()
     while day.day != 5 if schedule == MONTHLY else day.weekday() != 0:
         day -= timedelta(days=1)
@@ -61,7 +61,7 @@ def newest_tick(schedule: str, now: datetime) -> datetime:
 
 
 def loadable_from(month: str) -> datetime:
-    """When the source is expected to have `month` (``YYYY-MM``): some months after its end."""
+    """The time from which the source is expected to have `month` (``YYYY-MM``): some months after its end."""
     number = int(month[:4]) * 12 + int(month[5:]) + LAG_MONTHS
     return utc(number // 12, number % 12 + 1, 1)
 
@@ -89,7 +89,7 @@ class Due:
     allowed: set[str] = field(default_factory=set)
 
     def until(self, later: "Due") -> "Due":
-        """What is due at some time between this one and `later`."""
+        """The union of what is due now and at any time until `later`."""
         return Due(self.required, self.allowed | later.allowed)
 
 
@@ -214,7 +214,7 @@ class Timeline:
         self._compare(f"{label}, {point}" if crashed else label, merged)
 
     def _due(self) -> dict[str, Due]:
-        """What each schedule must request now: nothing, unless there has been a tick since the last one."""
+        """The requests that each schedule must make now: none, unless there has been a tick since the last one."""
         loaded = self.sandbox.oracle.table.keys()
         months = {
             month
@@ -242,7 +242,7 @@ class Timeline:
         }
 
     def _count_loads(self) -> Counter[str]:
-        """How many versions of each month were loaded. To load the last one again changes nothing."""
+        """The number of versions of each month that were loaded. To load the last one again changes nothing."""
         with self.sandbox.instance() as instance:
             records = instance.fetch_materializations(TABLE_ASSET, limit=1000).records
         loads = [record.asset_materialization for record in records if record.asset_materialization is not None]

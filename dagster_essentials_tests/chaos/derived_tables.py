@@ -1,4 +1,4 @@
-"""What the database says of the rows of `trips`, in `month_versions` and in the aggregates, compared with the rows.
+"""Compares `month_versions` and the aggregates with the rows of `trips`.
 
 As the oracle, it shares no code with the pipeline.
 """
@@ -112,7 +112,7 @@ def _are_equal(found: list[Group], expected: list[Group]) -> bool:
 
 
 def _is_close(number: float | None, other: float | None) -> bool:
-    """Whether they differ by no more than the order in which DuckDB has added: less than a cent."""
+    """True if they differ by less than a cent, as sums do by the order in which DuckDB adds."""
     if number is None or other is None:
         return number is other
     return math.isclose(number, other, rel_tol=1e-12, abs_tol=1e-4)

@@ -31,7 +31,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class FleetVersion:
-    """What the source had for a month of a fleet: the SHA-256 of the file, and its rows as pyarrow reads them."""
+    """A file that the source had for a month of a fleet: its SHA-256, and its rows as pyarrow reads them."""
 
     sha256: str
     rows: "Counter[tuple[Any, ...]]"

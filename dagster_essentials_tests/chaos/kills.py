@@ -11,7 +11,7 @@ from dagster_essentials_tests.chaos.phases.sitecustomize import PHASES
 from dagster_essentials_tests.chaos.sandbox import Sandbox
 
 SIGNALS = {signal.SIGKILL: 3, signal.SIGTERM: 1}
-"""How often each is sent, relative to the other: a process that gets SIGTERM can clean up, so it finds less."""
+"""Each with its relative frequency: a process that gets SIGTERM can clean up, so it finds less."""
 
 
 def kill_cli_runs(sandbox: Sandbox, faults: int) -> None:
@@ -39,7 +39,7 @@ TARGETS = {
     "the daemon": ("dagster._daemon",),
     "all of dagster dev": ("",),
 }
-"""What is killed, by what its command line contains. The run is known because it reports its phase."""
+"""The processes to kill, each with a part of its command line. The run is known because it reports its phase."""
 
 
 def kill_dagster_dev(sandbox: Sandbox, faults: int) -> None:

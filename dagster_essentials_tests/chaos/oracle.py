@@ -54,7 +54,7 @@ FILE_ASSET, TABLE_ASSET = dg.AssetKey("taxi_trips_file"), dg.AssetKey("taxi_trip
 
 @dataclass(frozen=True)
 class Version:
-    """What the source had for a month at some time: the SHA-256 of the file, and the digest of its rows."""
+    """A file that the source had for a month at some time: its SHA-256, and the digest of its rows."""
 
     sha256: str
     digest: Digest

@@ -1,4 +1,4 @@
-"""What a scenario runs in: a copy of the project with a source, a Dagster instance, and hooks into its runs."""
+"""The sandbox of a scenario: a copy of the project with a source, a Dagster instance, and hooks into its runs."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ mutation Launch($params: ExecutionParams!) {
 }
 """
 COMPONENTS = ("dagster code-server", "dagster api grpc", "dagster_webserver", "dagster._daemon")
-"""What the command lines of the processes of `dagster dev` contain."""
+"""Parts of the command lines of the processes of `dagster dev`."""
 ASSETS = "taxi_trips_file,taxi_trips"
 FORCE = ("--config-json", '{"ops": {"taxi_trips": {"config": {"force": true}}}}')
 """The options with which a command loads months that are loaded already."""
@@ -47,7 +47,7 @@ FORCE = ("--config-json", '{"ops": {"taxi_trips": {"config": {"force": true}}}}'
 
 @dataclass
 class Report:
-    """What a scenario injected and found.
+    """The faults that a scenario injected, and its findings.
 
     Attributes:
         faults: how often each kind of fault was injected.

@@ -25,13 +25,13 @@ from dagster._scheduler.scheduler import ScheduleIterationTimes, launch_schedule
 
 SCHEDULES = ("trip_update_job_schedule", "weekly_update_job_schedule")
 CRASH_POINTS = ("TICK_CREATED", "TICK_HELD", "RUN_CREATED", "RUN_LAUNCHED", "RUN_ADDED", "TICK_SUCCESS")
-"""Where Dagster's scheduler can be told to crash, in the order in which it reaches them."""
+"""The places where Dagster's scheduler can be told to crash, in the order in which it reaches them."""
 
 
 class Scheduler:
-    """What the daemon of `dagster dev` does for schedules and queued runs, until it ends.
+    """A stand-in for the daemon of `dagster dev`, for schedules and queued runs.
 
-    It is not that daemon itself because its clock cannot be set: it would evaluate the ticks of all years until today.
+    The clock of that daemon cannot be set: it would evaluate the ticks of all years until today.
     """
 
     def __init__(self, workspace: WorkspaceProcessContext):

@@ -14,7 +14,7 @@ from dagster_essentials_tests.chaos.sandbox import MONTHS, Sandbox
 from dagster_essentials_tests.support.project import ROOT
 
 FOLDERS = {"1.5.6": ROOT / ".venv" / "duckdb-1"}
-"""Where `make chaos` installs the oldest supported DuckDB, beside the one of the environment, which is the newest."""
+"""The folder in which `make chaos` installs the oldest supported DuckDB; the environment has the newest."""
 
 STORAGE_VERSIONS = ("v0.10.2", "v1.0.0", "v1.2.0", "v1.4.0", "v1.5.0")
 """The storage formats of the DuckDB releases of the last years."""

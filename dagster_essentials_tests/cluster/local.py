@@ -22,7 +22,7 @@ JOB_SECONDS = 600
 
 @dataclass
 class LocalCluster:
-    """What runs, and the environment variables with which a command uses it."""
+    """The running parts, and the environment variables with which a command uses them."""
 
     folder: Path
     environ: dict[str, str] = field(repr=False)
@@ -59,7 +59,7 @@ class LocalCluster:
         return settings.lake
 
     def run_states(self) -> dict[str, int]:
-        """How many runs there are in each state, such as ``SUCCESS``."""
+        """The number of runs in each state, such as ``SUCCESS``."""
         import psycopg2
 
         with closing(psycopg2.connect(self.history)) as session, session.cursor() as cursor:
@@ -67,7 +67,7 @@ class LocalCluster:
             return dict(cursor.fetchall())
 
     def is_idle(self, runs: int) -> bool:
-        """Whether at least so many `runs` have been queued, and none is waiting or executed."""
+        """True if at least so many `runs` have been queued, and none is waiting or executed."""
         states = self.run_states()
         return sum(states.values()) >= runs and set(states) <= {"SUCCESS", "FAILURE", "CANCELED"}
 

@@ -167,7 +167,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def accepts(port: int) -> bool:
-    """Whether something listens on `port` of this machine."""
+    """True if something listens on `port` of this machine."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             return True

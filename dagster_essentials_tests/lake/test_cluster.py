@@ -152,7 +152,7 @@ def rows(cluster: LocalCluster) -> dict[str, int]:
 
 @contextmanager
 def counting(cluster: LocalCluster) -> Iterator[set[tuple[str, int]]]:
-    """What a reader sees who counts the trips of each month all the time."""
+    """Count the trips of each month all the time, and yield the counts that were seen."""
     seen: set[tuple[str, int]] = set()
     is_over = Event()
 
@@ -189,7 +189,7 @@ def test_a_backfill_over_three_workers_survives_kills(cluster: LocalCluster, ora
 
 
 def _is_loading(cluster: LocalCluster, worker: str) -> bool:
-    """Whether the worker executes a run whose month is not loaded yet.
+    """True if the worker executes a run whose month is not loaded yet.
 
     If it is killed earlier, while Dagster counts the run as starting, that is noticed after two minutes. If it is killed
     later, there may be no step that Dagster would have to execute again.

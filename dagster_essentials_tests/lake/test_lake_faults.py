@@ -135,7 +135,7 @@ def test_a_connection_that_was_ended_while_nobody_used_it_is_replaced(
 
 @pytest.fixture
 def storage() -> str:
-    """What a `project` has its tables in."""
+    """The storage of the tables of `project`."""
     return "lake"
 
 
@@ -207,7 +207,7 @@ def test_a_run_whose_connection_is_cut_replaces_its_month_once_and_succeeds(
 
 
 def is_unchanged(instance: dg.DagsterInstance, key: str) -> object:
-    """Whether the last materialization of the month says that it left the month as it was."""
+    """True if the last materialization of the month says that it left the month as it was."""
     latest = dg.AssetRecordsFilter(taxi_trips.key, asset_partitions=[key])
     (record,) = instance.fetch_materializations(latest, limit=1).records
     assert record.asset_materialization is not None

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -385,7 +385,7 @@ def test_with_a_receiver_the_sensors_are_on_without_a_click(environ: dict[str, s
 # Late months. December 2025 is late from 26 March 2026 on.
 
 SINCE = {"dagster/schedule_name": "trip_update_job_schedule", SINCE_TAG: "2025-11-01"}
-MARCH_5 = datetime(2026, 3, 5, tzinfo=timezone.utc)
+MARCH_5 = datetime(2026, 3, 5, tzinfo=UTC)
 
 
 class Schedule:
@@ -517,8 +517,8 @@ def test_months_that_a_tick_has_requested_just_now_are_not_late(
         publish(source_server, month, b"a month")
     schedule.switch_on()
     schedule.ticked(MARCH_5)
-    october = datetime(2026, 10, 20, 11, tzinfo=timezone.utc)
-    schedule.ticked(datetime(2026, 10, 5, tzinfo=timezone.utc), ended=october)
+    october = datetime(2026, 10, 20, 11, tzinfo=UTC)
+    schedule.ticked(datetime(2026, 10, 5, tzinfo=UTC), ended=october)
     assert schedule.watch("2026-10-20") == "No month is late."
     # A day later its runs have ended.
     assert schedule.watch("2026-10-22") == "Reported: 2025-12, 2026-01, 2026-02, 2026-03, 2026-04, 2026-05, 2026-06."

@@ -68,7 +68,7 @@ def test_the_result_of_each_query_is_the_one_that_is_shown(
 def test_every_question_has_a_query_and_a_result() -> None:
     questions = re.findall(r"^### (.*\?)$", PAGE, re.MULTILINE)
     assert len(questions) == 11
-    assert len(QUERIES) == PAGE.count("```sql") == 13
+    assert len(QUERIES) == PAGE.count("```sql") == 12
     assert [query for query, shown in QUERIES if shown.count("\n") < 3] == []
 
 

@@ -118,7 +118,7 @@ class Recorder(Tables):
         return super().execute(sql, values)
 
     def descriptions(self) -> list[str]:
-        """Which of the statements write comments or the view."""
+        """Those of the statements that write comments or the view."""
         return [text[:30] for text in self.statements if re.match("COMMENT|CREATE (OR REPLACE )?VIEW", text)]
 
 

@@ -234,7 +234,7 @@ def test_in_two_dimensions_a_range_is_the_product_of_both_ranges_and_backwards_i
 def test_a_backfill_of_a_rectangle_is_a_run_for_each_key_of_the_dimension_with_fewer_of_them(
     fleets: list[str], months: list[str], runs: list[tuple[str, str]]
 ) -> None:
-    """What the UI launches for assets with the policy `single_run`."""
+    """As the UI launches a backfill of assets with the policy `single_run`."""
     graph = dg.Definitions(assets=[in_two_dimensions]).resolve_asset_graph()
     partitions = [
         AssetKeyPartitionKey(in_two_dimensions.key, dg.MultiPartitionKey({"fleet": fleet, "month": month}))
@@ -254,7 +254,7 @@ def test_a_backfill_of_a_rectangle_is_a_run_for_each_key_of_the_dimension_with_f
 
 
 def test_a_range_with_the_tags_of_one_partition_in_two_dimensions_is_that_partition_alone() -> None:
-    """Why `partition_run.py` takes the range from the tags. In a backfill of a job from the UI, each run has both."""
+    """So `partition_run.py` takes the range from the tags. In a backfill of a job from the UI, each run has both."""
     one = {"dagster/partition/fleet": "green", "dagster/partition/month": KEYS[0]}
     range_ = {
         "dagster/asset_partition_range_start": f"green|{KEYS[1]}",
@@ -266,7 +266,7 @@ def test_a_range_with_the_tags_of_one_partition_in_two_dimensions_is_that_partit
 
 
 def test_a_backfill_of_a_job_takes_a_slice_of_the_flat_list_of_partitions_a_fleet_after_the_other() -> None:
-    """What `dagster job backfill` makes of --from, --to and --partitions: a run for each of these."""
+    """`dagster job backfill` with --from and --to, or --partitions, makes a run for each of these."""
     keys = FLEETS_AND_MONTHS.get_partition_keys()
     assert [key.replace("2023-0", "").removesuffix("-01") for key in keys] == [
         *("green|1", "green|2", "green|3", "fhv|1", "fhv|2", "fhv|3", "fhvhv|1", "fhvhv|2", "fhvhv|3")
@@ -312,7 +312,7 @@ def test_workspace_dagster_and_dg_name_the_same_module_and_location() -> None:
 def test_a_pool_loses_a_step_that_asks_while_the_slot_is_released(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Why a file lock, and not a pool, serializes access to the database."""
+    """So a file lock, and not a pool, serializes access to the database."""
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         storage = instance.event_log_storage
         assert isinstance(storage, SqlEventLogStorage)

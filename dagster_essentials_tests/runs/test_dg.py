@@ -56,7 +56,7 @@ def environ(clone: Path, **settings: str) -> dict[str, str]:
 
 
 def run_dg(clone: Path, *command: str, code: int = 0, **settings: str) -> str:
-    """What `dg ...` prints in the project's folder."""
+    """The output of `dg ...` in the project's folder."""
     result = subprocess.run(
         [str(BIN / "dg"), *command],
         cwd=clone,

@@ -70,7 +70,7 @@ with duckdb.connect(str(folder / "data.duckdb"), config={"memory_limit": "512MB"
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What the child printed of each file; a file is missing if the process died of it."""
+    """The output of the child for each file; a file is missing if the process died of it."""
     folder = tmp_path_factory.mktemp("hostile")
     good = sample("2023-01", ROWS)
     (folder / "good.parquet").write_bytes(good)

@@ -79,7 +79,7 @@ def read_manhattan(path: Path) -> dict[int, PublishedZone]:
 
 
 def pickups(files: Iterable[Path]) -> Counter[int | None]:
-    """How many trips of `files` began in each zone."""
+    """The number of trips of `files` that began in each zone."""
     zones: Counter[int | None] = Counter()
     for file in files:
         zones.update(pq.read_table(file, columns=["PULocationID"])["PULocationID"].to_pylist())

@@ -1,7 +1,7 @@
 """Nothing twice: when a month is loaded again, what the database knows of its versions, and what Dagster shows of it."""
 
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -282,7 +282,7 @@ def test_weeks_are_due_again_only_when_one_of_their_months_has_changed(
     project: Project, history: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     def due() -> list[str | None]:
-        at = datetime(2023, 4, 10, tzinfo=timezone.utc)
+        at = datetime(2023, 4, 10, tzinfo=UTC)
         return [request.partition_key for request in tick(history, at, weekly_update_schedule)[0]]
 
     publish(source_server, "2023-01", sample("2023-01"))
@@ -338,7 +338,7 @@ def test_a_month_is_stale_while_the_source_has_another_version_or_the_code_anoth
 
 def test_the_table_of_versions_says_when_each_month_was_loaded(loaded: Project) -> None:
     ((loaded_at,),) = loaded.query("SELECT loaded_at FROM month_versions")
-    assert abs((datetime.now(timezone.utc).replace(tzinfo=None) - loaded_at).total_seconds()) < 600
+    assert abs((datetime.now(UTC).replace(tzinfo=None) - loaded_at).total_seconds()) < 600
 
 
 def test_a_foreign_table_of_that_name_is_an_error_in_words(

@@ -4,7 +4,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -21,7 +21,7 @@ from dagster_essentials_tests.support.project import Project
 from dagster_essentials_tests.support.source_server import SourceServer, status
 from dagster_essentials_tests.support.ticks import tick
 
-UTC, NEW_YORK = timezone.utc, ZoneInfo("America/New_York")
+UTC, NEW_YORK = UTC, ZoneInfo("America/New_York")
 
 
 def record_materializations(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, keys: Collection[str]) -> None:

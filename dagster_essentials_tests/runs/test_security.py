@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -120,7 +120,7 @@ def test_the_skip_reason_of_a_tick_has_no_password(
         source_server.answers[path] = [status(code, Location=location)]
     history.report_runless_asset_event(dg.AssetMaterialization(trips.taxi_trips.key, partition="2022-12-01"))
     with dg.build_schedule_context(
-        instance=history, scheduled_execution_time=datetime(2023, 4, 5, tzinfo=timezone.utc)
+        instance=history, scheduled_execution_time=datetime(2023, 4, 5, tzinfo=UTC)
     ) as context:
         data = trip_update_schedule.evaluate_tick(context)
 

@@ -58,7 +58,7 @@ class Machine:
         self._add("uv", UV.format(venv=ENVIRONMENT.format(python=self.bin / python), pip=pip))
 
     def setup(self, *arguments: str, code: int = 0) -> str:
-        """What `make setup` prints."""
+        """The output of `make setup`."""
         result = subprocess.run(
             ["make", "setup", *arguments],
             cwd=self.clone,

@@ -81,7 +81,7 @@ def aggregate(
 
 
 def expected_csv(files: Iterable[Path], weeks: Iterable[str]) -> str:
-    """What the CSV should be: `weeks`, computed from `files` in decimal numbers."""
+    """The expected CSV of `weeks`, computed from `files` in decimal numbers."""
     trips: Counter[str] = Counter()
     sums: dict[str, list[Decimal]] = {week: [Decimal(0)] * 3 for week in weeks}
     for file in files:

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -30,7 +30,7 @@ KEYS = [f"{month}-01" for month in MONTHS]
 
 
 def new_york(year: int, month: int, day: int) -> float:
-    """When that day begins in New York, in seconds since 1970."""
+    """The start of that day in New York, in seconds since 1970."""
     return datetime(year, month, day, tzinfo=ZoneInfo("America/New_York")).timestamp()
 
 
@@ -214,7 +214,7 @@ def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: S
         (state,) = [
             state for state in instance.all_instigator_state() if state.instigator_name == "trip_update_job_schedule"
         ]
-        long_ago = datetime(2023, 10, 5, tzinfo=timezone.utc).timestamp()
+        long_ago = datetime(2023, 10, 5, tzinfo=UTC).timestamp()
         instance.create_tick(
             TickData(
                 state.instigator_origin_id,
@@ -228,7 +228,7 @@ def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: S
         )
     assert look() == {
         "skipReason": "Reported: 2023-06.",
-        "cursor": json.dumps({"2023-06-01": str(datetime.now(timezone.utc).date())}),
+        "cursor": json.dumps({"2023-06-01": str(datetime.now(UTC).date())}),
         "error": None,
     }
     (message,) = [message for message in webhook.messages if message["event"] == "months_late"]
@@ -364,7 +364,7 @@ def _reports(webhook: Webhook, run: dg.DagsterRun) -> list[dict[str, Any]]:
 
 
 def _sensor_acted(dev: Dev, run: dg.DagsterRun) -> bool:
-    """Whether the sensor has dealt with `run`: Dagster notes it in the log of the run."""
+    """True if the sensor has dealt with `run`: Dagster notes it in the log of the run."""
     with dev.instance() as instance:
         logs = instance.all_logs(run.run_id)
     return any("run_failure_alert_sensor" in entry.message for entry in logs)
@@ -478,7 +478,7 @@ query Ticks($selector: SensorSelector!) {
 
 
 def _skip_reasons(dev: Dev) -> list[str]:
-    """Why the last ticks of the sensor for failed runs have sent nothing."""
+    """The reasons why the last ticks of the sensor for failed runs have sent nothing."""
     sensor = dev.graphql(TICKS, selector={**JOB, "sensorName": "run_failure_alert_sensor"})["sensorOrError"]
     return [tick["skipReason"] or "" for tick in sensor["sensorState"]["ticks"]]
 

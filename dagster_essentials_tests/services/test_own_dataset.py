@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pytest
 
@@ -248,6 +250,80 @@ def test_a_lost_record_is_made_anew(copy: Copy) -> None:
     assert result.returncode == 0, result.stdout
     assert "bike_trips: 3 of 3 months recorded" in result.stdout
     assert "taxi_trips: 1 of 1 months recorded" in result.stdout
+
+
+def test_the_pattern_records_each_partition_and_keeps_those_of_a_run_that_fails(tmp_path: Path) -> None:
+    (code,) = re.findall(r"^`each_partition.py`\n\n```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
+    assert len(code.splitlines()) <= 32
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    tags = {"dagster/asset_partition_range_start": "2023-01-01", "dagster/asset_partition_range_end": "2023-03-01"}
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([namespace["trips"]], instance=instance, tags=tags, raise_on_error=False)
+        assert not result.success
+        key = dg.AssetKey("trips")
+        assert instance.get_materialized_partitions(key) == {"2023-01-01", "2023-03-01"}
+        tags["dagster/asset_partition_range_start"] = "2023-03-01"
+        tags["dagster/asset_partition_range_end"] = "2023-04-01"
+        assert dg.materialize([namespace["trips"]], instance=instance, tags=tags).success
+        records = instance.fetch_materializations(dg.AssetRecordsFilter(key), limit=10, ascending=True).records
+    versions = [(record.partition_key, record.asset_materialization.tags["dagster/data_version"]) for record in records]
+    assert versions == [
+        ("2023-01-01", "version of 2023-01-01"),
+        ("2023-03-01", "version of 2023-03-01"),
+        ("2023-03-01", "version of 2023-03-01"),
+        ("2023-04-01", "version of 2023-04-01"),
+    ]
+
+
+CORE = ("errors.py", "ingestion", "warehouse", "orchestration")
+
+
+def test_the_core_works_in_a_project_of_its_own(tmp_path: Path) -> None:
+    package = tmp_path / "bikes"
+    package.mkdir()
+    for name in CORE:
+        source = ROOT / "dagster_essentials" / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, package / name)
+    dataset, assets = FILES.values()
+    (package / "dataset.py").write_text(dataset)
+    (package / "assets.py").write_text(
+        assets.replace("dagster_essentials.datasets.bikes", "bikes.dataset")
+        .replace(
+            "from dagster_essentials import settings",
+            "from pathlib import Path\n\nfrom bikes.ingestion.data_folder import DataFolder",
+        )
+        .replace("settings.SETTINGS.files", "DataFolder(Path('data'))")
+        .replace("settings.SETTINGS.data_dir", "Path('data').absolute()")
+    )
+    (package / "definitions.py").write_text(
+        "import dagster as dg\nfrom bikes.assets import bike_trips, bike_trips_file\n"
+        "from bikes.orchestration.database import LockedDuckDBResource\n"
+        "defs = dg.Definitions(assets=[bike_trips_file, bike_trips], executor=dg.in_process_executor, "
+        "resources={'database': LockedDuckDBResource(database='bikes.duckdb')})\n"
+    )
+    (package / "__init__.py").touch()
+    for module in package.rglob("*.py"):
+        module.write_text(module.read_text().replace("dagster_essentials.", "bikes."))
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / Path(path("2023-01")).name).write_bytes(zipped(rides("2023-01", 60)))
+    result = subprocess.run(
+        [
+            *(str(BIN / "dagster"), "asset", "materialize", "-m", "bikes.definitions"),
+            *("--select", "bike_trips_file,bike_trips", "--partition", "2023-01-01"),
+        ],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "BIKE_TRIPS_URL": str(source)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    with duckdb.connect(str(tmp_path / "bikes.duckdb"), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM bike_trips").fetchall() == [(60,)]
 
 
 def test_the_trips_are_what_they_were(copy: Copy) -> None:

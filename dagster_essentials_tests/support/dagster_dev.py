@@ -109,7 +109,7 @@ class Dev:
         return all(daemon["healthy"] for daemon in daemons if daemon["required"])
 
     def is_loaded(self) -> bool:
-        """Whether the webserver has the code location."""
+        """True if the webserver has the code location."""
         try:
             answer = self.graphql(
                 "{ workspaceOrError { ... on Workspace { locationEntries { name locationOrLoadError { __typename } } } } }"

@@ -49,7 +49,7 @@ NAMES_IN_FILE: Mapping[str, Mapping[str, str]] = {
     "fhv": {},
     "fhvhv": {},
 }
-"""Where the name of a column in the files is not that in the table; in lower case. For all, the zones are named alike."""
+"""Names of columns in the files that differ from the table's, in lower case. The zones have the same in all."""
 ZONES = {"pickup_zone_id": "pulocationid", "dropoff_zone_id": "dolocationid"}
 
 # Each layout that was published; the first month of each, or one that stands for it.
@@ -140,7 +140,7 @@ def rows_as_dicts(path: Path) -> list[dict[str, Any]]:
 
 
 PARTS = ("tolls", "bcf", "sales_tax", "congestion_surcharge", "airport_fee", "cbd_congestion_fee", "tips")
-"""What a trip of fhvhv costs in all is its `base_passenger_fare` and these."""
+"""With `base_passenger_fare`, the parts of the total of an fhvhv trip."""
 
 
 def common_columns(trip: Mapping[str, Any], fleet: str, month: str) -> tuple[Any, ...]:

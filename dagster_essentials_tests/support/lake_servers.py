@@ -22,7 +22,7 @@ from dagster_essentials.warehouse.month_versions import versions_by_month
 from dagster_essentials_tests.cluster.servers import PASSWORD, Postgres
 
 SECRETS = (PASSWORD,)
-"""What no message may contain."""
+"""No message may contain them."""
 SECONDS = 120
 """For a process to end: a time-out, not a wait."""
 

@@ -110,7 +110,7 @@ def footer_size(file: bytes) -> int:
 
 
 def split(file: bytes) -> tuple[bytes, Struct]:
-    """What precedes the footer of the parquet file, and the footer."""
+    """Split the parquet file into what precedes its footer, and the footer."""
     start = len(file) - 8 - footer_size(file)
     return file[:start], decode(file[start:])[0]
 

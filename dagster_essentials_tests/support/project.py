@@ -55,7 +55,7 @@ class Project:
         return self.folder / "home"
 
     def file(self, month: str) -> Path:
-        """Where the file of `month` (``YYYY-MM``) goes."""
+        """The path of the file of `month` (``YYYY-MM``)."""
         return self.folder / "raw" / f"taxi_trips_{month}.parquet"
 
     def connect(self) -> AbstractContextManager[Tables]:
@@ -63,7 +63,7 @@ class Project:
         return opened(self.lake) if self.lake else file_tables(self.database, {}, wait_seconds=60, log=print)
 
     def resource(self, wait_seconds: float = 60) -> DuckDBResource:
-        """What assets use as their database."""
+        """The database resource of the assets."""
         if self.lake:
             return DuckLakeResource(database=LAKE_NAME, wait_seconds=wait_seconds)
         return LockedDuckDBResource(database=str(self.database), wait_seconds=wait_seconds)
@@ -147,7 +147,7 @@ def materialize(
 
 
 def failure_text(result: dg.ExecuteInProcessResult) -> str:
-    """What the failed steps of `result` say, as the UI and the command line print it."""
+    """The messages of the failed steps of `result`, as the UI and the command line print them."""
     return "\n".join(
         str(event.event_specific_data.error.message)  # type: ignore[union-attr]
         for event in result.all_events

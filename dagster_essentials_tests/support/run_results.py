@@ -1,4 +1,4 @@
-"""What a run left behind: files, rows, and what Dagster's event log says of it. And what the source is to serve."""
+"""The results of a run: files, rows and events in Dagster's log. And the months that the source serves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

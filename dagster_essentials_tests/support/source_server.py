@@ -98,7 +98,7 @@ class SourceServer(LocalServer):
         return path
 
     def requested(self, path: str) -> int:
-        """How many requests there were for `path`."""
+        """The number of requests for `path`."""
         return sum(requested == path for _, requested, _ in self.requests)
 
     def bytes_sent(self, path: str) -> int:

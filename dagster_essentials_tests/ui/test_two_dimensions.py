@@ -198,7 +198,7 @@ def test_a_backfill_from_the_command_line_has_a_run_for_each_partition(dev: Dev,
 
 
 def test_with_fleets_all_assets_can_be_launched_for_all_partitions_only(page: Page) -> None:
-    """Why there are no fleets by default: this is the second step of the lesson."""
+    """So there are no fleets by default: this is the second step of the lesson."""
     go_to(page, "Lineage")
     page.get_by_role("button", name="Materialize all").click()
     dialog = page.get_by_role("dialog").filter(has_text="Launch runs to materialize 11 assets")

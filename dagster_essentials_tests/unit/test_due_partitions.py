@@ -1,4 +1,4 @@
-"""Which months and weeks are due, and which months are late: pure functions of plain values."""
+"""Due months and weeks, and late months: pure functions of plain values."""
 
 import random
 from collections.abc import Collection
@@ -376,7 +376,7 @@ def test_without_any_week_nothing_is_due() -> None:
 @pytest.mark.parametrize(("months", "weeks"), [(0, 5), (1, 9), (2, 13), (3, 18), (4, 22)])
 def test_after_so_many_weeks_a_week_lies_in_months_that_ended_so_long_ago_on_any_day(months: int, weeks: int) -> None:
     def weeks_after(day: date) -> int:
-        """How many weeks there are between the last Sunday and the end of those months."""
+        """The number of weeks between the last Sunday and the end of those months."""
         number = 12 * day.year + day.month - 1 - months
         end = date(number // 12, number % 12 + 1, 1)
         sunday = day - timedelta(days=day.isoweekday() % 7)

@@ -1,4 +1,4 @@
-"""What is said of the trips of the fleets: violations of their data quality rules, and descriptions in the database."""
+"""The quality of the fleets' trips: violations of their rules, and descriptions in the database."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime

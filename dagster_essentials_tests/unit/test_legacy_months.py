@@ -84,7 +84,7 @@ def expected_zone(longitude: float, latitude: float, outlines: Mapping[int, shap
 def expected_trip(
     row: Mapping[str, str | None], month: str, outlines: Mapping[int, shapely.Geometry]
 ) -> dict[str, Any]:
-    """What a row of a published CSV becomes, one spelling after another."""
+    """The expected row for a row of a published CSV, one spelling after another."""
     is_2009 = month < "2010-01"
     names = dict(zip(TYPES_2010, TYPES_2009 if is_2009 else TYPES_2010, strict=True))
     text = {name: row[names[name]] for name in TYPES_2010}

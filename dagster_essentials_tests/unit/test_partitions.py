@@ -1,11 +1,11 @@
-"""Which months and weeks are partitions at a moment, and which months a week needs."""
+"""The months and weeks that are partitions at a moment, and the months that a week needs."""
 
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import pytest
@@ -17,7 +17,7 @@ from dagster_essentials.partitions import monthly_partition, weekly_partition
 from dagster_essentials.reports.weekly import months_of_week
 from dagster_essentials_tests.support.project import ROOT
 
-UTC = timezone.utc
+UTC = UTC
 
 # The settings are read once per process. This one, which runs no other test, reads them again for each case.
 LIST_PARTITIONS = """

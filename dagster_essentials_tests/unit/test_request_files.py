@@ -1,4 +1,4 @@
-"""Which files are requests, and which ticks of the sensor request a run."""
+"""The files that are requests, and the ticks of the sensor that request a run."""
 
 import json
 import os

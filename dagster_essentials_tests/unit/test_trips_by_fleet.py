@@ -54,7 +54,7 @@ def report(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[tuple[An
 
 
 def in_files(folder: Path, *months: tuple[str, str]) -> list[tuple[Any, ...]]:
-    """What pyarrow and plain Python find in the files of the months."""
+    """The counts of pyarrow and plain Python in the files of the months."""
     found = []
     for fleet, month in months:
         trips = [

@@ -1,21 +1,21 @@
-"""What a lake needs from time to time: small files are merged, old snapshots and files that nothing refers to are removed."""
+"""The maintenance of a lake: merges small files, removes old snapshots and files that nothing refers to."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from dagster_essentials.warehouse.lake import LAKE_NAME
 from dagster_essentials.warehouse.tables import COMMITS, Tables
 
 KEEP_SNAPSHOTS = timedelta(days=7)
-"""How long a replaced month can still be read as it was, and takes space."""
+"""The time for which a replaced month can still be read as it was, and takes space."""
 
 KEEP_FILES = timedelta(days=1)
-"""How long a file is kept that no transaction has added, and one that no snapshot has: a query may be reading it."""
+"""The time for which unused files are kept: a load may not have added one yet, and a query may be reading one."""
 
 
 @dataclass(frozen=True)
 class Maintenance:
-    """What was done: the files that were merged, the snapshots that were expired, and the files that were deleted."""
+    """The numbers of files that were merged, snapshots that were expired, and files that were deleted."""
 
     files_merged: int
     snapshots_expired: int
@@ -34,7 +34,7 @@ def maintain_lake(
     Raises:
         QueryError: a step failed. Those before it are done, and the tables are unchanged.
     """
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     steps = (
         ("ducklake_merge_adjacent_files($lake)", None),
         ("ducklake_expire_snapshots($lake, older_than => $before)", now - keep_snapshots),

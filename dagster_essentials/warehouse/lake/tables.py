@@ -1,4 +1,4 @@
-"""What differs in a lake: many processes use it at the same time, and rows are written to data files before the transaction.
+"""The tables of a lake: many processes use them at the same time, and rows are written to files before the transaction.
 
 So the months of several processes are written at the same time, and a commit takes a fifth of a second however large the
 month is. A file that no transaction added, as its process was killed, is removed by `maintenance.py`.
@@ -104,7 +104,7 @@ class StagedRows(Rows):
 _LOST = re.compile(
     "server closed the connection|connection not open|no connection to the server|could not (send|receive) data"
     "|SSL (connection|SYSCALL)|terminating connection|database system is (shutting|starting)|unable to connect to Postgres"
-    # What DuckDB 1.5.5 makes of it in the middle of a query, and if it can neither commit nor roll back.
+    # Messages of DuckDB 1.5.5 for it in the middle of a query, and if it can neither commit nor roll back.
     '|unsuccessful query result|database has been invalidated|failed to execute query "ROLLBACK"',
     re.IGNORECASE,
 )

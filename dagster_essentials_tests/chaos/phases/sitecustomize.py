@@ -24,7 +24,7 @@ STATEMENTS = {
     "INSERT INTO month_versions ": "record the version",
     "COMMIT": "commit",
 }
-"""How the statements begin by which a phase is detected."""
+"""The beginnings of the statements by which a phase is detected."""
 
 _address = os.environ.get("CHAOS_PHASES", "")
 _reporting = threading.local()

@@ -1,4 +1,4 @@
-"""What a fault is: something wrong or unusual with a file at the source, and the outcome that a run must have."""
+"""A fault: something wrong or unusual with a file at the source, and the outcome that a run must have."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dagster_essentials_tests.support.source_server import LAST_MODIFIED, Answer
 
 
 class Outcome(Enum):
-    """What a run does about a fault."""
+    """The outcome of a run over a fault."""
 
     REFUSED = "refused"
     """The run fails for this month with a message; the file and the rows are unchanged."""
@@ -22,9 +22,9 @@ class Outcome(Enum):
 
 
 Responder = Callable[[bytes, Random], Answer]
-"""How one request for a good file is answered."""
+"""Answers one request for a good file."""
 Change = Callable[[bytes, Random], bytes]
-"""What becomes of the content of a good file."""
+"""Changes the content of a good file."""
 
 
 @dataclass(frozen=True)
