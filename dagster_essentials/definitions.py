@@ -17,6 +17,7 @@ with warnings.catch_warnings():
     from dagster_essentials import jobs, schedules, sensors, settings
     from dagster_essentials.assets import fleets, metrics, requests, trips
     from dagster_essentials.operations.definitions import lake_definitions, operations_definitions
+    from dagster_essentials.orchestration.console import print_failures_once
     from dagster_essentials.orchestration.monthly_table import import_dataset
     from dagster_essentials.resources import database_resource
 
@@ -61,6 +62,8 @@ def build_definitions() -> dg.Definitions:
         parts.append(lake_definitions())
     return dg.Definitions.merge(*parts, operations_definitions(tables))
 
+
+print_failures_once()
 
 with warnings.catch_warnings():
     for category in BETA:

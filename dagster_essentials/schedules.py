@@ -22,7 +22,9 @@ trip_update_schedule = update_schedule(
     TRIPS,
     cron_schedule="0 0 5 * *",
     execution_timezone=NEW_YORK,
-    description="On the 5th: loads every month that the TLC has published since the newest loaded one.",
+    description="On the 5th: loads every month that the TLC has published since the newest loaded one, in a run each. It is a "
+    "function, without a partition set: a schedule that Dagster builds from the job's partitions requests the newest one only, "
+    "so a month that is published late would never be loaded.",
 )
 
 trip_corrections_schedule = corrections_schedule(

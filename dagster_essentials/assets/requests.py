@@ -74,7 +74,9 @@ class AdhocRequestConfig(dg.Config):
         ),
     },
 )
-def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+def adhoc_request(
+    context: dg.AssetExecutionContext, config: AdhocRequestConfig, database: DuckDBResource
+) -> dg.MaterializeResult:  # type: ignore[type-arg]
     """Count the trips of the request, and plot them."""
     request = config.request()
     path = Path(constants.REQUEST_DESTINATION_TEMPLATE_FILE_PATH.format(request.name))
@@ -83,6 +85,11 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
             answer = answer_request(tables, request)
         png = answer.write_plot(path, settings.SETTINGS.files)
     missing = describe_some(answer.missing) or "none"
+    location = settings.SETTINGS.files.location(path)
+    context.log.info(
+        f"{request.filename}: {answer.num_trips:,} trips from {request.borough}, {answer.period}, "
+        f"plotted to {location}; months not loaded: {missing}"
+    )
     return dg.MaterializeResult(
         metadata={
             "picture": png_metadata(png),
@@ -90,7 +97,7 @@ def adhoc_request(config: AdhocRequestConfig, database: DuckDBResource) -> dg.Ma
             "borough": request.borough,
             "start_date": answer.start_date,
             "end_date": answer.end_date,
-            "path": dg.MetadataValue.path(settings.SETTINGS.files.location(path)),
+            "path": dg.MetadataValue.path(location),
         },
         check_results=[
             dg.AssetCheckResult(

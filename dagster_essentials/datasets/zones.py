@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dagster_essentials.datasets.publisher import WITHOUT_NETWORK
 from dagster_essentials.errors import PipelineError, ZonesError
 from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.download import download
@@ -56,7 +57,14 @@ def download_zones(url: str, path: Path, files: DataFolder) -> tuple[DownloadedF
         PipelineError: it cannot be downloaded or written, or is not the zones CSV. An earlier file is unchanged.
     """
     try:
-        return download(url, path, files, _parse, "Point TAXI_ZONES_URL to where it is, and materialize again.")
+        return download(
+            url,
+            path,
+            files,
+            _parse,
+            if_not_published="Point TAXI_ZONES_URL to where it is, and materialize again.",
+            if_unreachable=WITHOUT_NETWORK,
+        )
     except PipelineError as error:
         error.source = redact_url(url)
         raise

@@ -114,6 +114,7 @@ class Dataset:
         made_by: what may have made a table without them, for messages.
         file_format: how its files are read.
         before_first_month: for messages, where the rows of earlier months are.
+        without_network: for messages, how to go on if the source cannot be reached.
         constants: the values of columns of the table that are the same in all of its rows. A month is called by them as well.
         total_amount, trip_distance: SQL for the US dollars that were paid for a row, and its miles; null if not published.
     """
@@ -140,6 +141,7 @@ class Dataset:
     made_by: str = ""
     file_format: FileFormat = field(default_factory=Parquet)
     before_first_month: str = ""
+    without_network: str = ""
     constants: Mapping[str, str] = field(default_factory=dict)
     total_amount: str = "CAST(NULL AS DOUBLE)"
     trip_distance: str = "CAST(NULL AS DOUBLE)"

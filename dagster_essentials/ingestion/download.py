@@ -88,12 +88,14 @@ def download(
     files: DataFolder,
     validate: Callable[[Path], object],
     if_not_published: str = "Check the address.",
+    if_unreachable: str = "",
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[DownloadedFile, bool]:
     """Download the file at `url` to `path` in `files`, unless it exists there and is unchanged at the source.
 
     `validate` gets the path of the complete temporary file and raises an error if it must not be kept. Only then does
-    the file replace an earlier one. `if_not_published` is the advice in the error if the source does not have it.
+    the file replace an earlier one. `if_not_published` is the advice in the error if the source does not have it, and
+    `if_unreachable` the last sentence of the advice if it does not answer.
 
     Returns:
         What is known of the file, and whether it was transferred.
@@ -120,8 +122,8 @@ def download(
         write_sidecar(path, downloaded, files)
         return downloaded, True
 
-    advice = "Check that the address can be reached from this machine, and materialize again."
-    return _with_retries(transfer, ATTEMPTS, sleep, advice)
+    advice = f"Check that the address can be reached from this machine, and materialize again. {if_unreachable}"
+    return _with_retries(transfer, ATTEMPTS, sleep, advice.rstrip())
 
 
 def _write(temporary: Path, url: str, headers: "_Headers", chunks: Iterable[bytes]) -> DownloadedFile:

@@ -165,6 +165,7 @@ def download_month(month: MonthFile) -> DownloadedMonth:
                 f"{published} about {dataset.months_to_publication} months after its end: materialize it again then. For an "
                 f"earlier month, check the address ({dataset.address_setting})."
             ),
+            if_unreachable=dataset.without_network,
         )
         try:
             with open(path, "rb") as content:

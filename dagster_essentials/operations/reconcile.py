@@ -10,7 +10,7 @@ from dagster_essentials.ingestion.month_files import find_downloaded
 from dagster_essentials.orchestration.checks import evaluate_checks
 from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.orchestration.events import record_check, record_materialization
-from dagster_essentials.orchestration.failures import fail_with_message
+from dagster_essentials.orchestration.failures import fail_with_message, logged_failure
 from dagster_essentials.orchestration.metadata import file_metadata, month_metadata
 from dagster_essentials.orchestration.monthly_table import MonthlyTable
 from dagster_essentials.orchestration.records import recorded_version
@@ -42,7 +42,7 @@ def build_reconcile_job(tables: Sequence[MonthlyTable]) -> dg.JobDefinition:
                         f"--partitions {quote(','.join(keys))}"
                     )
         if missing:
-            raise dg.Failure("\n".join(missing), allow_retries=False)
+            raise logged_failure("\n".join(missing))
 
     @dg.job(
         description="Makes Dagster's record of the months follow the files and the tables, and loads nothing. For after a "

@@ -17,22 +17,32 @@ FIRST_WAIT_SECONDS = 2
 machine takes a minute or two, which is the sum of all."""
 
 
+class LoggedFailure(dg.Failure):
+    """A `dagster.Failure` whose reason is in the log of its step, so that the terminal does not repeat it."""
+
+
 @contextmanager
 def fail_with_message(label: str = "") -> Iterator[None]:
-    """Turn an error of the pipeline in the block into a `dagster.Failure`, about `label` or the error's own source.
+    """Log an error of the pipeline in the block, and turn it into a failure, about `label` or the error's own source.
 
     Dagster shows a Failure as it is; for any other error, the run's page first says in which op it occurred.
 
     Raises:
         dagster.RetryRequested: the step can be executed again.
-        dagster.Failure: for every other PipelineError.
+        LoggedFailure: for every other PipelineError.
     """
     try:
         yield
     except PipelineError as error:
         retry_if_possible(error)
-        # From None: the message is complete, and Dagster would print the stack trace of a cause as well.
-        raise dg.Failure(error.describe(label), allow_retries=False) from None
+        # From None: the message is complete, and Dagster would show the stack trace of a cause as well.
+        raise logged_failure(error.describe(label)) from None
+
+
+def logged_failure(text: str) -> LoggedFailure:
+    """Log `text` in the current step, and return the failure that ends it."""
+    dg.OpExecutionContext.get().log.error(text)
+    return LoggedFailure(text, allow_retries=False)
 
 
 def retry_if_possible(error: PipelineError) -> None:

@@ -13,7 +13,7 @@ from dagster_essentials.orchestration.events import (
     record_materialization,
     suppress_final_materialization,
 )
-from dagster_essentials.orchestration.failures import retry_if_possible
+from dagster_essentials.orchestration.failures import LoggedFailure, logged_failure, retry_if_possible
 
 FAILED = "failed"
 """The metadata key of the observation that shows on a partition's page why it failed."""
@@ -38,7 +38,7 @@ class PartitionRun:
         self._rows: int | None = None
         self._bytes = 0
         if not self.keys:
-            raise dg.Failure(_why_no_partitions(" to ".join(_range(context))), allow_retries=False)
+            raise logged_failure(_why_no_partitions(" to ".join(_range(context))))
 
     def pending(self, upstream: dg.AssetsDefinition | None = None) -> Iterator[str]:
         """The partitions that have not ended. Those for which `upstream` failed in this run fail too."""
@@ -107,7 +107,7 @@ class PartitionRun:
         If `downstream` is executed in this run, it fails at its end for these partitions, after it has processed the others.
 
         Raises:
-            dagster.Failure: it names each failed partition and why.
+            LoggedFailure: it names each failed partition and why.
         """
         total, failed = len(self.keys), [key for key in self.keys if key in self._reasons]
         if total > 1:
@@ -117,7 +117,7 @@ class PartitionRun:
                 + (f"; failed: {', '.join(map(self._label, failed))}" if failed else "")
             )
         if failed and not (downstream is not None and is_executed(self._context, downstream)):
-            raise dg.Failure(self._failure_text(), allow_retries=False)
+            raise LoggedFailure(self._failure_text(), allow_retries=False)
         yield from suppress_final_materialization(self._context)
 
     def _summary(self, done: str) -> str:

@@ -110,14 +110,18 @@ class Answer:
     def num_trips(self) -> int:
         return sum(self.trips.values())
 
+    @property
+    def period(self) -> str:
+        """The first and the last day, for people."""
+        return f"{self.start_date} to {_last_day(self.end_date)}"
+
     def write_plot(self, path: Path, files: DataFolder) -> bytes:
         """Plot the answer to `path` in `files`, as PNG, and return it.
 
         Raises:
             WriteError: it cannot be written.
         """
-        period = f"{self.start_date} to {_last_day(self.end_date)}"
-        title = f"Yellow taxi trips from {self.request.borough}, {period}: {self.num_trips:,}"
+        title = f"Yellow taxi trips from {self.request.borough}, {self.period}: {self.num_trips:,}"
         if self.missing:
             title += f"\nwithout {describe_some(self.missing)}: not loaded"
         png = plot_hours(self.trips, title)
