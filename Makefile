@@ -12,9 +12,13 @@ setup: .venv/.ready
 .venv/.ready: FORCE
 	@PYTHON='$(PYTHON)' deploy/setup.sh
 
+# Nothing that a person has exported reaches the generated months: no other settings, no limits, no alerts.
+SETTINGS := $(filter DAGSTER_% DUCKDB_% DUCKLAKE_% TAXI_%,$(.VARIABLES))
+WITHOUT_SETTINGS := $(if $(SETTINGS),env $(addprefix -u ,$(SETTINGS)))
+
 # Load three generated months, from file to tables and plots, without network.
 REQUEST := "borough": "Manhattan", "start_date": "2023-01-10", "end_date": "2023-01-25"
-LAUNCH = cd data/sample && $(WITHOUT_SETTINGS) ../../.venv/bin/dg launch
+LAUNCH := cd data/sample && $(strip $(WITHOUT_SETTINGS) ../../.venv/bin/dg launch)
 # The table at the end.
 run: export LOADED_MONTHS := SELECT partition_date AS month, count(*) AS trips, \
 	count(*) FILTER (strftime(pickup_datetime, '%Y-%m') <> partition_date) AS pickups_outside_the_month, \
@@ -48,10 +52,6 @@ data/sample/.env data/lesson/.env: | .venv/.ready
 	@printf '%s\n' 'DAGSTER_HOME=$(CURDIR)/$(@D)/.dagster' DUCKDB_DATABASE=$(@D)/staging/data.duckdb TAXI_DATA_DIR=$(@D) \
 		TAXI_TRIPS_URL=$(@D)/source/trip-data TAXI_ZONES_URL=$(@D)/source/taxi_zones.csv \
 		TAXI_START_DATE=2023-01-01 TAXI_END_DATE=2023-04-01 TAXI_FLEETS=none > $@
-
-# A person's other settings, such as limits and alerts, do not reach these months either.
-SETTINGS := $(filter DAGSTER_% DUCKDB_% DUCKLAKE_% TAXI_%,$(.VARIABLES))
-WITHOUT_SETTINGS := $(if $(SETTINGS),env $(addprefix -u ,$(SETTINGS)))
 
 dev: export DAGSTER_HOME := $(CURDIR)/.dagster
 dev: .venv/.ready
