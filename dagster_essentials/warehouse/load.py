@@ -198,7 +198,8 @@ def _read_source(file: MonthFile, opened: OpenMonthFile) -> _Source:
     if mapping.derived:
         if file.reference is None:
             raise LoadError(
-                f"{file.dataset.title} of this month need data that {file.dataset.table_asset} does not give."
+                f"{file.dataset.title} of this month depend on other data than their file, and the month is unchanged. Give the "
+                f"MonthFile of {file.dataset.table_asset} a `reference` that reads them."
             )
         reference = file.reference()
     try:

@@ -84,11 +84,12 @@ def types_of(month: str) -> dict[str, pa.DataType]:
 
 
 def legacy_file(path: Path, month: str, *trips: Mapping[str, Any], **types: pa.DataType) -> Path:
-    """The file of `month` with these `trips`: each has the values of `A_TRIP` unless it gives others."""
+    """The file of `month` with these `trips`: each has the values of `A_TRIP`, in that month, unless it gives others."""
     given = {**types_of(month), **types}
-    trip = A_TRIP_OF_2009 if month < "2010-01" else A_TRIP
+    trip = dict(A_TRIP_OF_2009 if month < "2010-01" else A_TRIP)
+    trip |= {name: f"{month}{str(value)[7:]}" for name, value in trip.items() if name.lower().endswith("datetime")}
     if given.get("rate_code") == pa.int64():
-        trip = {**trip, "rate_code": 1}
+        trip["rate_code"] = 1
     rows = [{**trip, **values} for values in trips]
     return write_rows(path, rows, given)
 

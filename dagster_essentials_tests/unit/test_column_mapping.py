@@ -13,14 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dagster_essentials.datasets.yellow import COLUMNS, COURSE_COLUMNS
+from dagster_essentials.datasets.yellow import COLUMNS, COURSE_COLUMNS, YELLOW
 from dagster_essentials.errors import SchemaError
-from dagster_essentials.ingestion.column_mapping import (
-    FileSchema,
-    NotParquetError,
-    map_columns,
-    read_file_schema,
-)
+from dagster_essentials.ingestion.column_mapping import map_columns
+from dagster_essentials.ingestion.file_format import FileSchema, InvalidFileError, Parquet
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS
 
 pytestmark = pytest.mark.duckdb
@@ -136,7 +132,7 @@ NEWEST = SCHEMAS["2026-06"]
 
 def read(path: Path) -> FileSchema:
     with open(path, "rb") as file:
-        return read_file_schema(file)
+        return Parquet().read_schema(file)
 
 
 def file_schema(types: Mapping[str, pa.DataType]) -> FileSchema:
@@ -160,7 +156,7 @@ def newest_file(path: Path, rows: int = 1, **replaced: pa.Array) -> Path:
 
 def load(path: Path, month: str = "2023-01") -> list[dict[str, object]]:
     """The rows of the file in a table with the columns of `trips`."""
-    expressions = ", ".join(map_columns(read(path), month).expressions)
+    expressions = ", ".join(map_columns(read(path), month, YELLOW).expressions)
     with duckdb.connect() as connection:
         connection.execute(f"CREATE TABLE trips ({', '.join(f'{name} {type_}' for name, type_ in COURSE + ADDED)})")
         connection.execute(
@@ -207,7 +203,7 @@ def test_every_published_schema_is_mapped_to_trips(month: str, tmp_path: Path) -
     path = write_parquet(tmp_path / "month.parquet", columns)
 
     assert read(path) == file_schema(SCHEMAS[month])
-    mapping = map_columns(read(path), "2026-06")
+    mapping = map_columns(read(path), "2026-06", YELLOW)
     assert mapping.unknown == []
     absent = {*NULLS[month], *(["cbd_congestion_fee"] if month < "2025" else [])}
     absent |= {"request_source"} if month < "2026-06" else set()
@@ -225,7 +221,7 @@ def test_published_months_are_read_completely(month: str) -> None:
     published = pq.read_metadata(path)
     assert schema.rows == published.num_rows
     assert [name for name, _ in schema.columns] == published.schema.names
-    assert map_columns(schema, "2026-06").unknown == []
+    assert map_columns(schema, "2026-06", YELLOW).unknown == []
     compared = {"vendor_id": "VendorID", "pickup_zone_id": "PULocationID", "total_amount": "total_amount"}
     table = pq.read_table(path, columns=list(compared.values()))
     rows = load(path)
@@ -247,7 +243,7 @@ def test_the_partition_date_is_the_month_of_the_file_and_not_of_the_pickup(tmp_p
 def test_names_are_compared_without_case(name: str, tmp_path: Path) -> None:
     columns = {name if key == "Airport_fee" else key: array for key, array in nulls(NEWEST).items()}
     path = write_parquet(tmp_path / "month.parquet", {**columns, name: pa.array([1.75])})
-    mapping = map_columns(read(path), "2026-06")
+    mapping = map_columns(read(path), "2026-06", YELLOW)
     assert "airport_fee" not in mapping.absent
     assert mapping.unknown == []
     assert load(path)[0]["airport_fee"] == 1.75
@@ -257,21 +253,21 @@ def test_names_are_compared_without_case(name: str, tmp_path: Path) -> None:
 def test_a_file_without_a_required_column_is_refused(name: str) -> None:
     types = {key: type_ for key, type_ in NEWEST.items() if key != name}
     with pytest.raises(SchemaError) as refused:
-        map_columns(file_schema(types), "2026-06")
+        map_columns(file_schema(types), "2026-06", YELLOW)
     assert f"the file has no column {name}" in str(refused.value)
     assert f"Found: {', '.join(types)}." in str(refused.value)
 
 
 def test_a_missing_fee_becomes_null(tmp_path: Path) -> None:
     types = {name: type_ for name, type_ in NEWEST.items() if name.lower() not in OPTIONAL}
-    assert map_columns(file_schema(types), "2026-06").absent == OPTIONAL
+    assert map_columns(file_schema(types), "2026-06", YELLOW).absent == OPTIONAL
     path = write_parquet(tmp_path / "month.parquet", nulls(types))
     assert {load(path)[0][name] for name in OPTIONAL} == {None}
 
 
 def test_every_column_that_is_not_mapped_is_unknown_also_with_a_name_that_occurs_twice() -> None:
     columns = [*NEWEST.items(), ("surge_fee", pa.float64()), ("Surge_Fee", pa.float64()), ("VendorID", pa.int32())]
-    assert map_columns(FileSchema(1, columns), "2026-06").unknown == ["surge_fee", "Surge_Fee", "VendorID"]
+    assert map_columns(FileSchema(1, columns), "2026-06", YELLOW).unknown == ["surge_fee", "Surge_Fee", "VendorID"]
 
 
 def test_unknown_columns_are_reported_and_not_loaded(tmp_path: Path) -> None:
@@ -281,13 +277,13 @@ def test_unknown_columns_are_reported_and_not_loaded(tmp_path: Path) -> None:
         "__index_level_0__": pa.array([7]),
     }
     path = newest_file(tmp_path / "month.parquet", **unknown)
-    assert map_columns(read(path), "2026-06").unknown == list(unknown)
+    assert map_columns(read(path), "2026-06", YELLOW).unknown == list(unknown)
     assert load(path)[0]["partition_date"] == "2023-01"
 
 
 def test_the_order_of_the_columns_in_the_file_does_not_matter(tmp_path: Path) -> None:
     reverse = dict(reversed(NEWEST.items()))
-    assert map_columns(file_schema(reverse), "2026-06") == map_columns(file_schema(NEWEST), "2026-06")
+    assert map_columns(file_schema(reverse), "2026-06", YELLOW) == map_columns(file_schema(NEWEST), "2026-06", YELLOW)
     ids = {"PULocationID": pa.array([161], pa.int32()), "DOLocationID": pa.array([237], pa.int32())}
     path = write_parquet(tmp_path / "month.parquet", {**nulls(reverse), **ids})
     (trip,) = load(path)
@@ -302,7 +298,7 @@ def test_quotes_in_the_names_of_columns_and_files_are_escaped(tmp_path: Path) ->
         "a; b": pa.nulls(1),
     }
     path = newest_file(tmp_path / 'it\'s a "month".parquet', VendorID=pa.array([2], pa.int32()), **unknown)
-    assert map_columns(read(path), "2026-06").unknown == list(unknown)
+    assert map_columns(read(path), "2026-06", YELLOW).unknown == list(unknown)
     assert load(path)[0]["vendor_id"] == 2
 
 
@@ -330,7 +326,7 @@ def test_a_null_typed_field_of_a_nested_column_does_not_affect_the_column_with_i
     schema = read(path)
     types = dict(schema.columns)
     assert (types["total_amount"], types["fare_amount"]) == (pa.float64(), pa.float64())
-    assert map_columns(schema, "2026-06").unknown == ["extras"]
+    assert map_columns(schema, "2026-06", YELLOW).unknown == ["extras"]
     (trip,) = load(path)
     assert (trip["total_amount"], trip["fare_amount"], trip["airport_fee"]) == (12.5, 10.25, 1.75)
 
@@ -350,7 +346,7 @@ def test_of_two_columns_with_the_same_name_the_first_is_loaded_even_if_one_is_nu
     )
     schema = read(path)
     assert [type_ for _, type_ in schema.columns[:2]] == [array.type for array in both]
-    mapping = map_columns(schema, "2026-06")
+    mapping = map_columns(schema, "2026-06", YELLOW)
     assert ("total_amount" in mapping.absent) == (first is None)
     assert mapping.unknown == [second]
     assert load(path)[0]["total_amount"] == first
@@ -375,7 +371,7 @@ def test_of_two_columns_with_the_same_name_the_first_is_loaded_even_if_one_is_nu
 )
 @pytest.mark.parametrize("name", [*INTEGERS, "passenger_count", "RatecodeID", "fare_amount", "Airport_fee"])
 def test_a_number_column_accepts_every_number_type(name: str, type_: pa.DataType, in_duckdb: str) -> None:
-    mapping = map_columns(file_schema({**NEWEST, name: type_}), "2026-06")
+    mapping = map_columns(file_schema({**NEWEST, name: type_}), "2026-06", YELLOW)
     table_type, values = ("INTEGER", [1, 99]) if name in INTEGERS else ("DOUBLE", [1.0, 99.0])
     with duckdb.connect() as connection:
         connection.execute(f'CREATE TABLE file ("{name}" {in_duckdb})')
@@ -387,7 +383,9 @@ def test_a_number_column_accepts_every_number_type(name: str, type_: pa.DataType
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_a_timestamp_column_accepts_every_resolution(unit: str) -> None:
-    assert map_columns(file_schema({**NEWEST, "tpep_pickup_datetime": pa.timestamp(unit)}), "2026-06").absent == []
+    assert (
+        map_columns(file_schema({**NEWEST, "tpep_pickup_datetime": pa.timestamp(unit)}), "2026-06", YELLOW).absent == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -428,7 +426,7 @@ def test_a_text_column_accepts_every_string_type(type_: pa.DataType, tmp_path: P
 )
 def test_a_column_of_the_wrong_type_is_refused_by_name(name: str, type_: pa.DataType) -> None:
     with pytest.raises(SchemaError) as refused:
-        map_columns(file_schema({**NEWEST, name: type_}), "2026-06")
+        map_columns(file_schema({**NEWEST, name: type_}), "2026-06", YELLOW)
     column = {source: column for column, source in RENAMED.items()}.get(name, name.lower())
     assert f"column {name} is {type_}, and becomes {column}" in str(refused.value)
     assert f"Expected: {dict(COURSE + ADDED)[column]}" in str(refused.value)
@@ -480,7 +478,7 @@ def test_rows_are_counted_over_all_row_groups(tmp_path: Path) -> None:
 def test_the_file_stays_open_after_its_schema_was_read(tmp_path: Path) -> None:
     path = newest_file(tmp_path / "month.parquet")
     with open(path, "rb") as file:
-        assert read_file_schema(file) == read_file_schema(file)
+        assert Parquet().read_schema(file) == Parquet().read_schema(file)
         file.seek(0)
         assert file.read() == path.read_bytes()
 
@@ -514,7 +512,7 @@ def test_an_incomplete_parquet_file_is_refused_with_what_is_wrong(
 ) -> None:
     path = newest_file(tmp_path / "month.parquet", rows=100)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(NotParquetError, match=f"^not a complete parquet file: {message}"):
+    with pytest.raises(InvalidFileError, match=f"^not a complete parquet file: {message}"):
         read(path)
 
 
@@ -530,5 +528,5 @@ def test_a_file_that_cannot_be_read_is_not_reported_as_a_damaged_one(failing: in
             return super().read(size)
 
     with pytest.raises(OSError, match="Input/output error") as raised:
-        read_file_schema(FailingDisk(newest_file(tmp_path / "month.parquet").read_bytes()))
+        Parquet().read_schema(FailingDisk(newest_file(tmp_path / "month.parquet").read_bytes()))
     assert raised.value.errno == errno.EIO

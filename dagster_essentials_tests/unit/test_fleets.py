@@ -10,11 +10,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dagster_essentials.ingestion.trip_files import MonthFile, download_month, validate_trips_file
 
 from dagster_essentials.datasets import DATASETS
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.errors import DownloadError, NotPublishedError, QueryError, SchemaError
+from dagster_essentials.ingestion.month_files import MonthFile, download_month, validate_month
 from dagster_essentials_tests.support.faults.samples import read_arrow, rewrite, write_arrow
 from dagster_essentials_tests.support.fleet_files import (
     ERAS,
@@ -73,7 +73,7 @@ def test_every_value_of_a_real_month_is_in_the_table(
     real_trips: duckdb.DuckDBPyConnection, fleet: str, month: str
 ) -> None:
     path = real_file(fleet, month)
-    validate_trips_file(path, month, FLEETS[fleet])
+    validate_month(path, month, FLEETS[fleet])
     assert list(columns_of(real_trips, "fleet_trips").items()) == list(FLEET_TRIPS.items())
     found = trips_in_table(real_trips, fleet, month)
     assert found.total() == pq.read_metadata(path).num_rows
@@ -143,7 +143,7 @@ def test_months_of_every_layout_are_loaded(
 ) -> None:
     path = tmp_path / "month.parquet"
     path.write_bytes(write(fleet_sample(fleet, month), month))
-    validate_trips_file(path, month, FLEETS[fleet])
+    validate_month(path, month, FLEETS[fleet])
 
     loaded = load_month(connection, month, path, dataset=FLEETS[fleet])
 
@@ -180,7 +180,7 @@ def test_columns_without_values_are_listed_and_those_of_other_fleets_are_not(
 def test_a_dropoff_in_the_year_3019_is_kept(connection: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     path = tmp_path / "month.parquet"
     path.write_bytes(as_published(fleet_sample("fhv", "2019-02"), "2019-02"))
-    validate_trips_file(path, "2019-02", FLEETS["fhv"])
+    validate_month(path, "2019-02", FLEETS["fhv"])
     load_month(connection, "2019-02", path, dataset=FLEETS["fhv"])
     assert trips_in_table(connection, "fhv", "2019-02") == read_trips(path, "fhv", "2019-02")
     years = "SELECT count(*) FROM all_trips WHERE year(dropoff_datetime) = 3019 AND trip_seconds > 31e9"
@@ -195,7 +195,7 @@ def refusal(content: bytes, fleet: str, month: str, tmp_path: Path) -> str:
     path = tmp_path / "month.parquet"
     path.write_bytes(content)
     with pytest.raises((SchemaError, DownloadError)) as validated:
-        validate_trips_file(path, month, DATASETS[fleet])
+        validate_month(path, month, DATASETS[fleet])
     with duckdb.connect() as connection:
         with pytest.raises((SchemaError, QueryError)) as loaded:
             load_month(connection, month, path, dataset=DATASETS[fleet])
@@ -220,7 +220,7 @@ def test_the_file_of_another_fleet_is_refused(content: str, name: str, month: st
     file = as_published(fleet_sample(content, month), month)
     if content == name:
         (tmp_path / "month.parquet").write_bytes(file)
-        validate_trips_file(tmp_path / "month.parquet", month, DATASETS[name])
+        validate_month(tmp_path / "month.parquet", month, DATASETS[name])
         return
     message = refusal(file, name, month, tmp_path)
     assert message.startswith("the file has no column ")
@@ -287,7 +287,7 @@ def test_a_text_that_is_no_code_is_refused(tmp_path: Path) -> None:
 
 def month_file(source_server: SourceServer, tmp_path: Path, fleet: str, month: str) -> tuple[MonthFile, str]:
     name = f"/trip-data/{fleet}_tripdata_{month}.parquet"
-    return MonthFile(month, f"{source_server.url}{name}", tmp_path / "month.parquet", FLEETS[fleet]), name
+    return MonthFile(FLEETS[fleet], month, f"{source_server.url}{name}", tmp_path / "month.parquet"), name
 
 
 @pytest.mark.parametrize("fleet", FLEETS)

@@ -11,11 +11,12 @@ import duckdb
 import pyarrow as pa
 import pytest
 import shapely
-from dagster_essentials.ingestion.trip_files import validate_trips_file
 
+from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.datasets.zone_lookup import ZoneLookup
 from dagster_essentials.datasets.zones import fingerprint, read_zones
-from dagster_essentials.errors import DownloadError, PipelineError, QueryError, SchemaError, ZonesError
+from dagster_essentials.errors import DownloadError, LoadError, PipelineError, QueryError, SchemaError, ZonesError
+from dagster_essentials.ingestion.month_files import validate_month
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials_tests.support.faults.samples import sample
@@ -132,7 +133,7 @@ def test_every_real_row_is_in_the_table_as_it_should_be(
     month: str, outlines: dict[int, shapely.Geometry], tmp_path: Path, connection: duckdb.DuckDBPyConnection
 ) -> None:
     path = real_file(tmp_path / "month.parquet", month)
-    validate_trips_file(path, month)
+    validate_month(path, month, YELLOW)
     loaded = load_month(connection, month, path, REAL_DATA / "taxi_zones.csv")
     expected = [expected_trip(row, month, outlines) for row in real_rows(month)]
     assert len(expected) >= 3
@@ -170,7 +171,7 @@ def load(
 ) -> tuple[list[dict[str, Any]], LoadedMonth]:
     """Validate and load a file of `month` with these trips; the rows of the table, and what is known of the load."""
     legacy_file(path, month, *rows, **types)
-    validate_trips_file(path, month)
+    validate_month(path, month, YELLOW)
     loaded = load_month(connection, month, path, zones_csv)
     return trips(connection, month), loaded
 
@@ -336,7 +337,7 @@ def test_a_time_that_is_none_fails_the_month_before_it_is_kept_and_before_it_is_
     shown = re.escape(text[:40])
     message = f"{name} holds a text that is not a time: {shown}\\.|field value out of range: .{shown}"
     with pytest.raises(DownloadError, match=f"the rows of the file cannot be read.*({message})"):
-        validate_trips_file(path, "2010-05")
+        validate_month(path, "2010-05", YELLOW)
     with pytest.raises(QueryError, match=message) as failed:
         load_month(connection, "2010-05", path, zones_csv)
     assert len(str(failed.value)) < 600
@@ -344,7 +345,8 @@ def test_a_time_that_is_none_fails_the_month_before_it_is_kept_and_before_it_is_
 
 
 def test_a_missing_time_is_null(tmp_path: Path, zones_csv: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    (row,), _ = load(connection, tmp_path / "month.parquet", zones_csv, "2010-05", dict.fromkeys(TIMES))
+    without = dict.fromkeys(TIMES)
+    (row, _), _ = load(connection, tmp_path / "month.parquet", zones_csv, "2010-05", without, {})
     assert (row["pickup_datetime"], row["dropoff_datetime"]) == (None, None)
 
 
@@ -354,7 +356,7 @@ def test_a_long_text_fails_the_month(
 ) -> None:
     path = legacy_file(tmp_path / "month.parquet", "2010-05", {name: "1" * 101})
     for attempt in (
-        lambda: validate_trips_file(path, "2010-05"),
+        lambda: validate_month(path, "2010-05", YELLOW),
         lambda: load_month(connection, "2010-05", path, zones_csv),
     ):
         with pytest.raises(PipelineError, match=f"{name} holds a text of more than 100 bytes"):
@@ -385,7 +387,7 @@ def test_a_month_under_the_name_of_another_layout_is_refused(
     path = tmp_path / "month.parquet"
     path.write_bytes(sample(made_for))
     with pytest.raises(SchemaError, match=rf"{message} .*Check whether the file is this month"):
-        validate_trips_file(path, named)
+        validate_month(path, named, YELLOW)
     with pytest.raises(SchemaError, match=message):
         load_month(connection, named, path, zones_csv)
 
@@ -403,10 +405,10 @@ def test_every_column_of_a_legacy_month_is_required_in_any_case_of_its_name(
             with duckdb.connect() as other_connection:
                 other_connection.execute(f"COPY (SELECT {listed} FROM '{path}') TO '{tmp_path}/other.parquet'")
             if not is_refused:
-                validate_trips_file(tmp_path / "other.parquet", month)
+                validate_month(tmp_path / "other.parquet", month, YELLOW)
                 continue
             with pytest.raises(SchemaError, match=f"the file has no column {name}, which becomes"):
-                validate_trips_file(tmp_path / "other.parquet", month)
+                validate_month(tmp_path / "other.parquet", month, YELLOW)
 
 
 @pytest.mark.parametrize(
@@ -422,7 +424,7 @@ def test_every_column_of_a_legacy_month_is_required_in_any_case_of_its_name(
 def test_a_column_of_the_wrong_type_is_refused(name: str, type_: pa.DataType, tmp_path: Path) -> None:
     path = legacy_file(tmp_path / "month.parquet", "2010-05", {name: None}, **{name: type_})
     with pytest.raises(SchemaError, match=f"column {name} is {type_}, and becomes {name}"):
-        validate_trips_file(path, "2010-05")
+        validate_month(path, "2010-05", YELLOW)
 
 
 @pytest.mark.parametrize("month", ["2009-06", "2010-06"])
@@ -437,9 +439,12 @@ def test_without_usable_zones_nothing_changes(
     for csv_path, message in (
         (missing, r"missing.csv does not exist. Materialize taxi_zones_file first"),
         (damaged, r"zone 1 \(Zone\) has an outline that is not WKT"),
-        (None, "coordinates instead of zones. Materialize taxi_zones_file first"),
+        (
+            None,
+            r"yellow taxi trips of this month depend on other data .* Give the MonthFile of taxi_trips a `reference`",
+        ),
     ):
-        with pytest.raises(ZonesError, match=message):
+        with pytest.raises(ZonesError if csv_path else LoadError, match=message):
             load_month(connection, month, path, csv_path)
         assert len(trips(connection, month)) == 2
     assert connection.execute(

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from dagster_essentials.ingestion.trip_files import validate_trips_file
 
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.ingestion.month_files import validate_month
 from dagster_essentials.sample import write_month
 from dagster_essentials_tests.support.legacy_files import LEGACY_DATA, LEGACY_MONTHS, real_rows, types_of
 from dagster_essentials_tests.unit.test_sample import count, query
@@ -19,7 +20,7 @@ def test_a_month_has_the_columns_and_types_of_the_published_one_and_is_valid(mon
     path = write_month(tmp_path, month, 200)
     assert [(field.name, field.type) for field in pq.read_schema(path)] == list(types_of(month).items())
     assert pq.read_metadata(path).num_rows == 200
-    validate_trips_file(path, month)
+    validate_month(path, month, YELLOW)
 
 
 @pytest.mark.parametrize("month", LEGACY_MONTHS)
