@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ import pytest
 from dagster_essentials.datasets import DATASETS
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.errors import DatabaseUnusableError, LoadError, PipelineError, QueryError, RowCountMismatchError
-from dagster_essentials.warehouse import load as trips_table
+from dagster_essentials.ingestion.dataset import Dataset
+from dagster_essentials.ingestion.file_format import Parquet
+from dagster_essentials.warehouse import load as month_load
 from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials.warehouse.tables import Tables
 from dagster_essentials_tests.support.faults.files import zeroed_pages
+from dagster_essentials_tests.support.faults.samples import rewrite
 from dagster_essentials_tests.support.fleet_files import fleet_sample, read_trips, trips_in_table
 from dagster_essentials_tests.support.loading import load_month
 
@@ -33,11 +37,12 @@ def load(
     month: str,
     content: bytes | None = None,
     force: bool = False,
+    dataset: Dataset | None = None,
 ) -> LoadedMonth:
-    """Load `content`, or a good month of 300 trips, as `month` of `fleet`."""
+    """Load `content`, or a good month of 300 trips, as `month` of `fleet`, or of a `dataset` instead."""
     path = folder / f"{fleet}_{month}.parquet"
     path.write_bytes(fleet_sample(fleet, month) if content is None else content)
-    return load_month(tables, month, path, force=force, dataset=DATASETS[fleet])
+    return load_month(tables, month, path, force=force, dataset=dataset or DATASETS[fleet])
 
 
 @pytest.fixture
@@ -93,12 +98,12 @@ def first_versions(month: str = "2023-02") -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("fleet", FLEETS)
-@pytest.mark.parametrize("step", ["profile_month", "aggregate_month", "record_version"])
+@pytest.mark.parametrize("step", ["profile_month", "count_unmapped", "record_version"])
 def test_a_load_that_fails_in_the_middle_changes_nothing(
     connection: duckdb.DuckDBPyConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, fleet: str
 ) -> None:
     before = everything(connection)
-    original: Callable[..., Any] = getattr(trips_table, step)
+    original: Callable[..., Any] = getattr(month_load, step)
     seen = []
 
     def broken(tables: Tables, *arguments: Any) -> None:
@@ -107,7 +112,7 @@ def test_a_load_that_fails_in_the_middle_changes_nothing(
         seen.append(rows)
         raise RuntimeError("the process ends here")
 
-    monkeypatch.setattr(trips_table, step, broken)
+    monkeypatch.setattr(month_load, step, broken)
     with pytest.raises(RuntimeError, match="the process ends here"):
         load(connection, tmp_path, fleet, "2023-02", fleet_sample(fleet, "2023-02", 310))
 
@@ -133,15 +138,44 @@ def test_a_bad_file_changes_nothing(
     assert everything(connection) == before
 
 
-def test_another_number_of_rows_than_the_footer_counts_changes_nothing(
-    connection: duckdb.DuckDBPyConnection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fleet", DATASETS)
+def test_the_file_of_another_month_changes_nothing(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path, fleet: str
 ) -> None:
     before = everything(connection)
-    monkeypatch.setattr(
-        trips_table, "FROM_FILE", "(SELECT * FROM read_parquet($file, hive_partitioning = false) LIMIT 299)"
-    )
+    with pytest.raises(LoadError, match=r"of the 300 trips in the file do not lie in 2023-02.*it seems to be 2019-08"):
+        load(connection, tmp_path, fleet, "2023-02", fleet_sample(fleet, "2019-08"))
+    assert everything(connection) == before
+
+
+def test_a_month_half_of_whose_trips_lie_in_another_one_is_loaded(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    def february(trips: int) -> bytes:
+        """A file of 300 trips, so many of them in February."""
+        in_february = "lpep_pickup_datetime >= '2023-02-01' AND lpep_pickup_datetime < '2023-03-01'"
+        others = f"SELECT * REPLACE (TIMESTAMP '2023-05-06' AS lpep_pickup_datetime) FROM month LIMIT {300 - trips}"
+        return rewrite(
+            fleet_sample("green", "2023-02"), f"(FROM month WHERE {in_february} LIMIT {trips}) UNION ALL ({others})"
+        )
+
+    assert load(connection, tmp_path, "green", "2023-02", february(150)).version.violations["pickups_in_month"] == 150
+    with pytest.raises(LoadError, match=r"151 of the 300 trips in the file do not lie in 2023-02 \(pickup_datetime\)"):
+        load(connection, tmp_path, "green", "2023-02", february(149))
+
+
+def test_another_number_of_rows_than_the_footer_counts_changes_nothing(
+    connection: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
+    class Incomplete(Parquet):
+        @property
+        def relation(self) -> str:
+            return f"(FROM {super().relation} LIMIT 299)"
+
+    before = everything(connection)
+    incomplete = replace(FLEETS["green"], file_format=Incomplete())
     with pytest.raises(RowCountMismatchError, match="the file has 310 rows, but 299 were loaded") as raised:
-        load(connection, tmp_path, "green", "2023-02", fleet_sample("green", "2023-02", 310))
+        load(connection, tmp_path, "green", "2023-02", fleet_sample("green", "2023-02", 310), dataset=incomplete)
     assert "Materialize fleet_trips_file and fleet_trips again" in str(raised.value)
     assert everything(connection) == before
 
@@ -256,17 +290,21 @@ def test_a_database_of_the_release_before_is_upgraded_and_its_months_are_not_loa
         assert trips.fetchall() == [("green", "2023-02", 310), ("yellow", "2023-02", 300), ("yellow", "2023-03", 310)]
 
 
-def test_a_load_that_fails_does_not_upgrade_a_database(older: Path, tmp_path: Path) -> None:
-    def described(tables: Tables) -> list[tuple[Any, ...]]:
+def test_a_load_that_fails_upgrades_the_record_of_versions_alone(older: Path, tmp_path: Path) -> None:
+    def columns(tables: Tables) -> list[tuple[Any, ...]]:
         return tables.execute(
-            "SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal ORDER BY ALL"
+            "SELECT table_name, column_name, comment FROM duckdb_columns() "
+            "WHERE NOT internal AND table_name <> 'month_versions' ORDER BY ALL"
         ).fetchall()
 
     with file_tables(older, {}, wait_seconds=0, log=print) as tables:
-        before = described(tables)
-        with pytest.raises(QueryError):
-            load(tables, tmp_path, "green", "2023-02", zeroed_pages(fleet_sample("green", "2023-02")))
-        assert described(tables) == before
+        before, trips = columns(tables), tables.execute("FROM trips ORDER BY ALL").fetchall()
+        for fleet in ("green", "yellow"):
+            with pytest.raises(QueryError):
+                load(tables, tmp_path, fleet, "2023-02", zeroed_pages(fleet_sample(fleet, "2023-02")))
+            assert columns(tables) == before
+        assert tables.execute("FROM trips ORDER BY ALL").fetchall() == trips
+        assert load(tables, tmp_path, "yellow", "2023-02").is_unchanged
 
 
 def test_columns_that_a_later_release_adds_are_added_to_the_table(

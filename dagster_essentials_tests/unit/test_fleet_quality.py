@@ -12,7 +12,6 @@ from dagster_essentials.datasets.all_trips import COMMENT as ALL_TRIPS_COMMENT
 
 from dagster_essentials.datasets.fleets import FLEETS
 from dagster_essentials.datasets.yellow import YELLOW
-from dagster_essentials.warehouse.schema import COMMENTS
 from dagster_essentials_tests.support.faults.samples import rewrite
 from dagster_essentials_tests.support.fleet_files import ERAS, fleet_sample, rows_as_dicts
 from dagster_essentials_tests.support.loading import load_month
@@ -131,12 +130,14 @@ BROKEN = {
 
 @pytest.mark.parametrize(("fleet", "rule"), [(fleet, rule) for fleet, rules in BROKEN.items() for rule in rules])
 def test_a_trip_that_violates_a_rule_is_counted_once(fleet: str, rule: str, tmp_path: Path) -> None:
-    path = tmp_path / "month.parquet"
-    path.write_bytes(
-        rewrite(fleet_sample(fleet, "2025-01"), f"SELECT * REPLACE ({BROKEN[fleet][rule]}) FROM month LIMIT 40")
-    )
+    month = fleet_sample(fleet, "2025-01")
+    others, path = tmp_path / "others.parquet", tmp_path / "month.parquet"
+    others.write_bytes(rewrite(month, "FROM month OFFSET 40 LIMIT 40"))
+    # More of them outside of their month would be the file of another one.
+    broken = f"(SELECT * REPLACE ({BROKEN[fleet][rule]}) FROM month LIMIT 40)"
+    path.write_bytes(rewrite(month, f"{broken} UNION ALL (FROM month OFFSET 40 LIMIT 40)"))
     violations = counted_by_load(path, fleet, "2025-01")
-    assert violations[rule] == 40
+    assert violations[rule] == 40 + counted_in_file(others, fleet, "2025-01")[rule]
     assert violations == counted_in_file(path, fleet, "2025-01")
 
 
@@ -160,8 +161,8 @@ def test_tables_the_view_and_all_columns_are_described(tmp_path: Path) -> None:
         path.write_bytes(fleet_sample(fleet, "2023-02"))
         load_month(connection, "2023-02", path, dataset=FLEETS.get(fleet, YELLOW))
     described = {
-        "trips": (COMMENTS["trips"], {column.name: column.description for column in YELLOW.columns}),
-        "fleet_trips": (COMMENTS["fleet_trips"], {column.name: column.description for column in FLEETS["fhv"].columns}),
+        "trips": (YELLOW.comment, {column.name: column.description for column in YELLOW.columns}),
+        "fleet_trips": (FLEETS["fhv"].comment, {column.name: column.description for column in FLEETS["fhv"].columns}),
         "all_trips": (ALL_TRIPS_COMMENT, ALL_TRIPS),
     }
     for name, (comment, columns) in described.items():
