@@ -7,15 +7,29 @@ from dagster_essentials.ingestion.sql import literal, quote
 if TYPE_CHECKING:
     import pyarrow as pa
 
+EXACT_DIGITS = 15
+"""Of a decimal. DOUBLE holds so many, and the power of ten that they are divided by, exactly: the result is rounded once."""
 
-def cast(name: str, target: str, is_integer: bool, max_bytes: int) -> str:
-    """The column `name` as the SQL type `target`; `is_integer` tells whether it holds integers."""
-    quoted = quote(name)
-    if target == "INTEGER" and not is_integer:
+
+def cast(name: str, target: str, type_: "pa.DataType", max_bytes: int) -> str:
+    """The column `name`, of the Arrow type `type_`, as the SQL type `target`; a text has at most `max_bytes`."""
+    import pyarrow as pa
+
+    quoted, plain = quote(name), plain_type(type_)
+    if target == "DOUBLE" and pa.types.is_decimal(plain) and plain.precision > EXACT_DIGITS:
+        # A direct cast of -7.94 as decimal(38, 18), Spark's default, is -7.9399999999999995 in DuckDB 1.5.6.
+        return f"{quoted}::VARCHAR::DOUBLE"
+    if target == "TIMESTAMP" and plain.unit == "ns":
+        # A direct cast truncates nanoseconds in DuckDB 1.5.6, and rounds them in 2.0. Of an infinite time, there are none.
+        return (
+            f"CASE WHEN nanosecond({quoted}) % 1000 = 0 OR {quoted} IS NULL THEN {quoted}::TIMESTAMP "
+            f"ELSE error({literal(f'{name} holds a time that is not in whole microseconds: ')} || {quoted})::TIMESTAMP END"
+        )
+    if target in ("INTEGER", "BIGINT") and not pa.types.is_integer(type_):
         # A cast from DOUBLE would round silently.
         return (
-            f"CASE WHEN {quoted} = trunc({quoted}) OR {quoted} IS NULL THEN {quoted}::INTEGER "
-            f"ELSE error({literal(f'{name} holds a number that is not whole: ')} || {quoted})::INTEGER END"
+            f"CASE WHEN {quoted} = trunc({quoted}) OR {quoted} IS NULL THEN {quoted}::{target} "
+            f"ELSE error({literal(f'{name} holds a number that is not whole: ')} || {quoted})::{target} END"
         )
     if target == "VARCHAR":
         return limited_text(name, quoted, target, max_bytes)
@@ -59,3 +73,10 @@ def is_text(type_: "pa.DataType") -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_))
+
+
+def plain_type(type_: "pa.DataType") -> "pa.DataType":
+    """`type_`, or of a dictionary, as pandas writes categories, the type of its values: DuckDB reads those."""
+    import pyarrow as pa
+
+    return type_.value_type if pa.types.is_dictionary(type_) else type_

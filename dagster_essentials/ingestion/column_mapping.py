@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dagster_essentials.errors import SchemaError
-from dagster_essentials.ingestion.casts import cast, cast_text, is_text
+from dagster_essentials.ingestion.casts import cast, cast_text, is_text, plain_type
 from dagster_essentials.ingestion.dataset import Column, Dataset, Layout, Translation
 from dagster_essentials.ingestion.file_format import FileSchema
 from dagster_essentials.ingestion.sql import literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+MAX_DECIMAL_DIGITS = 38
+"""DuckDB has no longer decimals, and reads them as DOUBLE: 1.5.6 reads 10.70 as 3e15, and 2.0.1 rounds some values twice."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +87,18 @@ def _map_value(column: Column, name: str, type_: "pa.DataType", layout: Layout, 
 
     if pa.types.is_null(type_):
         return None
-    plain = _plain(type_)
+    plain = plain_type(type_)
     if layout.translate and (translation := layout.translate(column.name, name, plain)):
         return translation
     if dataset.file_format.is_text:
         return cast_text(name, column.type, column.max_bytes), None
     if not _is_accepted(plain, column.type):
+        limit = f"; DuckDB reads decimals of up to {MAX_DECIMAL_DIGITS} digits" if pa.types.is_decimal(plain) else ""
         raise SchemaError(
             f"column {name} is {type_}, and becomes {column.name}. Expected: {column.type}, or what can become "
-            f"one without loss. {_what_to_do(dataset)}"
+            f"one without loss{limit}. {_what_to_do(dataset)}"
         )
-    return cast(name, column.type, pa.types.is_integer(type_), column.max_bytes), None
+    return cast(name, column.type, type_, column.max_bytes), None
 
 
 def _layout(names: Container[str], month: str, dataset: Dataset) -> Layout:
@@ -117,13 +121,6 @@ def _what_to_do(dataset: Dataset) -> str:
     )
 
 
-def _plain(type_: "pa.DataType") -> "pa.DataType":
-    import pyarrow as pa
-
-    # pandas writes categories as dictionaries; DuckDB reads plain values.
-    return type_.value_type if pa.types.is_dictionary(type_) else type_
-
-
 def _is_accepted(type_: "pa.DataType", target: str) -> bool:
     import pyarrow as pa
 
@@ -131,4 +128,6 @@ def _is_accepted(type_: "pa.DataType", target: str) -> bool:
         return is_text(type_)
     if target == "TIMESTAMP":
         return bool(pa.types.is_timestamp(type_) and type_.tz is None)
-    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_))
+    if pa.types.is_decimal(type_):
+        return bool(type_.precision <= MAX_DECIMAL_DIGITS)
+    return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))

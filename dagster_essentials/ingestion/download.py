@@ -17,10 +17,13 @@ from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import requests
+
 from dagster_essentials.errors import DownloadError, NotPublishedError
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.data_folder import DataFolder
-from dagster_essentials.ingestion.http_requests import TransientError, raise_for_status, redact_url, request
+from dagster_essentials.ingestion.http_answers import is_page, raise_for_page, raise_for_status
+from dagster_essentials.ingestion.http_requests import TransientError, redact_url, request
 from dagster_essentials.ingestion.sidecar import (
     CHUNK_BYTES,
     DownloadedFile,
@@ -72,14 +75,31 @@ def find_published(url: str, attempts: int = 2, sleep: Callable[[float], None] =
         headers = _local_headers(status)
         return PublishedFile(headers["ETag"], headers["Last-Modified"]) if stat.S_ISREG(status.st_mode) else None
 
-    def head() -> PublishedFile | None:
-        with request("HEAD", url, {}) as response:
-            if response.status_code in (403, 404):
-                return None
-            raise_for_status(response)
-            return PublishedFile(response.headers.get("ETag"), response.headers.get("Last-Modified"))
+    methods = iter(["HEAD"])
 
-    return _with_retries(head, attempts, sleep, "Check that the address can be reached from this machine.")
+    def ask() -> PublishedFile | None:
+        # After an error, or an answer that says too little, by GET, of which no more is read than tells a file from a page:
+        # some sources refuse HEAD, and a missing file, a page of a firewall and an expired token may have the same status.
+        if next(methods, "GET") == "HEAD":
+            with request("HEAD", url, {}) as response:
+                if response.status_code == 200 and not is_page(response):
+                    return _published(response)
+                if response.status_code in (429, 503):
+                    raise_for_status(response)
+        with request("GET", url, {}) as response:
+            try:
+                raise_for_status(response)
+            except NotPublishedError:
+                return None
+            if is_page(response):
+                raise_for_page(response)
+            return _published(response)
+
+    return _with_retries(ask, attempts, sleep, "Check that the address can be reached from this machine.")
+
+
+def _published(response: requests.Response) -> PublishedFile:
+    return PublishedFile(response.headers.get("ETag"), response.headers.get("Last-Modified"))
 
 
 def download(
@@ -157,7 +177,9 @@ def _with_retries(attempt: Callable[[], _T], attempts: int, sleep: Callable[[flo
             return attempt()
         except TransientError as error:
             last = error
-    raise DownloadError(f"{last}, {attempts} times in a row. {advice}")
+    assert last is not None
+    repeated = f", {attempts} times in a row" if attempts > 1 else ""
+    raise DownloadError(f"{last}{repeated}. {last.advice or advice}")
 
 
 class _Headers(Protocol):
@@ -180,9 +202,7 @@ def _open_source(url: str, known: DownloadedFile | None, if_not_published: str) 
     if known is not None and known.last_modified:
         conditions["If-Modified-Since"] = known.last_modified
     with request("GET", url, conditions) as response:
-        if response.status_code in (403, 404):
-            raise NotPublishedError(f"not published (the source answered {response.status_code}). {if_not_published}")
-        raise_for_status(response)
+        raise_for_status(response, if_not_published)
         if response.status_code == 304:
             if known is None:
                 raise DownloadError(

@@ -4,7 +4,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urljoin, urlsplit, urlunsplit
 
 import requests
 
@@ -15,11 +15,12 @@ TIMEOUT_SECONDS = (10.0, 20.0)
 
 
 class TransientError(Exception):
-    """The next attempt may succeed."""
+    """The next attempt may succeed, after `retry_after_seconds`. If it does not, `advice` says what to do, where it is known."""
 
-    def __init__(self, message: str, retry_after_seconds: float = 0.0):
+    def __init__(self, message: str, retry_after_seconds: float = 0.0, advice: str = ""):
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+        self.advice = advice
 
 
 def redact_url(url: str) -> str:
@@ -61,7 +62,7 @@ def request(method: str, url: str, headers: dict[str, str]) -> Iterator[requests
                 response = session.request(method, url, headers=headers, stream=True, timeout=TIMEOUT_SECONDS)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, ValueError) as error:
             # Their messages, and those of their causes, contain the address with user name and password.
-            raise DownloadError(f"cannot be requested ({_redact(_text(error), url)}). Check the address.") from None
+            raise DownloadError(f"cannot be requested ({redact(_text(error), url)}). Check the address.") from None
         except OSError as error:
             if isinstance(error, requests.exceptions.RequestException):
                 raise
@@ -71,7 +72,7 @@ def request(method: str, url: str, headers: dict[str, str]) -> Iterator[requests
     except requests.exceptions.Timeout as error:
         raise TransientError(f"no answer for {TIMEOUT_SECONDS[1]:.0f} seconds") from error
     except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-        text = _redact(_text(error), url)
+        text = redact(_text(error), url)
         if isinstance(root_cause(error), ssl.SSLCertVerificationError):
             raise DownloadError(
                 f"the certificate of the source could not be verified ({text}). Check the address, and the clock of this "
@@ -80,28 +81,17 @@ def request(method: str, url: str, headers: dict[str, str]) -> Iterator[requests
             ) from None
         raise TransientError(f"the connection failed ({text})") from None
     except requests.exceptions.RequestException as error:
-        raise DownloadError(f"cannot be read ({_redact(_text(error), url)}). Check the address.") from None
+        raise DownloadError(f"cannot be read ({redact(_text(error), url)}). Check the address.") from None
 
 
-def raise_for_status(response: requests.Response) -> None:
-    """Accept 200 and 304.
-
-    Raises:
-        TransientError: 429 or 5xx, with the Retry-After of the source.
-        DownloadError: any other status.
-    """
-    status = response.status_code
-    if status == 429 or status >= 500:
-        retry_after = response.headers.get("Retry-After", "")
-        seconds = float(retry_after) if retry_after.isdecimal() else 0.0
-        raise TransientError(f"the source answered {status} {response.reason}", seconds)
-    if status not in (200, 304):
-        raise DownloadError(f"the source answered {status} {response.reason}. Check the address in the settings.")
-
-
-def _redact(text: str, url: str) -> str:
-    """`text`, of an error of the request for `url`, without user names, passwords and queries of any address in it."""
-    text = text.replace(url, redact_url(url)).replace("".join(urlsplit(url).netloc.rpartition("@")[:2]) or "\0", "")
+def redact(text: str, url: str) -> str:
+    """`text`, about a request for `url`, without its password and token, and without those of any address in the text."""
+    parts = urlsplit(url)
+    text = text.replace(url, redact_url(url)).replace("".join(parts.netloc.rpartition("@")[:2]) or "\0", "")
+    # Short values, such as a version, are no secrets.
+    for secret in [parts.password or "", parts.query, *(value for _, value in parse_qsl(parts.query))]:
+        if len(secret) > 5:
+            text = text.replace(secret, "...")
     # A redirect may have led to an address with a password of its own.
     return re.sub(r"\?[^\s'\"]*", "", re.sub(r"//\S*@", "//", text))
 

@@ -198,7 +198,8 @@ def _read_source(file: MonthFile, opened: OpenMonthFile) -> _Source:
     if mapping.derived:
         if file.reference is None:
             raise LoadError(
-                f"the rows of this month need more than their file: give the MonthFile of {file.dataset.table_asset} a `reference`."
+                "the rows of this month need more than their file: give the MonthFile of "
+                f"{file.dataset.table_asset} a `reference`."
             )
         reference = file.reference()
     try:

@@ -390,15 +390,11 @@ def test_with_a_receiver_the_sensors_are_on_without_a_click(environ: dict[str, s
 
 # Late months. December 2025 is late from 26 March 2026 on.
 
-<<<<<<< HEAD
-SINCE = {"dagster/schedule_name": "trip_update_job_schedule", SINCE_TAG: "2025-11-01"}
-=======
 SINCE = {
     "dagster/schedule_name": "trip_update_job_schedule",
     "dagster/partition": "2025-11-01",
     SINCE_TAG: "2025-11-01",
 }
->>>>>>> tests-runs
 MARCH_5 = datetime(2026, 3, 5, tzinfo=UTC)
 
 

@@ -22,11 +22,7 @@ from dagster_essentials_tests.support.project import Project
 from dagster_essentials_tests.support.source_server import SourceServer, status
 from dagster_essentials_tests.support.ticks import tick, with_months
 
-<<<<<<< HEAD
-UTC, NEW_YORK = UTC, ZoneInfo("America/New_York")
-=======
 NEW_YORK = ZoneInfo("America/New_York")
->>>>>>> tests-runs
 
 
 def record_materializations(instance: dg.DagsterInstance, asset: dg.AssetsDefinition, keys: Collection[str]) -> None:

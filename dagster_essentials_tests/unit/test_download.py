@@ -329,16 +329,18 @@ def test_asking_whether_a_file_is_published_transfers_no_bytes(source_server: So
 
 
 @pytest.mark.parametrize("code", [403, 404])
-def test_whether_a_missing_file_is_published_is_asked_once(source_server: SourceServer, code: int) -> None:
+def test_whether_a_missing_file_is_published_is_asked_once_by_head_and_get(
+    source_server: SourceServer, code: int
+) -> None:
     source_server.answers["/soon"] = [status(code)]
     slept: list[float] = []
 
     assert not download.find_published(f"{source_server.url}/soon", sleep=slept.append)
-    assert source_server.requested("/soon") == 1
+    assert [method for method, *_ in source_server.requests] == ["HEAD", "GET"]
     assert slept == []
 
 
-@pytest.mark.parametrize("code", [429, 500, 503])
+@pytest.mark.parametrize("code", [429, 503])
 def test_whether_a_file_is_published_is_asked_again_after_a_transient_error(
     source_server: SourceServer, url: str, code: int
 ) -> None:
@@ -349,7 +351,7 @@ def test_whether_a_file_is_published_is_asked_again_after_a_transient_error(
     assert slept == [download.BACKOFF_SECONDS]
 
 
-@pytest.mark.parametrize(("code", "requests"), [(400, 1), (401, 1), (410, 1), (429, 2), (500, 2)])
+@pytest.mark.parametrize(("code", "requests"), [(400, 2), (401, 2), (410, 2), (429, 2), (500, 3)])
 def test_no_clear_answer_whether_a_file_is_published_is_an_error(
     source_server: SourceServer, url: str, code: int, requests: int
 ) -> None:

@@ -17,11 +17,6 @@ from dagster_essentials.partitions import monthly_partition, weekly_partition
 from dagster_essentials.reports.weekly import months_of_week
 from dagster_essentials_tests.support.project import ROOT
 
-<<<<<<< HEAD
-UTC = UTC
-
-=======
->>>>>>> tests-unit
 # The settings are read once per process. This one, which runs no other test, reads them again for each case.
 LIST_PARTITIONS = """
 import importlib, json, os, sys

@@ -21,12 +21,21 @@ from dagster_essentials_tests.support.faults.fault import (
 from dagster_essentials_tests.support.source_server import Answer, SourceServer, cut_off, status
 
 ACCESS_DENIED = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>AccessDenied</Code></Error>'
+BLOCK_PAGE = (
+    b"<!DOCTYPE HTML><HTML><HEAD><TITLE>ERROR: The request could not be satisfied</TITLE></HEAD><BODY><H1>403 ERROR</H1>"
+    b"Request blocked. There might be too much traffic.</BODY></HTML>"
+)
+FIREWALL_PAGE = (
+    b"<html><head><style>h1 {color: red}</style></head><body><h1>Web Page Blocked</h1>Category: Travel</body></html>"
+)
 ERROR_PAGE = b"<!DOCTYPE html>\n<html><body>Temporarily moved</body></html>\n"
 
 CHUNKED = "Transfer-Encoding: chunked"
 GZIP = "Content-Encoding: gzip"
 
 NOT_PUBLISHED = r"not published \(the source answered 40[34]\)"
+REFUSED = r"the source answered 40[345] .*, 5 times in a row\. A CDN or a firewall .*materialize again"
+NOT_ALLOWED = r"the source answered 40[0134] .*Check the address in the settings.*may have expired.*aterialize again"
 LASTING = r".*, 5 times in a row\. .*materialize again"
 """After a transient error that has lasted for all attempts."""
 ERROR_PAGE_BEGINS = r"not a complete parquet file: it begins with '<!DOCTYPE html>.*Open the address in a browser"
@@ -129,9 +138,46 @@ def _invalid_number(random: Random) -> str:
     return random.choice(["many", "-1", "", "1e9", "0x7fff"])
 
 
+def _denied(code: str, message: str, status_code: int = 403) -> Responder:
+    """An error of S3, as XML."""
+    error = f"<Error><Code>{code}</Code><Message>{message}</Message><RequestId>TX1</RequestId></Error>"
+    return _status(status_code, error.encode(), Content_Type="application/xml")
+
+
 STATUSES = [
     refused_answer("403", NOT_PUBLISHED, _status(403, ACCESS_DENIED)),
     refused_answer("404", NOT_PUBLISHED, _status(404)),
+    refused_answer("404 with a page", NOT_PUBLISHED, _status(404, ERROR_PAGE, Content_Type="text/html")),
+    refused_answer("403 without a body", NOT_PUBLISHED, _status(403)),
+    refused_answer("no such key", NOT_PUBLISHED, _denied("NoSuchKey", "The specified key does not exist.", 404)),
+    *(
+        refused_answer(name, REFUSED, respond)
+        for name, respond in {
+            "a CDN's block page, always": _status(403, BLOCK_PAGE, Content_Type="text/html"),
+            "a block page without a type, always": _status(403, BLOCK_PAGE),
+            "a firewall's page, always": _status(403, FIREWALL_PAGE, Content_Type="text/html"),
+            "a firewall's page with 404, always": _status(404, FIREWALL_PAGE, Content_Type="text/html"),
+            "403 in a word, always": _status(403, b"Forbidden", Content_Type="text/plain"),
+            "403 in JSON, always": _status(403, b'{"message": "Forbidden"}', Content_Type="application/json"),
+            "403 with a challenge, always": _status(403, b"", cf_mitigated="challenge"),
+            "405 with a captcha, always": _status(405, BLOCK_PAGE, x_amzn_waf_action="captcha"),
+            "too many requests as 403, always": _denied("RequestLimitExceeded", "Please slow down."),
+        }.items()
+    ),
+    *(
+        refused_answer(name, NOT_ALLOWED, respond)
+        for name, respond in {
+            "an expired token": _denied("ExpiredToken", "The provided token has expired.", 400),
+            "an expired address": _denied("AccessDenied", "Request has expired"),
+            "an invalid signature": _denied("SignatureDoesNotMatch", "The signature we calculated does not match."),
+            "an unknown key": _denied("InvalidAccessKeyId", "The access key does not exist in our records."),
+            "a wrong clock": _denied("RequestTimeTooSkewed", "The difference is too large."),
+            "an expired token in JSON": _status(403, b'{"error": "token expired"}', Content_Type="application/json"),
+            "403 that asks for a password": _status(403, b"no", WWW_Authenticate="Basic"),
+            "no such bucket": _denied("NoSuchBucket", "The specified bucket does not exist", 404),
+            "an error code in a header": _status(403, b"", x_ms_error_code="AuthorizationFailure"),
+        }.items()
+    ),
     *(
         refused_answer(str(code), rf"the source answered {code}.*Check the address", _status(code))
         for code in (400, 401, 402, 405, 406, 410, 416, 418, 451)
@@ -147,7 +193,11 @@ STATUSES = [
         "304 to an unconditional request", "the source answered (304|412)", lambda good, random: _not_modified
     ),
     *(transient_answer(f"{code} once", _status(code, ERROR_PAGE)) for code in (429, 500, 502, 503, 504, 599)),
-    *(transient_answer(f"{code} with Retry-After", _status(code, Retry_After="1")) for code in (429, 503)),
+    *(transient_answer(f"{code} with Retry-After", _status(code, Retry_After="1")) for code in (403, 429, 503)),
+    transient_answer("a block page once", _status(403, BLOCK_PAGE, Content_Type="text/html")),
+    transient_answer(
+        "a block page, a challenge", _status(403, BLOCK_PAGE), _status(202, x_amzn_waf_action="challenge")
+    ),
     transient_answer("503 with an unusual Retry-After", _status(503, Retry_After="Fri, 31 Dec 1999 23:59:59 GMT")),
     loaded_answer("100 before 200", lambda good, random: _raw(b"HTTP/1.1 100 Continue\r\n\r\n", _ok(good))),
 ]
