@@ -18,7 +18,7 @@ from dagster_essentials.ingestion.file_format import FileSchema, Parquet
 from dagster_essentials.ingestion.month_files import validate_month
 from dagster_essentials_tests.support.faults import FAULTS, Fault, Outcome
 from dagster_essentials_tests.support.faults.samples import rewrite, sample
-from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, Project, failure_text, materialize
+from dagster_essentials_tests.support.project import DISK, NO_REAL_DATA, REAL_DATA, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import (
     TRIPS,
     Snapshot,
@@ -53,12 +53,12 @@ def test_every_fault_of_the_catalogue_has_its_outcome(
 
     if fault.outcome is Outcome.REFUSED:
         with pytest.raises(PipelineError) as refused:
-            download(url, file, validate, sleep=lambda seconds: None)
+            download(url, file, DISK, validate, sleep=lambda seconds: None)
         assert fault.message
         assert re.search(fault.message, str(refused.value), re.DOTALL)
         assert list(file.parent.iterdir() if file.parent.exists() else []) == []
     else:
-        download(url, file, validate, sleep=lambda seconds: None)
+        download(url, file, DISK, validate, sleep=lambda seconds: None)
         assert file.read_bytes() == (fault.file(good) if fault.change else good)
 
 

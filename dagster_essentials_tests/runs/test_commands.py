@@ -67,7 +67,7 @@ def test_make_run_loads_the_months_of_the_lesson_and_prints_them(clone: Path) ->
     assert [week[:10] for week in weeks][::12] == ["2023-01-01", "2023-03-26"]
     with duckdb.connect(str(sample / "staging" / "data.duckdb"), read_only=True) as connection:
         loaded = connection.execute("SELECT partition_date, sum(total_amount) FROM trips GROUP BY ALL ORDER BY ALL")
-        published = duckdb.sql(
+        published = duckdb.execute(
             f"""SELECT regexp_extract(filename, '\\d{{4}}-\\d\\d'), sum(total_amount)
             FROM read_parquet('{sample}/source/trip-data/yellow_*.parquet', filename = true) GROUP BY ALL ORDER BY ALL"""
         )
