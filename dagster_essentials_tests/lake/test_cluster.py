@@ -254,17 +254,19 @@ def test_the_files_of_a_worker_are_in_no_other_place_than_s3(cluster: LocalClust
     assert {f"taxi_trips_{month}.parquet" for month in MONTHS} <= on_s3
 
 
-def test_the_containers_have_the_settings_of_the_local_cluster(cluster: LocalCluster) -> None:
+def test_the_containers_have_the_settings_and_commands_of_the_local_cluster(cluster: LocalCluster) -> None:
     """No test starts containers."""
-    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    services = yaml.safe_load((ROOT / "deploy/compose-cluster.yaml").read_text())["services"]
     names = {name for name in cluster.environ if name.startswith(("TAXI_", "DUCK", "AWS_")) or "POSTGRES" in name}
-    parts = {name for name, service in compose["services"].items() if service.get("image") == "nyc-taxi"}
-    assert parts == {"code", "daemon", "webserver", "worker"}
-    for part in parts:
-        # The months are the TLC's there.
-        assert names - set(compose["services"][part]["environment"]) == {"TAXI_TRIPS_URL", "TAXI_ZONES_URL"}
-    limits = yaml.safe_load((ROOT / "deploy/dagster.yaml").read_text())["concurrency"]["runs"]
-    assert compose["services"]["worker"]["deploy"]["replicas"] == limits["max_concurrent_runs"]
+    for name, part in cluster.parts.items():
+        service = services[re.sub(r"-\d+$", "", name)]
+        # What is loaded is up to the user there, and the image has the port.
+        others = {"TAXI_TRIPS_URL", "TAXI_ZONES_URL", "TAXI_FLEETS", "TAXI_CODE_PORT"}
+        assert names - set(service["environment"]) == others
+        options = re.findall(r"--(?!host|port)[\w-]+ [^\s\"]+", service["command"])
+        assert options
+        executed = " ".join(map(str, part.args)) if isinstance(part.args, list) else ""
+        assert [option for option in options if option.replace("deploy/", f"{ROOT}/deploy/") not in executed] == []
 
 
 def test_the_command_ends_everything_it_started() -> None:

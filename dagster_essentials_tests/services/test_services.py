@@ -1,6 +1,6 @@
-"""The systemd units in docs/systemd: a deployment needs nothing but their commands, started as systemd starts them."""
+"""The systemd units and the container in deploy/: their commands, started as systemd and the image start them."""
 
-import configparser
+import json
 import os
 import shlex
 import signal
@@ -10,43 +10,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.support.dagster_dev import BIN, JOB, Dev, copy_of_project, free_port, restore_sigint
+from dagster_essentials_tests.support.deployment import PROJECT, image, unit
 from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.slow
 
 UNITS = ("code", "webserver", "daemon")
-HOME = "/srv/nyc-taxi"
-
-
-def unit(name: str) -> configparser.SectionProxy:
-    """The section [Service] of the unit, with all of its Environment lines in one."""
-    lines = (ROOT / f"docs/systemd/dagster-{name}.service").read_text().splitlines()
-    parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters="=")
-    parser.optionxform = str  # type: ignore[assignment, method-assign]
-    environment = " ".join(line.removeprefix("Environment=") for line in lines if line.startswith("Environment="))
-    parser.read_string("\n".join(lines))
-    parser["Service"]["Environment"] = environment
-    return parser["Service"]
 
 
 class Services(Dev):
-    """The three services in a copy of the project, with the units' folder and ports replaced."""
+    """The parts of Dagster in a copy of the project, with the folder and the ports of the deployment replaced."""
 
     def __init__(self, root: Path, settings: dict[str, str]):
         super().__init__(root, settings)
         self.code_port = free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        workspace = root / "docs/systemd/workspace.yaml"
-        workspace.write_text(self._substituted(workspace.read_text()))
 
     def _substituted(self, text: str) -> str:
         return (
-            text.replace(f"{HOME}/.venv/bin", str(BIN))
-            .replace(HOME, str(self.root))
+            text.replace(f"{PROJECT}/.venv/bin", str(BIN))
+            .replace(str(PROJECT), str(self.root))
             .replace("4266", str(self.code_port))
             .replace("3000", str(self.port))
         )
@@ -71,43 +59,64 @@ class Services(Dev):
 
             if before := service.get("ExecStartPre"):
                 run(before)
+            self._start(name, self._substituted(service["ExecStart"]), environment)
+            if after := service.get("ExecStartPost"):
+                run(after)
+
+    def start_container(self) -> None:
+        (command,) = json.loads(image("CMD"))
+        script = self.root / command
+        script.write_text(self._substituted(script.read_text()))
+        variables = dict(pair.split("=", 1) for pair in shlex.split(self._substituted(image("ENV"))))
+        path = f"{BIN}:{os.environ['PATH']}"
+        self._start("container", command, {**self.env, **variables, "PATH": path})
+
+    def _start(self, name: str, command: str, environment: dict[str, str]) -> None:
+        with open(self.root / "dev.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
-                shlex.split(self._substituted(service["ExecStart"])),
-                cwd=self._substituted(service["WorkingDirectory"]),
+                shlex.split(command),
+                cwd=self.root,
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=restore_sigint,
             )
-            if after := service.get("ExecStartPost"):
-                run(after)
 
-    def stop_unit(self, name: str, seconds: float) -> None:
+    def stop_unit(self, name: str, seconds: float) -> int:
         """Stop the unit with SIGTERM, as systemd does; it has to exit within `seconds`."""
         process = self.processes.pop(name)
         process.terminate()
         try:
-            process.wait(timeout=seconds)
+            return process.wait(timeout=seconds)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
 
+    def files(self) -> set[Path]:
+        """All but the log and the bytecode, which is written where that is possible."""
+        found = (path.relative_to(self.root) for path in self.root.rglob("*") if path.is_file())
+        return {path for path in found if path.name != "dev.log" and path.suffix != ".pyc"}
 
-@pytest.fixture(scope="module")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    source = tmp_path_factory.mktemp("source")
+
+def services_in(folder: Path) -> Services:
+    source = folder / "source"
     write_month(source, "2023-01", 1_001)
     write_month(source, "2023-02", 1_002)
     write_zones(source / "taxi_zones.csv")
-    services = Services(
-        copy_of_project(ROOT, tmp_path_factory.mktemp("clone")),
+    return Services(
+        copy_of_project(ROOT, folder / "clone"),
         {
             "TAXI_TRIPS_URL": str(source),
             "TAXI_ZONES_URL": str(source / "taxi_zones.csv"),
             "TAXI_END_DATE": "2023-03-01",
         },
     )
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    services = services_in(tmp_path_factory.mktemp("services"))
     for name in UNITS:
         services.start_unit(name)
     yield services
@@ -144,6 +153,7 @@ def test_the_units_load_a_month_before_and_after_a_restart_of_the_code_server_an
     services: Services,
 ) -> None:
     services.wait_for(services.is_loaded, "the code location to be loaded")
+    before = services.files()
     load(services, "2023-01")
 
     services.stop_unit("code", float(unit("code")["TimeoutStopSec"]))
@@ -154,3 +164,24 @@ def test_the_units_load_a_month_before_and_after_a_restart_of_the_code_server_an
 
     assert services.rows() == {"2023-01": 1_001, "2023-02": 1_002}
     assert (services.root / ".dagster/matplotlib").is_dir()
+    writable = [Path(path).relative_to(PROJECT) for path in unit("code")["ReadWritePaths"].split()]
+    written = services.files() - before
+    assert len(written) > 5
+    assert [path for path in written if not any(path.is_relative_to(folder) for folder in writable)] == []
+
+
+def test_the_container_loads_a_month_and_ends_when_it_is_told_to_or_a_part_ends(tmp_path: Path) -> None:
+    services = services_in(tmp_path)
+    services.start_container()
+    services.wait_for(services.is_loaded, "the code location to be loaded")
+    load(services, "2023-01")
+    parts = psutil.Process(services.processes["container"].pid).children(recursive=True)
+    (daemon,) = (part for part in parts if "dagster-daemon" in "".join(part.cmdline()[:2]))
+    daemon.kill()
+    # Docker starts it again.
+    assert services.processes["container"].wait(timeout=90) == 1
+
+    services.start_container()
+    services.wait_for(services.is_loaded, "the code location to be loaded")
+    assert services.stop_unit("container", seconds=90) == 128 + signal.SIGTERM
+    assert services.rows() == {"2023-01": 1_001}
