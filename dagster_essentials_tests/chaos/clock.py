@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -32,12 +32,12 @@ TIME_ZONES = ("UTC", NEW_YORK, BERLIN)
 
 
 def utc(year: int, month: int, day: int, hour: int = 0) -> datetime:
-    return datetime(year, month, day, hour, tzinfo=timezone.utc)
+    return datetime(year, month, day, hour, tzinfo=UTC)
 
 
 def midnight(year: int, month: int, day: int) -> datetime:
     """When that day begins in New York, in UTC, in which times can be added across changes of the clock."""
-    return datetime(year, month, day, tzinfo=ZoneInfo(NEW_YORK)).astimezone(timezone.utc)
+    return datetime(year, month, day, tzinfo=ZoneInfo(NEW_YORK)).astimezone(UTC)
 
 
 CLOCK_CHANGES = {
