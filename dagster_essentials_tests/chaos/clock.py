@@ -36,7 +36,7 @@ def utc(year: int, month: int, day: int, hour: int = 0) -> datetime:
 
 
 def midnight(year: int, month: int, day: int) -> datetime:
-    """The start of that day in New York, in UTC, in which times can be added across changes of the clock."""
+    """When that day begins in New York, in UTC, in which times can be added across changes of the clock."""
     return datetime(year, month, day, tzinfo=ZoneInfo(NEW_YORK)).astimezone(UTC)
 
 

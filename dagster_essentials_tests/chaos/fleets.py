@@ -23,7 +23,7 @@ from dagster_essentials_tests.support.source_server import SourceServer
 FLEETS = ("green", "fhv", "fhvhv")
 ROWS = 3_000
 # Only yellow trips are aggregated by day.
-FLEET_PHASES = tuple(phase for phase in PHASES if phase != "aggregate")
+FLEET_PHASES = tuple(phase for phase in PHASES if phase != "replace_aggregates")
 
 Key = tuple[str, str]
 """A fleet and a month (``YYYY-MM``)."""

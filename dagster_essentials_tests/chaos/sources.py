@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from dagster_essentials_tests.chaos.phases.sitecustomize import PHASES
 from dagster_essentials_tests.chaos.sandbox import MONTHS, Sandbox
 from dagster_essentials_tests.support.faults import FAULTS, Fault, Outcome
 
@@ -56,7 +57,7 @@ def changing_source(sandbox: Sandbox, faults: int) -> None:
             answers = [fault.answers(sandbox.source, good, sandbox.random)[0] for fault in chosen]
             sandbox.set_answers(month, [*answers, sandbox.source.published])
         phase = sandbox.random.choice(
-            ["download", "validate", "rename", "delete", "insert", "record the version", "commit"]
+            [phase for phase in PHASES if phase not in ("downloaded", "loaded", "after loaded")]
         )
 
         def publish_anew(_: int, resume: Callable[[], None], months: list[str] = months) -> None:

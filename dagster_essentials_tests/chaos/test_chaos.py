@@ -68,7 +68,7 @@ def four_loads(sandbox: Sandbox) -> None:
     month = MONTHS[0]
     sandbox.materialize([month])
     sandbox.check("a load", [month], succeeded=True)
-    for phase in ("insert", "record the version"):
+    for phase in ("insert_into", "record_version"):
         sandbox.publish(month)
         sandbox.hooks.arm(phase, 1, lambda process, _: os.kill(process, signal.SIGKILL))
         sandbox.materialize([month])
@@ -81,24 +81,24 @@ def four_loads(sandbox: Sandbox) -> None:
     sandbox.check("an error page", [month])
 
 
-TRIPS_TABLE = "dagster_essentials/warehouse/load.py"
-COMMIT = '    connection.execute("COMMIT")\n    connection.execute("BEGIN")\n'
+LOAD = "dagster_essentials/warehouse/load.py"
+COMMIT = '        tables.execute("COMMIT; BEGIN")\n'
 
 
 def a_delete_committed_before_the_insert(project: Path) -> None:
-    insert = '    connection.execute(\n        f"INSERT INTO {dataset.table} ('
-    replace(project / TRIPS_TABLE, insert, COMMIT + insert)
+    insert = "        rows.insert_into(statements.table)\n"
+    replace(project / LOAD, insert, COMMIT + insert)
 
 
 def rows_committed_before_their_version(project: Path) -> None:
-    aggregate = "    totals = aggregate_month(connection, dataset, month)\n"
-    replace(project / TRIPS_TABLE, aggregate, COMMIT + aggregate)
+    aggregates = "        for aggregate in statements.aggregates:\n"
+    replace(project / LOAD, aggregates, COMMIT + aggregates)
 
 
 def a_file_written_under_its_final_name(project: Path) -> None:
     replace(
         project / "dagster_essentials/ingestion/atomic_write.py",
-        "            yield temporary\n            upload(temporary, path)\n            temporary.replace(path)\n",
+        "            yield temporary\n            files.upload(temporary, path)\n            temporary.replace(path)\n",
         "            yield path\n",
     )
 
@@ -116,13 +116,13 @@ def replace(file: Path, old: str, new: str) -> None:
 BROKEN: dict[Callable[[Path], None], list[str]] = {
     nothing: [],
     a_delete_committed_before_the_insert: [
-        "a kill, insert: 2023-01: 0 rows, neither the previous version nor one that was tried"
+        "a kill, insert_into: 2023-01: 0 rows, neither the previous version nor one that was tried"
     ],
     rows_committed_before_their_version: [
-        "a kill, record the version: 2023-01: the last version in month_versions is of another file than the rows in the "
+        "a kill, record_version: 2023-01: the last version in month_versions is of another file than the rows in the "
         "table",
-        "a kill, record the version: 2023-01: trips_by_day is not what the rows in the table add up to",
-        "a kill, record the version: 2023-01: pickups_by_zone is not what the rows in the table add up to",
+        "a kill, record_version: 2023-01: trips_by_day is not what the rows in the table add up to",
+        "a kill, record_version: 2023-01: pickups_by_zone is not what the rows in the table add up to",
     ],
     a_file_written_under_its_final_name: [
         "an error page: 2023-01: taxi_trips_2023-01.parquet is not a version that the source ever had"

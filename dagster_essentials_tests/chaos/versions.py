@@ -60,7 +60,7 @@ def _load_by_versions(sandbox: Sandbox, origin: str, columns: Sequence[Column], 
         version = sandbox.random.choice([name for name in versions if name != writer] or list(versions))
         months = sandbox.random_months()
         sandbox.publish(*months)
-        phase = sandbox.random.choice(PHASES[PHASES.index("commit") :])
+        phase = sandbox.random.choice(PHASES[PHASES.index("after record_version") :])
         # The last load is not killed: it finds what all the others left.
         armed = number < loads - 1 and sandbox.random.random() < 0.7
         if armed:

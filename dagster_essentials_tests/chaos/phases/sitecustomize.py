@@ -1,40 +1,45 @@
 """Reports to the harness which phase of a load a process begins, and waits for its answer.
 
-Python imports a module of this name, found by PYTHONPATH, when it starts. The pipeline is not changed: the phases are
-detected from its calls of Python's and DuckDB's functions.
+Python imports a module of this name, found by PYTHONPATH, when it starts. The pipeline is not changed: the functions by which a
+phase begins or ends are wrapped as soon as their modules are imported.
 """
 
 import os
 import socket
 import sys
-import threading
+from collections.abc import Callable, Sequence
+from functools import wraps
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import Any
 
 PHASES = (
-    *("download", "validate", "rename", "record the file"),
-    *("delete", "insert", "aggregate", "record the version", "commit", "checkpoint", "record the month"),
+    *("download_month", "validate_month", "upload", "downloaded"),
+    # The transaction: it deletes between the first two of these, and commits after the last one.
+    *("prepare_table", "insert_into", "replace_aggregates", "record_version", "after record_version"),
+    # The month is recorded in Dagster, and then the database is closed, which writes what is in its WAL.
+    *("loaded", "after loaded"),
 )
-STATEMENTS = {
-    "SELECT count(*), last(": "validate",
-    "DELETE FROM trips WHERE": "delete",
-    "INSERT INTO trips (": "insert",
-    "DELETE FROM fleet_trips WHERE": "delete",
-    "INSERT INTO fleet_trips (": "insert",
-    "INSERT INTO trips_by_day ": "aggregate",
-    "INSERT INTO month_versions ": "record the version",
-    "COMMIT": "commit",
+"""The phases of a load in their order: each begins with a call of this function, or after it."""
+FUNCTIONS = {
+    "dagster_essentials.ingestion.month_files": ("download_month", "validate_month"),
+    # Called before the rename of an atomic write.
+    "dagster_essentials.ingestion.data_folder": ("DataFolder.upload",),
+    "dagster_essentials.warehouse.schema": ("prepare_table",),
+    "dagster_essentials.warehouse.tables": ("Rows.insert_into",),
+    "dagster_essentials.datasets.aggregates": ("replace_aggregates",),
+    "dagster_essentials.warehouse.month_versions": ("record_version",),
+    "dagster_essentials.orchestration.month_run": ("MonthRun.downloaded", "MonthRun.loaded"),
 }
-"""The beginnings of the statements by which a phase is detected."""
+"""Where these functions are: in each module, their names, with those of their classes."""
 
 _address = os.environ.get("CHAOS_PHASES", "")
-_reporting = threading.local()
-_patched = False
 
 
 def _report(phase: str) -> None:
-    if getattr(_reporting, "now", False):
+    if phase not in PHASES:
         return
-    _reporting.now = True
     try:
         with socket.socket(socket.AF_UNIX) as harness:
             harness.connect(_address)
@@ -42,53 +47,43 @@ def _report(phase: str) -> None:
             harness.recv(1)
     except OSError:
         pass  # The harness has ended: the processes that it left behind go on.
-    finally:
-        _reporting.now = False
 
 
-def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if event == "open" and isinstance(arguments[0], str):
-        if arguments[0].endswith((".partial", ".duckdb.lock")):
-            _patch_duckdb_and_dagster()
-    elif event == "os.rename":
-        if os.fspath(arguments[0]).endswith(".partial") and "_trips_20" in os.fspath(arguments[1]):
-            _report("rename")
-    elif event == "socket.connect" and isinstance(arguments[1], tuple):
-        _report("download")
+def _wrap(module: ModuleType, name: str) -> None:
+    """Let the function report when it is called, and when it has returned."""
+    owner: Any = module
+    *classes, phase = name.split(".")
+    for each in classes:
+        owner = getattr(owner, each)
+    function: Callable[..., Any] = getattr(owner, phase)
+
+    @wraps(function)
+    def reporting(*arguments: Any, **options: Any) -> Any:
+        _report(phase)
+        result = function(*arguments, **options)
+        _report(f"after {phase}")
+        return result
+
+    setattr(owner, phase, reporting)
 
 
-def _patch_duckdb_and_dagster() -> None:
-    global _patched
-    if _patched or "duckdb" not in sys.modules or "dagster" not in sys.modules:
-        return
-    _patched = True
-    import dagster
-    import duckdb
+class _WrappingFinder(MetaPathFinder):
+    """Finds the modules of `FUNCTIONS` as Python does, and wraps the functions before another module can import them."""
 
-    connection: Any = duckdb.DuckDBPyConnection
-    execute, close = connection.execute, connection.close
-    instance: Any = dagster.DagsterInstance
-    handle_new_event = instance.handle_new_event
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name in FUNCTIONS else None
+        if spec is None or spec.loader is None:
+            return None
+        execute = spec.loader.exec_module
 
-    def reporting_execute(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        for start, phase in STATEMENTS.items():
-            if str(query).startswith(start):
-                _report(phase)
-        return execute(self, query, *arguments, **options)
+        def execute_and_wrap(module: ModuleType) -> None:
+            execute(module)
+            for function in FUNCTIONS[name]:
+                _wrap(module, function)
 
-    def reporting_close(self: Any) -> Any:
-        _report("checkpoint")
-        return close(self)
-
-    def reporting_event(self: Any, entry: Any, *arguments: Any, **options: Any) -> Any:
-        event = entry.dagster_event
-        if event is not None and event.event_type_value in ("ASSET_MATERIALIZATION", "ASSET_CHECK_EVALUATION"):
-            _report("record the file" if str(entry.step_key).endswith("_trips_file") else "record the month")
-        return handle_new_event(self, entry, *arguments, **options)
-
-    connection.execute, connection.close = reporting_execute, reporting_close
-    instance.handle_new_event = reporting_event
+        spec.loader.exec_module = execute_and_wrap  # type: ignore[method-assign]
+        return spec
 
 
 if _address:
-    sys.addaudithook(_audit)
+    sys.meta_path.insert(0, _WrappingFinder())
