@@ -94,7 +94,7 @@ def test_a_file_that_cannot_be_written_fails_the_month_and_names_the_path(
 ) -> None:
     publish(source_server, "2023-01", sample("2023-01"))
     block(project)
-    before = sorted(project.folder.rglob("*"))
+    before = sorted((project.folder / "raw").rglob("*"))
 
     result = materialize(project, instance, TRIPS, "2023-01")
 
@@ -103,7 +103,8 @@ def test_a_file_that_cannot_be_written_fails_the_month_and_names_the_path(
     assert re.search(re.escape(f"2023-01: {project.folder}/raw") + r"\S* could not be written \(", text)
     assert ".partial" not in text
     assert "Something else has this name: move it away, and materialize again" in text
-    assert sorted(project.folder.rglob("*")) == before
+    assert sorted((project.folder / "raw").rglob("*")) == before
+    assert project.temporary_files() == []
 
 
 def test_a_database_folder_that_cannot_be_made_fails_all_months_and_names_the_path(

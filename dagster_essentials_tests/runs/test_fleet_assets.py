@@ -254,7 +254,7 @@ def test_a_month_before_the_first_of_its_fleet_is_a_message_and_no_request(
     assert says in text
     assert not text.rstrip("\n").endswith(" ")
     assert source_server.requests == []
-    assert not project.database.exists()
+    assert project.query("SELECT table_name FROM duckdb_tables()") == []
     assert not (project.folder / "raw").exists()
     assert instance.get_materialized_partitions(fleet_trips_file.key) == set()
 

@@ -31,7 +31,9 @@ def project(tmp_path: Path) -> Project:
 
 
 def publish(project: Project, month: str, *trips: dict[str, Any]) -> None:
-    legacy_file(Path(project.trips_url) / f"yellow_tripdata_{month}.parquet", month, *trips)
+    times = {"pickup_datetime": f"{month}-28 15:58:09", "dropoff_datetime": f"{month}-28 16:01:31"}
+    path = Path(project.trips_url) / f"yellow_tripdata_{month}.parquet"
+    legacy_file(path, month, *({**times, **trip} for trip in trips))
 
 
 def materializations(project: Project, asset: str) -> dict[str | None, dict[str, Any]]:
