@@ -1,0 +1,75 @@
+"""Commands whose runs are not recorded in the project's Dagster instance say so, once."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dagster_essentials.operations.instance import instance_warning
+from dagster_essentials.sample import write_zones
+from dagster_essentials_tests.support.dagster_dev import BIN
+from dagster_essentials_tests.support.project import ROOT
+
+LAUNCH, MATERIALIZE = ["dg", "launch", "--assets"], ["dagster", "asset", "materialize", "--select"]
+
+
+def materialize_zones(folder: Path, *command: str, **environ: str) -> list[str]:
+    """The warnings of a command that materializes an asset, started in `folder`."""
+    program, *arguments = command
+    result = subprocess.run(
+        [BIN / program, *arguments, "taxi_zones_file", "-m", "dagster_essentials.definitions"],
+        cwd=folder,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "TAXI_DATA_DIR": str(folder / "data"),
+            "TAXI_ZONES_URL": str(write_zones(folder / "zones.csv")),
+            **environ,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout
+    assert (folder / "data/raw/taxi_zones.csv").exists()
+    texts = ("DAGSTER_HOME is not set", "These runs are recorded")
+    return [line for line in result.stdout.splitlines() if line.startswith(texts)]
+
+
+def test_a_run_in_a_temporary_instance_says_how_to_record_it(tmp_path: Path) -> None:
+    (warning,) = materialize_zones(tmp_path, *LAUNCH)
+    assert "Dagster forgets these runs" in warning
+    assert warning.endswith(f"export DAGSTER_HOME={ROOT}/.dagster")
+
+
+def test_a_run_with_an_instance_of_another_folder_names_it(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text((ROOT / ".env").read_text())
+    other = tmp_path / "other folder"
+    (other / ".dagster").mkdir(parents=True)
+    (warning,) = materialize_zones(tmp_path, *MATERIALIZE, PWD=str(other))
+    assert f"These runs are recorded in {other}/.dagster, not in {tmp_path}/.dagster" in warning
+    assert warning.endswith(f"with PWD={tmp_path}.")
+    (tmp_path / ".dagster").mkdir(exist_ok=True)
+    assert materialize_zones(tmp_path, *MATERIALIZE, PWD=str(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "environ", "warns"),
+    [
+        (["dagster", "job", "execute", "-j", "trip_update_job"], {}, True),
+        (["dagster", "asset", "materialize", "--select", "*"], {"DAGSTER_HOME": ""}, True),
+        # `dg` and `dagster dev` set it for the code servers that they start.
+        (["dagster", "api", "grpc"], {"DAGSTER_IS_DEV_CLI": "1"}, True),
+        (["dagster", "api", "grpc"], {}, False),
+        (["dagster", "code-server", "start"], {}, False),
+        (["dagster", "job", "list"], {}, False),
+        (["dg", "launch"], {"DAGSTER_IS_DEV_CLI": "1", "DAGSTER_HOME": "/srv/dagster"}, False),
+    ],
+)
+def test_only_commands_that_execute_runs_in_no_instance_warn(
+    command: list[str], environ: dict[str, str], warns: bool, tmp_path: Path
+) -> None:
+    assert (instance_warning(environ, command, tmp_path) is not None) == warns
