@@ -17,8 +17,8 @@ with warnings.catch_warnings():
     from dagster_essentials import jobs, schedules, sensors, settings
     from dagster_essentials.assets import fleets, metrics, requests, trips
     from dagster_essentials.operations.definitions import lake_definitions, operations_definitions
-    from dagster_essentials.orchestration.console import print_failures_once
     from dagster_essentials.operations.instance import warn_of_another_instance
+    from dagster_essentials.orchestration.console import print_failures_once
     from dagster_essentials.orchestration.monthly_table import import_dataset
     from dagster_essentials.resources import database_resource
 
