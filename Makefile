@@ -12,13 +12,14 @@ setup: .venv/.ready
 .venv/.ready: FORCE
 	@PYTHON='$(PYTHON)' deploy/setup.sh
 
-# Nothing that a person has exported reaches the generated months: no other settings, no limits, no alerts.
+# In the folder of generated months, nothing that a person has exported holds: no settings, no limits, no alerts. DAGSTER_HOME
+# is in .env there, too, but `dg` decides on telemetry before it reads that.
 SETTINGS := $(filter DAGSTER_% DUCKDB_% DUCKLAKE_% TAXI_%,$(.VARIABLES))
-WITHOUT_SETTINGS := $(if $(SETTINGS),env $(addprefix -u ,$(SETTINGS)))
+DG := env $(addprefix -u ,$(SETTINGS)) DAGSTER_HOME="$$PWD/.dagster" ../../.venv/bin/dg
 
 # Load three generated months, from file to tables and plots, without network.
 REQUEST := "borough": "Manhattan", "start_date": "2023-01-10", "end_date": "2023-01-25"
-LAUNCH := cd data/sample && $(strip $(WITHOUT_SETTINGS) ../../.venv/bin/dg launch)
+LAUNCH := cd data/sample && $(strip $(DG)) launch
 # The table at the end.
 run: export LOADED_MONTHS := SELECT partition_date AS month, count(*) AS trips, \
 	count(*) FILTER (strftime(pickup_datetime, '%Y-%m') <> partition_date) AS pickups_outside_the_month, \
@@ -42,7 +43,7 @@ lesson: data/lesson/.env
 	@echo 'Click Lineage, then "Materialize all...", choose months, and "Launch backfill". Every step is in docs/lesson-8.md.'
 	@echo 'For its commands, open another shell: cd data/lesson && . ../../.venv/bin/activate'
 	@echo 'Ctrl-C ends it, and what you have done is kept. To start over: rm -r data/lesson && make lesson'
-	@cd data/lesson && $(WITHOUT_SETTINGS) ../../.venv/bin/dg dev --workspace workspace.yaml
+	@cd data/lesson && $(DG) dev --workspace workspace.yaml
 
 # The three months in a folder with a database, a Dagster instance and settings of its own. Commands that are typed there use
 # them, too: Dagster lets `.env` override what the shell has set.

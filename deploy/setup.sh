@@ -15,6 +15,17 @@ supported() {
         2>/dev/null | grep .
 }
 
+# Succeeds if the environment has what pyproject.toml asks for.
+complete() {
+    .venv/bin/python -c '
+from importlib.metadata import requires, version
+from packaging.requirements import Requirement
+for requirement in map(Requirement, requires("dagster-essentials")):
+    if requirement.marker is None or requirement.marker.evaluate({"extra": "dev"}):
+        assert version(requirement.name) in requirement.specifier
+' 2>/dev/null
+}
+
 found=
 for python in ${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do
     [ -n "$found" ] || found=$(supported "$python") || true
@@ -32,7 +43,8 @@ $("$python" --version 2>/dev/null || echo missing). Install one of them, or name
     rm -rf .venv
     mkdir .venv
     touch .venv/.incomplete
-    uv venv --quiet --seed --allow-existing --python "$found" .venv 2>/dev/null || "$found" -m venv .venv >/dev/null 2>&1 ||
+    uv venv --quiet --no-cache --seed --allow-existing --python "$found" .venv 2>/dev/null ||
+        "$found" -m venv .venv >/dev/null 2>&1 ||
         fail "$found has no venv module, and there is no uv. Install one of them (on Debian: python3-venv)."
 elif [ -e .venv/.ready ] && [ -z "$(find pyproject.toml setup.py deploy/constraints.txt -newer .venv/.ready)" ]; then
     exit
@@ -45,6 +57,10 @@ if ! grep -q DAGSTER_HOME .venv/bin/activate; then
     echo 'export DAGSTER_HOME="${VIRTUAL_ENV%/.venv}/.dagster"' >>.venv/activate
     mv .venv/activate .venv/bin/activate
 fi
-deploy/install.sh --constraint deploy/constraints.txt --editable '.[dev]' ||
-    fail "The packages could not be installed, see above. They come from a package index: try again when it can be reached."
+if [ -e .venv/.ready ] || ! complete; then
+    deploy/install.sh --constraint deploy/constraints.txt --editable '.[dev]' || {
+        rm .venv/.incomplete
+        fail "The packages could not be installed, see above. They come from a package index: try again when it can be reached."
+    }
+fi
 mv .venv/.incomplete .venv/.ready
