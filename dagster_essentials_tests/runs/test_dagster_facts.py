@@ -360,3 +360,27 @@ def test_a_run_dequeued_while_no_code_server_answers_is_queued_again(tmp_path: P
                 pass
             status = instance.get_run_by_id(run.run_id).status  # type: ignore[union-attr]
     assert status == (dg.DagsterRunStatus.QUEUED if waits else dg.DagsterRunStatus.FAILURE)
+
+
+def test_without_the_file_of_its_events_a_run_and_what_it_materialized_stay_on_record(tmp_path: Path) -> None:
+    @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run())
+    def kept(context: dg.AssetExecutionContext) -> AssetEvents:
+        for key in context.partition_keys:
+            record_materialization(context, context.assets_def, key, f"version of {key}", {})
+        yield from suppress_final_materialization(context)
+
+    def records(folder: Path) -> tuple[object, ...]:
+        with dg.DagsterInstance.local_temp(str(folder)) as instance:
+            runs = [(run.run_id, run.status) for run in instance.get_runs()]
+            return runs, _events(instance, "kept"), instance.get_materialized_partitions(dg.AssetKey("kept"))
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        run = dg.materialize([kept], instance=instance, tags=RANGE)
+    before = records(tmp_path)
+    # As docs/operations.md does with old ones.
+    removed = list((tmp_path / "history/runs").glob("*-*-*.db"))
+    assert [path.stem for path in removed] == [run.run_id]
+    removed[0].unlink()
+
+    assert records(tmp_path) == before
+    assert len(before[1]) == 3  # type: ignore[arg-type]

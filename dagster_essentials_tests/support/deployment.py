@@ -26,4 +26,5 @@ def unit(name: str) -> configparser.SectionProxy:
 def image(instruction: str) -> str:
     """The arguments of the last such instruction of the Dockerfile."""
     text = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", "")
-    return str(re.findall(rf"^{instruction} +(.*)$", text, re.MULTILINE)[-1])
+    found: list[str] = re.findall(rf"^{instruction} +(.*)$", text, re.MULTILINE)
+    return found[-1]
