@@ -13,8 +13,10 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from dagster_duckdb import DuckDBResource
 
 from dagster_essentials.errors import DatabaseBusyError, DatabaseUnusableError
+from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.resources import LockedDuckDBResource, database_resource
 from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials.warehouse.tables import Tables
@@ -324,6 +326,28 @@ def test_the_resource_waits_as_long_as_it_is_configured_to(path: Path) -> None:
         pytest.fail("the block was executed")
 
 
+@pytest.mark.parametrize("resource", [LockedDuckDBResource, DuckDBResource], ids=["locked", "plain"])
+def test_an_asset_of_somebody_else_gets_a_plain_connection_and_those_of_this_project_get_tables(
+    resource: type[DuckDBResource], path: Path
+) -> None:
+    database = resource(database=str(path))
+
+    with database.get_connection() as connection:
+        assert isinstance(connection, duckdb.DuckDBPyConnection)
+        increment(connection)
+    with open_tables(database) as tables, tables.transaction():
+        increment(tables)
+
+    assert numbers(path) == [1, 2]
+
+
+def test_the_tables_of_the_resource_are_locked_like_its_connection(path: Path) -> None:
+    database = LockedDuckDBResource(database=str(path), wait_seconds=0)
+
+    with held(path), pytest.raises(DatabaseBusyError, match="for the 0 seconds"), open_tables(database):
+        pytest.fail("the block was executed")
+
+
 def test_the_default_memory_limit_is_that_of_the_settings(path: Path) -> None:
     database = LockedDuckDBResource(database=str(path), connection_config=database_resource.connection_config)
 
@@ -333,6 +357,7 @@ def test_the_default_memory_limit_is_that_of_the_settings(path: Path) -> None:
 
 SHOW_SETTINGS = """
 import json
+from dagster_essentials.orchestration.database import open_tables
 from dagster_essentials.resources import database_resource
 
 with database_resource.get_connection() as connection:
