@@ -82,7 +82,9 @@ def test_the_body_of_the_file_is_not_read(source_server: SourceServer, monkeypat
 def test_a_file_that_is_called_a_page_is_told_from_a_page(source_server: SourceServer, content_type: str) -> None:
     assert ask(source_server, status(200, PARQUET, Content_Type=content_type)) == PublishedFile(None, None)
     for body in (BLOCK_PAGE, b'\n{"message": "log in"}', b"<?xml version='1.0'?><ListBucketResult/>"):
-        with pytest.raises(DownloadError, match=r"a page instead of the file \(.{9,}\)\. Open the address in a browser"):
+        with pytest.raises(
+            DownloadError, match=r"a page instead of the file \(.{9,}\)\. Open the address in a browser"
+        ):
             ask(source_server, status(200, body, Content_Type=content_type))
 
 
