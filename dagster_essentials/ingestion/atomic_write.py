@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dagster_essentials.errors import WriteError
+from dagster_essentials.ingestion.cancellation import NEVER, Cancellation
 from dagster_essentials.ingestion.data_folder import DataFolder
 
 _SUFFIX = ".partial"
 
 
 @contextmanager
-def atomic_write(path: Path, files: DataFolder) -> Iterator[Path]:
+def atomic_write(path: Path, files: DataFolder, cancellation: Cancellation = NEVER) -> Iterator[Path]:
     """Yield an empty temporary file beside `path` in `files`, and rename it to `path` if the block ends without an error.
 
     Concurrent writers each have a temporary file of their own; the last to finish wins. The temporary files of killed
@@ -30,7 +31,7 @@ def atomic_write(path: Path, files: DataFolder) -> Iterator[Path]:
         temporary, lock_holder = _locked_temporary(path)
         try:
             yield temporary
-            files.upload(temporary, path)
+            files.upload(temporary, path, cancellation)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -7,13 +7,13 @@ before.
 
 import os
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dagster_essentials.errors import DownloadError, WriteError
+from dagster_essentials.ingestion.cancellation import NEVER, Cancellation, start_thread
 
 if TYPE_CHECKING:
     from pyarrow.fs import S3FileSystem
@@ -51,7 +51,7 @@ class DataFolder:
     def fetch_folder(self, folder: Path) -> None:
         """Make `folder` what it is in the data folder, without its subfolders."""
 
-    def upload(self, file: Path, path: Path) -> None:
+    def upload(self, file: Path, path: Path, cancellation: Cancellation = NEVER) -> None:
         """Keep the complete `file`, which is about to be renamed to `path`."""
 
     def forget(self, path: Path) -> None:
@@ -136,17 +136,16 @@ class S3DataFolder(DataFolder):
         names = {Path(info.path).name for info in found if info.is_file}
         self.fetch(*(folder / name for name in names | {path.name for path in folder.iterdir() if path.is_file()}))
 
-    def upload(self, file: Path, path: Path) -> None:
+    def upload(self, file: Path, path: Path, cancellation: Cancellation = NEVER) -> None:
         """Upload the complete `file`, which is about to be renamed to `path`.
 
         Raises:
             WriteError: it could not be uploaded. What S3 had before is unchanged.
         """
         try:
-            # In a thread, because signals interrupt the main one only: after an exception, pyarrow closes the stream, and what
-            # has been uploaded until then becomes the object. When a run is cancelled, this waits until all of it is uploaded.
-            with ThreadPoolExecutor(max_workers=1) as pool:
-                pool.submit(self._upload, file, path).result()
+            # In a thread, because an exception of a signal would let pyarrow close the stream, and what has been uploaded until
+            # then would become the object. If the run is cancelled, the process ends before the object appears.
+            cancellation.result(start_thread(self._upload, file, path))
         except OSError as error:
             raise WriteError(
                 f"{self.location(path)} could not be written ({_reason(error)}). What was there before is unchanged. Check "

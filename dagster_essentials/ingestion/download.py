@@ -21,6 +21,7 @@ import requests
 
 from dagster_essentials.errors import DownloadError, NotPublishedError
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.cancellation import NEVER, Cancellation
 from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.http_answers import is_page, raise_for_page, raise_for_status
 from dagster_essentials.ingestion.http_requests import TransientError, redact_url, request
@@ -110,6 +111,7 @@ def download(
     if_not_published: str = "Check the address.",
     if_unreachable: str = "",
     sleep: Callable[[float], None] = time.sleep,
+    cancellation: Cancellation = NEVER,
 ) -> tuple[DownloadedFile, bool]:
     """Download the file at `url` to `path` in `files`, unless it exists there and is unchanged at the source.
 
@@ -124,6 +126,7 @@ def download(
         NotPublishedError: the source does not have it.
         DownloadError: it could not be transferred, or is not valid. An earlier file is unchanged.
         WriteError: the file could not be written.
+        CancelledError: the run was cancelled. An earlier file is unchanged.
     """
     fetch_file(path, files)
     known = read_sidecar(path)
@@ -131,13 +134,14 @@ def download(
         known = None
 
     def transfer() -> tuple[DownloadedFile, bool]:
-        with _open_source(url, known, if_not_published) as answer:
+        cancellation.check()
+        with _open_source(url, known, if_not_published, cancellation) as answer:
             if answer is None:
                 assert known is not None
                 remove_stale(path)
                 return known, False
-            with atomic_write(path, files) as temporary:
-                downloaded = _write(temporary, url, *answer)
+            with atomic_write(path, files, cancellation) as temporary:
+                downloaded = _write(temporary, url, *answer, cancellation)
                 validate(temporary)
         write_sidecar(path, downloaded, files)
         return downloaded, True
@@ -146,11 +150,14 @@ def download(
     return _with_retries(transfer, ATTEMPTS, sleep, advice.rstrip())
 
 
-def _write(temporary: Path, url: str, headers: "_Headers", chunks: Iterable[bytes]) -> DownloadedFile:
+def _write(
+    temporary: Path, url: str, headers: "_Headers", chunks: Iterable[bytes], cancellation: Cancellation
+) -> DownloadedFile:
     digest = hashlib.sha256()
     size = 0
     with open(temporary, "wb") as file:
         for chunk in chunks:
+            cancellation.check()
             file.write(chunk)
             digest.update(chunk)
             size += len(chunk)
@@ -190,7 +197,9 @@ _Answer = tuple[_Headers, Iterator[bytes]]
 
 
 @contextmanager
-def _open_source(url: str, known: DownloadedFile | None, if_not_published: str) -> Iterator[_Answer | None]:
+def _open_source(
+    url: str, known: DownloadedFile | None, if_not_published: str, cancellation: Cancellation
+) -> Iterator[_Answer | None]:
     """The file's headers and content, or None if it is unchanged since `known`."""
     local = _local_path(url)
     if local is not None:
@@ -201,7 +210,7 @@ def _open_source(url: str, known: DownloadedFile | None, if_not_published: str) 
         conditions["If-None-Match"] = known.etag
     if known is not None and known.last_modified:
         conditions["If-Modified-Since"] = known.last_modified
-    with request("GET", url, conditions) as response:
+    with request("GET", url, conditions) as response, cancellation.interrupting(response.raw.shutdown):
         raise_for_status(response, if_not_published)
         if response.status_code == 304:
             if known is None:

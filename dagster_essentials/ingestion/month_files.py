@@ -11,11 +11,13 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Semaphore
 from typing import BinaryIO, Protocol
 
 import duckdb
 
 from dagster_essentials.errors import DownloadError, LoadError, NotPublishedError, PipelineError, SchemaError
+from dagster_essentials.ingestion.cancellation import NEVER, Cancellation, interrupt_until_done, start_thread
 from dagster_essentials.ingestion.column_mapping import ColumnMapping, map_columns
 from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.dataset import Dataset
@@ -27,6 +29,9 @@ from dagster_essentials.ingestion.sql import first_line
 
 PARALLEL_DOWNLOADS = 4
 """Enough to use the bandwidth while one download ends and the next starts, and few enough not to be throttled."""
+
+CANCEL_SECONDS = 2.0
+"""For downloads to remove their temporary files when a run is cancelled; most need a tenth of a second."""
 
 PARALLEL_QUESTIONS = 8
 """Two hundred months, at 50 ms for each answer, take over a second."""
@@ -97,15 +102,24 @@ def download_months(months: Mapping[str, MonthFile]) -> Iterator[tuple[str, "Fut
     Yields:
         Each key with its download, in their order, as soon as it has ended.
     """
-    pool = ThreadPoolExecutor(max_workers=min(PARALLEL_DOWNLOADS, len(months)))
+    cancellation = Cancellation()
+    slots = Semaphore(PARALLEL_DOWNLOADS)
+
+    def download_one(month: MonthFile) -> DownloadedMonth:
+        with slots:
+            return download_month(month, cancellation)
+
+    downloads: dict[str, Future[DownloadedMonth]] = {}
     try:
-        downloads = {key: pool.submit(download_month, month) for key, month in months.items()}
+        for key, month in months.items():
+            downloads[key] = start_thread(download_one, month)
         for key, ended in downloads.items():
             ended.exception()
             yield key, ended
     finally:
-        # If the run is interrupted, no further download starts.
-        pool.shutdown(cancel_futures=True)
+        # If the run is cancelled, the downloads are, too. One whose source has not begun to answer has no file, and ends with
+        # the process.
+        interrupt_until_done(downloads.values(), cancellation.cancel, CANCEL_SECONDS)
 
 
 def find_published_months(urls: Mapping[str, str]) -> dict[str, PublishedFile | DownloadError | None]:
@@ -140,11 +154,12 @@ def find_published_month(url: str, attempts: int = 2) -> PublishedFile | None:
         raise
 
 
-def download_month(month: MonthFile) -> DownloadedMonth:
+def download_month(month: MonthFile, cancellation: Cancellation = NEVER) -> DownloadedMonth:
     """Download a month, unless it is unchanged. Its file is valid in either case.
 
     Raises:
         PipelineError: the month is not published, cannot be transferred or written, or is not valid.
+        CancelledError: the run was cancelled.
     """
     started = time.monotonic()
     dataset, path = month.dataset, month.path
@@ -160,12 +175,14 @@ def download_month(month: MonthFile) -> DownloadedMonth:
             month.url,
             path,
             month.files,
-            partial(validate_month, month=month.month, dataset=dataset),
+            partial(validate_month, month=month.month, dataset=dataset, cancellation=cancellation),
             if_not_published=(
                 f"{published} about {dataset.months_to_publication} months after its end: materialize it again then. For an "
                 f"earlier month, check the address ({dataset.address_setting})."
             ),
             if_unreachable=dataset.without_network,
+            sleep=cancellation.sleep,
+            cancellation=cancellation,
         )
         try:
             with open(path, "rb") as content:
@@ -191,7 +208,7 @@ def find_downloaded(month: MonthFile) -> DownloadedMonth | None:
         return None
 
 
-def validate_month(path: Path, month: str, dataset: Dataset) -> None:
+def validate_month(path: Path, month: str, dataset: Dataset, cancellation: Cancellation = NEVER) -> None:
     """Check that the file at `path` can be `month` (``YYYY-MM``) of `dataset`, and that every value can be loaded.
 
     Raises:
@@ -203,7 +220,7 @@ def validate_month(path: Path, month: str, dataset: Dataset) -> None:
             schema = file_format.read_schema(file)
             mapping = map_columns(schema, month, dataset) if schema.rows != 0 else None
             with file_format.open(file, path) as reader_path:
-                rows = _scan_rows(file_format.relation, reader_path, mapping) if mapping else 0
+                rows = _scan_rows(file_format.relation, reader_path, mapping, cancellation) if mapping else 0
         except InvalidFileError as error:
             raise DownloadError(f"{error}. It was not kept. {_advice(file, file_format.extension)}") from None
     if rows == 0:
@@ -216,9 +233,9 @@ def validate_month(path: Path, month: str, dataset: Dataset) -> None:
         )
 
 
-def _scan_rows(relation: str, reader_path: str, mapping: ColumnMapping) -> int:
+def _scan_rows(relation: str, reader_path: str, mapping: ColumnMapping, cancellation: Cancellation) -> int:
     try:
-        return scan_all_values(relation, reader_path, mapping)
+        return scan_all_values(relation, reader_path, mapping, cancellation)
     except duckdb.Error as error:
         text = first_line(error).replace(f' "{reader_path}"', "").replace(reader_path, "the file")
         raise DownloadError(
@@ -233,7 +250,7 @@ def _advice(file: BinaryIO, extension: str) -> str:
     return "Open the address in a browser to see what the source answers, and materialize again."
 
 
-def scan_all_values(relation: str, reader_path: str, mapping: ColumnMapping) -> int:
+def scan_all_values(relation: str, reader_path: str, mapping: ColumnMapping, cancellation: Cancellation = NEVER) -> int:
     """Read every value that the table would take from a file, and return the number of rows.
 
     Raises:
@@ -250,9 +267,10 @@ def scan_all_values(relation: str, reader_path: str, mapping: ColumnMapping) -> 
         connection.execute("SET enable_external_file_cache = false")
         # By the statistics in the footer, DuckDB leaves out checks. If they are wrong, 3.5 passes as a whole number.
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-        scanned = connection.execute(
-            f"SELECT count(*), {values} FROM {relation}", {"file": reader_path, "month": "9999-12"}
-        ).fetchall()
+        with cancellation.interrupting(connection.interrupt):
+            scanned = connection.execute(
+                f"SELECT count(*), {values} FROM {relation}", {"file": reader_path, "month": "9999-12"}
+            ).fetchall()
     rows: int = scanned[0][0]
     return rows
 

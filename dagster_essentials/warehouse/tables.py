@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 import duckdb
 
 from dagster_essentials.errors import PipelineError, QueryError
+from dagster_essentials.ingestion.cancellation import interrupt_until_done, start_thread
 from dagster_essentials.ingestion.sql import first_line
 
 Values = Mapping[str, object] | Sequence[object]
@@ -36,7 +37,13 @@ class Tables:
         if isinstance(values, Mapping):
             names = set(re.findall(r"\$(\w+)", sql))
             values = {name: value for name, value in values.items() if name in names}
-        return self.connection.execute(sql, values)
+        # In a thread, so that the signal that cancels a run ends the statement: DuckDB 2.0.1 would go on, and 1.5.6 would wait
+        # for its end before the rollback. A thread takes 0.1 ms.
+        executed = start_thread(self.connection.execute, sql, values)
+        try:
+            return executed.result()
+        finally:
+            interrupt_until_done([executed], self.connection.interrupt)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -157,6 +157,11 @@ def _with_pages(
     return change
 
 
+def repeated_rows(rows: int) -> Change:
+    """`rows` equal rows, in a file of a few kilobytes."""
+    return _with_pages(dict, rows=rows)
+
+
 def _compress(content: bytes, codec: int) -> bytes:
     if codec == GZIP:
         return gzip.compress(content, 1)
@@ -226,7 +231,7 @@ HOSTILE_FILES: list[Fault] = [
     refused_file("a billion rows claimed", TOO_MANY_ROWS, _row_count(lambda good: 10**9)),
     refused_file("2^62 rows claimed", TOO_MANY_ROWS, _row_count(lambda good: 1 << 62)),
     refused_file("ten times the rows", UNREADABLE, _row_count(lambda good: 10 * count_rows(good))),
-    refused_file("a billion repeated rows", TOO_MANY_ROWS, _with_pages(dict, rows=10**9)),
+    refused_file("a billion repeated rows", TOO_MANY_ROWS, repeated_rows(10**9)),
     refused_file(
         "a billion repeated rows, 300 in total",
         "counts 300 rows, and 1,000,000,000 in its row groups",

@@ -1,0 +1,133 @@
+"""Runs that are cancelled, as by Ctrl-C or when the machine is shut down, and by Terminate in the UI, which sends SIGINT, too.
+
+They end within seconds, wherever they are, leave no partial file, and their months can be launched again at once.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from dagster_essentials_tests.support.faults.hostile import repeated_rows
+from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials_tests.support.project import Project
+from dagster_essentials_tests.support.source_server import SourceServer
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 15.0
+"""For a cancelled run to end: Dagster alone needs two, and more on a machine that is busy."""
+MONTHS = ("2023-01", "2023-02", "2023-03")
+ASSETS = ("asset", "materialize", "-m", "dagster_essentials", "--select", "taxi_trips_file,taxi_trips")
+RANGE = ("--partition-range", "2023-01-01...2023-03-01")
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """Send four bytes of a large file each second: there is no time-out."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000000")
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"PAR1")
+        handler.wfile.flush()
+        time.sleep(1)
+
+
+def cancel(project: Project, sent: signal.Signals, when: Callable[[str], bool]) -> None:
+    """Start a run of all months, and send it a signal once `when` is true of what it has printed."""
+    project.env()
+    output = project.folder / "output.txt"
+    with open(output, "w") as file:
+        run = subprocess.Popen(
+            [str(Path(sys.executable).parent / "dagster"), *ASSETS, *RANGE],
+            cwd=project.folder,
+            env=project.env(),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # A shell that starts the tests in the background makes them ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+    try:
+        deadline = time.monotonic() + 120
+        while not when(output.read_text()):
+            assert run.poll() is None, output.read_text()
+            assert time.monotonic() < deadline, output.read_text()
+            time.sleep(0.05)
+        began = time.monotonic()
+        os.killpg(run.pid, sent)
+        assert run.wait(60) == 1, output.read_text()
+        assert time.monotonic() - began < SECONDS, output.read_text()
+    finally:
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+    assert project.temporary_files() == []
+
+
+def assert_can_be_launched_again(project: Project, source_server: SourceServer, before: dict[str, int]) -> None:
+    """Nothing was changed; a run right after, from a source that is well, loads all months."""
+    assert project.rows() == before
+    source_server.answers.clear()
+    for number, month in enumerate(MONTHS):
+        source_server.put_month(month, sample(month, 300 + number))
+    done = project.run(*ASSETS, *RANGE)
+    assert done.returncode == 0, done.stdout
+    assert project.rows() == {month: 300 + number for number, month in enumerate(MONTHS)}
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_a_run_that_downloads(project: Project, source_server: SourceServer, sent: signal.Signals) -> None:
+    source_server.put_month("2023-01", sample("2023-01"))
+    for month in MONTHS[1:]:
+        source_server.answers[source_server.put_month(month, b"")] = [drip]
+
+    cancel(project, sent, lambda output: len(source_server.requests) == 3 and project.file("2023-01").exists())
+
+    assert [month for month in MONTHS if project.file(month).exists()] == ["2023-01"]
+    assert_can_be_launched_again(project, source_server, {})
+
+
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    """A month whose 29 million rows take several seconds to validate, and longer to load."""
+    return repeated_rows(29_000_000)(sample("2023-01"), Random(1))
+
+
+def test_a_run_that_validates(project: Project, source_server: SourceServer, large: bytes) -> None:
+    for month in MONTHS:
+        source_server.put_month(month, large)
+
+    cancel(project, signal.SIGTERM, lambda output: len(list(project.file("2023-01").parent.glob(".*.partial"))) == 3)
+
+    assert_can_be_launched_again(project, source_server, {})
+
+
+def test_a_run_that_waits_for_the_database(project: Project, source_server: SourceServer) -> None:
+    for month in MONTHS:
+        source_server.put_month(month, sample(month))
+    with project.connect():
+        cancel(project, signal.SIGINT, lambda output: "in use by process" in output)
+
+    assert_can_be_launched_again(project, source_server, {})
+
+
+def test_a_run_that_loads(project: Project, source_server: SourceServer, large: bytes) -> None:
+    for month in MONTHS:
+        source_server.put_month(month, sample(month, 100))
+    assert project.run(*ASSETS, *RANGE).returncode == 0
+    before = project.rows()
+    source_server.put_month("2023-01", large)
+    database = project.database.with_name("data.duckdb.lock")
+    database.unlink()
+
+    cancel(project, signal.SIGTERM, lambda output: database.exists())
+
+    assert_can_be_launched_again(project, source_server, before)
