@@ -37,6 +37,7 @@ from dagster_essentials_tests.support.loaded_trips import (
 )
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import DISK, REAL_DATA, REAL_MONTHS, Project, failure_text
+from dagster_essentials_tests.support.run_results import step_log
 
 
 @dataclass(frozen=True)
@@ -425,6 +426,10 @@ def test_a_request_from_the_launchpad_without_values_is_manhattan_in_the_newest_
     assert (found["start_date"], found["end_date"]) == ("2023-02-01", "2023-03-01")
     assert check(result).passed
     assert [path.name for path in sample_requests.outputs.iterdir()] == ["adhoc_request.png"]
+    assert step_log(sample_requests.instance, result.run_id, "adhoc_request") == [
+        f"adhoc_request.json: {expected.total():,} trips from Manhattan, 2023-02-01 to 2023-02-28, plotted to "
+        f"{sample_requests.outputs / 'adhoc_request.png'}; months not loaded: none"
+    ]
 
 
 def test_a_request_without_values_fails_with_advice_if_no_trips_are_loaded(requests: Requests) -> None:
