@@ -9,10 +9,13 @@ from pathlib import Path
 import duckdb
 import plain_fleets
 
+from dagster_essentials.assets.fleets import REPLACE_MONTH
 from dagster_essentials.datasets.fleets import FLEETS
+from dagster_essentials.ingestion.data_folder import DataFolder
+from dagster_essentials.ingestion.month_files import MonthFile
 from dagster_essentials.resources import database_resource
 from dagster_essentials.warehouse.file import file_tables
-from dagster_essentials_tests.support.loading import load_month
+from dagster_essentials.warehouse.load import replace_month
 
 
 def main(file: Path, database: Path, variant: str) -> None:
@@ -22,7 +25,7 @@ def main(file: Path, database: Path, variant: str) -> None:
             plain_fleets.replace_month(connection, fleet, month, file)
     else:
         with file_tables(database, database_resource.connection_config, 0, print) as tables:
-            load_month(tables, month, file, dataset=FLEETS[fleet])
+            replace_month(tables, REPLACE_MONTH, MonthFile(FLEETS[fleet], month, "", file, DataFolder(file.parent)))
 
 
 if __name__ == "__main__":
