@@ -1,13 +1,13 @@
 """Sidecar files: a JSON file beside each downloaded file, with its URL, ETag, modification time and SHA-256.
 
-They make conditional requests possible. A sidecar is valid only while its file has the size and the modification
-time that it was written for.
+They make conditional requests possible. A sidecar is valid only while its file has the size and the modification time that
+it was written for, or the SHA-256.
 """
 
 import hashlib
 import json
 import os
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -40,31 +40,32 @@ class DownloadedFile:
 
 
 def read_sidecar(path: Path, file: BinaryIO | None = None) -> DownloadedFile | None:
-    """The sidecar of the file at `path`, or of `file`, which was opened there; None if it is of another version."""
+    """The sidecar of the file at `path`, or of `file`, which was opened there; None if it is of another version.
+
+    A copy may have lost the modification time, as one from S3 does: then the content decides.
+    """
     try:
         known = DownloadedFile(**json.loads(_sidecar(path).read_text()))
-        status = path.stat() if file is None else os.fstat(file.fileno())
+        with open(path, "rb") if file is None else nullcontext(file) as content:
+            status = os.fstat(content.fileno())
+            if status.st_size == known.bytes and status.st_mtime_ns != known.mtime_ns:
+                if _hash(content) != known.sha256:
+                    return None
+                # So that it is not read again the next time. Only the owner may do that.
+                with suppress(OSError):
+                    os.utime(content.fileno(), ns=(known.mtime_ns, known.mtime_ns))
+            return known if status.st_size == known.bytes else None
     except (OSError, ValueError, TypeError):
         return None
-    return known if (known.bytes, known.mtime_ns) == (status.st_size, status.st_mtime_ns) else None
 
 
 def fetch_file(path: Path, files: DataFolder) -> None:
     """Fetch the file at `path` and its sidecar from `files`. They may be of different versions.
 
-    After a copy that did not keep the modification time, as from S3, the content decides whether the sidecar is valid.
-
     Raises:
         DownloadError: they cannot be read there.
     """
     files.fetch(path, _sidecar(path))
-    with suppress(OSError, ValueError, TypeError):
-        known = DownloadedFile(**json.loads(_sidecar(path).read_text()))
-        status = path.stat()
-        if status.st_size == known.bytes and status.st_mtime_ns != known.mtime_ns:
-            with open(path, "rb") as file:
-                if _hash(file) == known.sha256:
-                    os.utime(path, ns=(known.mtime_ns, known.mtime_ns))
 
 
 def write_sidecar(path: Path, downloaded: DownloadedFile, files: DataFolder) -> None:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import shutil
 import socket
 import threading
 import traceback
@@ -17,7 +18,7 @@ import pytest
 
 from dagster_essentials.errors import DownloadError, NotPublishedError, WriteError
 from dagster_essentials.ingestion import download, http_requests
-from dagster_essentials.ingestion.sidecar import CHUNK_BYTES, DownloadedFile, identify_content
+from dagster_essentials.ingestion.sidecar import CHUNK_BYTES, DownloadedFile, identify_content, read_sidecar
 from dagster_essentials_tests.support.project import DISK
 from dagster_essentials_tests.support.source_server import Answer, SourceServer, cut_off, status
 
@@ -263,6 +264,53 @@ def test_a_file_that_was_changed_locally_is_downloaded_again(
     assert downloaded.sha256 == hashlib.sha256(CONTENT).hexdigest()
     assert source_server.bytes_sent("/a/file.parquet") == 2 * len(CONTENT)
     assert download_file(url, path) == (downloaded, False), "from now on it is known again"
+
+
+def copied(path: Path) -> None:
+    """As by `cp -r`, which does not keep the modification times."""
+    folder = path.parent
+    folder.rename(folder.with_name("before"))
+    shutil.copytree(folder.with_name("before"), folder, copy_function=shutil.copyfile)
+
+
+def copied_in_whole_seconds(path: Path) -> None:
+    """As by a FAT disk, or by some archives."""
+    copied(path)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+
+
+def from_1970(path: Path) -> None:
+    copied(path)
+    os.utime(path, (0, 0))
+
+
+@pytest.mark.parametrize("copy", [copied, copied_in_whole_seconds, from_1970], ids=lambda copy: str(copy.__name__))
+def test_a_file_that_was_copied_is_known_by_its_content(
+    source_server: SourceServer, url: str, path: Path, copy: Callable[[Path], None]
+) -> None:
+    before, _ = download_file(url, path)
+    copy(path)
+    assert path.stat().st_mtime_ns != before.mtime_ns
+
+    with open(path, "rb") as file:
+        assert identify_content(path, file) == before
+    assert read_sidecar(path) == before
+    assert download_file(url, path) == (before, False)
+    assert source_server.bytes_sent("/a/file.parquet") == len(CONTENT)
+
+
+def test_a_copy_that_belongs_to_another_user_is_known_too(
+    url: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    before, _ = download_file(url, path)
+    copied(path)
+    monkeypatch.setattr(os, "utime", refuse)
+
+    assert read_sidecar(path) == before
+    assert download_file(url, path) == (before, False)
 
 
 def test_a_file_from_another_url_is_downloaded_again(source_server: SourceServer, url: str, path: Path) -> None:
