@@ -198,8 +198,7 @@ def _read_source(file: MonthFile, opened: OpenMonthFile) -> _Source:
     if mapping.derived:
         if file.reference is None:
             raise LoadError(
-                "the rows of this month need more than their file: give the MonthFile of "
-                f"{file.dataset.table_asset} a `reference`."
+                f"the rows need more than the file of the month: give the MonthFile of {file.dataset.table_asset} a `reference`."
             )
         reference = file.reference()
     try:

@@ -441,7 +441,7 @@ def test_without_usable_zones_nothing_changes(
         (damaged, r"zone 1 \(Zone\) has an outline that is not WKT"),
         (
             None,
-            "need more than their file: give the MonthFile of taxi_trips a `reference`",
+            "need more than the file of the month: give the MonthFile of taxi_trips a `reference`",
         ),
     ):
         with pytest.raises(ZonesError if csv_path else LoadError, match=message):
