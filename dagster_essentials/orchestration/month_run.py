@@ -140,7 +140,11 @@ class MonthRun(PartitionRun):
                 yield from evaluate_checks(names, datasets, versions, self._mismatches)
         except PipelineError as error:
             retry_if_possible(error)
-            self._context.log.warning(f"The checks could not be evaluated. {error.describe()}")
+            text = f"the checks could not be evaluated. {error.describe()}"
+            if not self._reasons:
+                # Without them, Dagster would fail the step for the lack of an output.
+                raise dg.Failure(f"The months are loaded, but {text}", allow_retries=False) from None
+            self._context.log.warning(text[0].upper() + text[1:])
 
     def finish(self, done: str, note: str = "", downstream: dg.AssetsDefinition | None = None) -> AssetEvents:
         """As `PartitionRun.finish`."""

@@ -1,6 +1,8 @@
 """A table as a CSV file."""
 
 import errno
+import os
+import re
 from pathlib import Path
 
 import duckdb
@@ -28,4 +30,7 @@ def copy_to_csv(tables: Tables, table: Table, order: str, path: Path) -> None:
     except duckdb.IOException as error:
         if str(path) not in str(error):
             raise
-        raise OSError(errno.EIO, str(error).rpartition(": ")[2]) from None
+        # DuckDB 2.0 has the error of its writing thread as JSON in the text.
+        number = re.search(r'"errno":"(\d+)"', str(error))
+        reason = os.strerror(int(number[1])) if number else str(error).rpartition(": ")[2]
+        raise OSError(errno.EIO, reason) from None

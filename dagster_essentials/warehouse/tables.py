@@ -83,10 +83,11 @@ class Tables:
     def explain(self, error: duckdb.Error, what: str, advice: str) -> PipelineError:
         """The error with `what` failed, DuckDB's message, and `advice`, unless that depends on the kind of the error alone."""
         text = first_line(error)
-        if isinstance(error, duckdb.FatalException):
-            advice = "DuckDB has closed the database after this error of its own. Materialize again."
-        elif re.search("could not write|no space left|max_temp_directory_size", str(error), re.IGNORECASE):
+        # Before the kind of the error: a checkpoint for which there is no space is fatal in DuckDB 2.0.
+        if re.search("could not write|no space left|max_temp_directory_size", str(error), re.IGNORECASE):
             advice = "Free some disk space for the database (DUCKDB_DATABASE), and materialize again."
+        elif isinstance(error, duckdb.FatalException):
+            advice = "DuckDB has closed the database after this error of its own. Materialize again."
         elif isinstance(error, duckdb.OutOfMemoryException):
             advice = "Give DuckDB more memory (DUCKDB_MEMORY_LIMIT), and materialize again."
         return QueryError(f"{what}: {text}. {advice}")

@@ -1,15 +1,20 @@
 """Unusual months: loaded as they are, while the asset checks count what deserves a look; but never as another month."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import dagster as dg
 import pytest
 from dagster._core.loader import LoadingContextForTest
+from dagster_duckdb import DuckDBResource
 
 from dagster_essentials.assets import trips
 from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.errors import DatabaseBusyError
 from dagster_essentials.orchestration.checks import evaluate_checks
 from dagster_essentials.warehouse.month_versions import MonthVersion
+from dagster_essentials.warehouse.tables import Tables
 from dagster_essentials_tests.support.faults.samples import query_file, rewrite, sample
 from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import (
@@ -40,7 +45,7 @@ def with_pickups(outside: int, value: str) -> bytes:
     [
         (sample("2023-02", 200), "it seems to be 2023-02"),
         (sample("2022-01", 200), "it seems to be 2022-01"),
-        (with_pickups(151, "TIMESTAMP '2022-12-31 23:59:59'"), "no month is known"),
+        (with_pickups(151, "TIMESTAMP '2022-12-31 23:59:59'"), "it seems to be 2022-12"),
         (with_pickups(200, "TIMESTAMP '2023-02-01 00:00:00'"), "it seems to be 2023-02"),
         (with_pickups(300, "NULL::TIMESTAMP"), "no month is known"),
     ],
@@ -247,6 +252,33 @@ def test_a_check_is_about_all_loaded_months_whichever_of_them_the_run_has_loaded
     evaluation, _ = evaluate("2023-01", "2023-01")
     assert evaluation.passed
     assert str(evaluation.description).startswith("2 loaded months: all pass.")
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_if_the_checks_cannot_be_evaluated_the_run_says_so(
+    has_failed: bool,
+    project: Project,
+    instance: dg.DagsterInstance,
+    source_server: SourceServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @contextmanager
+    def busy(database: DuckDBResource) -> Iterator[Tables]:
+        raise DatabaseBusyError("it is in use. Materialize again.")
+        yield
+
+    publish(source_server, "2023-01", sample("2023-01"))
+    # Of a month, the assets open the database themselves.
+    monkeypatch.setattr("dagster_essentials.orchestration.month_run.open_tables", busy)
+    result = materialize(project, instance, TRIPS, "2023-01", "2023-02" if has_failed else "2023-01")
+    assert not result.success
+    assert project.rows() == {"2023-01": 300}
+    assert materialized_partitions(instance, trips.taxi_trips) == ["2023-01-01"]
+    text, log = failure_text(result), "\n".join(step_log(instance, result.run_id, "taxi_trips"))
+    assert ("The months are loaded, but the checks could not be evaluated. it is in use." in text) != has_failed
+    assert ("The checks could not be evaluated. it is in use." in log) == has_failed
+    assert ("2023-02 (http" in text) == has_failed
+    assert "Materialize again." in text + log
 
 
 def test_a_check_names_the_twelve_newest_months_that_do_not_pass() -> None:

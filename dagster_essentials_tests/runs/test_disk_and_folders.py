@@ -46,7 +46,7 @@ def test_a_disk_that_is_full_during_a_download_leaves_everything_unchanged(
     code, output = run_with_full_disk(project, "2023-01", "2023-01")
 
     assert code != 0
-    assert f"2023-01: {project.file('2023-01')} could not be written (File too large)." in output
+    assert f"2023-01 failed: {project.file('2023-01')} could not be written (File too large)." in output
     assert NO_SPACE in output
     assert "materialize again" in output
     assert take_snapshot(project) == before
@@ -66,9 +66,10 @@ def test_a_disk_that_is_full_during_a_load_leaves_the_table_unchanged(
     code, output = run_with_full_disk(project, "2023-03", "2023-05")
 
     assert code != 0
-    assert "3 of 3 months failed" in output
-    for month in sizes:
-        [line] = {line for line in output.splitlines() if line.startswith(f"{month} ({project.file(month)}): ")}
+    assert "0 of 3 months loaded" in output
+    for number, month in enumerate(sizes, start=1):
+        failed = f" {month} ({number} of 3) failed ({project.file(month)}): "
+        [line] = [line for line in output.splitlines() if failed in line]
         assert "the month is unchanged" in line
         assert NO_SPACE in line, line
         assert "materialize again" in line

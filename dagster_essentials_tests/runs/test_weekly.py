@@ -42,7 +42,7 @@ from dagster_essentials_tests.support.loaded_trips import (
     load_trips,
     materialized_metadata,
 )
-from dagster_essentials_tests.support.project import DISK, ROOT, Project, failure_text
+from dagster_essentials_tests.support.project import ROOT, Project, failure_text
 from dagster_essentials_tests.support.run_results import check_evaluations, month_page, step_log
 
 HEADER = "period,num_trips,total_amount,trip_distance,passenger_count\n"
@@ -454,9 +454,9 @@ def test_a_csv_that_was_changed_by_hand_is_correct_after_the_next_run(
 
 
 @contextmanager
-def atomic_write_to_full_disk(path: Path) -> Iterator[Path]:
+def atomic_write_to_full_disk(path: Path, files: DataFolder) -> Iterator[Path]:
     """An `atomic_write` whose temporary file is on a disk without any room."""
-    with atomic_write(path, DISK) as temporary:
+    with atomic_write(path, files) as temporary:
         temporary.unlink()
         temporary.symlink_to("/dev/full")
         yield temporary
