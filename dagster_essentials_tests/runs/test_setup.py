@@ -21,7 +21,8 @@ case "$*" in
     --version) echo 'Python {version}' ;;
     "-m venv .venv") {venv} ;;
     "-m pip install "*uv) exit 1 ;;
-    "-m pip install "*) echo pip >> installers ;;
+    "-m pip install "*) {has_pip} && echo pip >> installers ;;
+    *requires*) [ -e .venv/complete ] && exec '{real}' -c "$2" || exec '{real}' -S -c "$2" ;;
     *) exec '{real}' -c 'import sys
 sys.version_info, sys.executable = {version_info}, "{path}"
 exec(sys.argv[1])' "$2" ;;
@@ -33,6 +34,8 @@ case "$1" in
     pip) {pip} && echo uv >> installers ;;
 esac
 """
+# All of `make setup`, as a machine that is switched off does.
+KILL = "kill -9 0"
 
 
 class Machine:
@@ -49,10 +52,18 @@ class Machine:
         path.write_text(text)
         path.chmod(0o755)
 
-    def add_python(self, name: str, version: str, has_venv: bool = True) -> None:
+    def add_python(self, name: str, version: str, has_venv: bool = True, has_pip: bool = True) -> None:
         path, numbers = self.bin / name, tuple(map(int, version.split(".")))
         venv = ENVIRONMENT.format(python=path) if has_venv else "exit 1"
-        self._add(name, PYTHON.format(path=path, version=version, version_info=numbers, venv=venv, real=sys.executable))
+        text = PYTHON.format(
+            path=path,
+            version=version,
+            version_info=numbers,
+            venv=venv,
+            has_pip=str(has_pip).lower(),
+            real=sys.executable,
+        )
+        self._add(name, text)
 
     def add_uv(self, python: str = "python3", pip: str = "true") -> None:
         self._add("uv", UV.format(venv=ENVIRONMENT.format(python=self.bin / python), pip=pip))
@@ -67,6 +78,7 @@ class Machine:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
+            start_new_session=True,
         )
         assert bool(result.returncode) == bool(code), result.stdout
         assert (self.clone / ".venv/.ready").exists() or code
@@ -172,7 +184,7 @@ def test_pip_installs_where_uv_does_not(machine: Machine, uv: str | None) -> Non
 
 def test_an_interrupted_set_up_starts_again(machine: Machine) -> None:
     machine.add_python("python3", "3.12.4")
-    machine.add_uv(pip="kill -9 $PPID")
+    machine.add_uv(pip=KILL)
     machine.setup(code=2)
     (machine.clone / ".venv/half-made").touch()
     machine.add_uv()
@@ -180,7 +192,7 @@ def test_an_interrupted_set_up_starts_again(machine: Machine) -> None:
     assert not (machine.clone / ".venv/half-made").exists()
     # So does an interrupted update.
     (machine.clone / "pyproject.toml").touch()
-    machine.add_uv(pip="kill -9 $PPID")
+    machine.add_uv(pip=KILL)
     machine.setup(code=2)
     (machine.clone / ".venv/half-made").touch()
     machine.add_uv()
@@ -216,21 +228,34 @@ def test_another_python_makes_a_new_environment_and_the_same_one_does_not(machin
     assert machine.installers() == []
 
 
-def test_an_environment_that_was_made_by_hand_is_kept(machine: Machine) -> None:
+@pytest.mark.parametrize("complete", [True, False])
+def test_an_environment_that_was_made_by_hand_is_kept(machine: Machine, complete: bool) -> None:
     machine.add_python("python3", "3.12.4")
     machine.add_python("python3.13", "3.13.1")
     machine.add_uv("python3.13")
     # As the README's lines for uv make it.
     subprocess.run([machine.bin / "uv", "venv"], cwd=machine.clone, env={"PATH": str(machine.bin)}, check=True)
-    (machine.clone / ".venv/by hand").touch()
+    if complete:
+        (machine.clone / ".venv/complete").touch()
     machine.setup()
-    assert (machine.clone / ".venv/by hand").exists()
     assert machine.python == "python3.13"
+    assert machine.installers() == ([] if complete else ["uv"])
     # The activated environment has the settings of the project's Dagster, however it was made.
     assert (machine.clone / ".venv/bin/activate").read_text().splitlines() == [
         "    unset VIRTUAL_ENV DAGSTER_HOME",
         'export DAGSTER_HOME="${VIRTUAL_ENV%/.venv}/.dagster"',
     ]
+
+
+def test_a_failed_installation_leaves_an_environment_that_was_made_by_hand(machine: Machine) -> None:
+    machine.add_python("python3", "3.12.4")
+    machine.add_python("python3.13", "3.13.1", has_pip=False)
+    machine.add_uv("python3.13", pip="false")
+    subprocess.run([machine.bin / "uv", "venv"], cwd=machine.clone, env={"PATH": str(machine.bin)}, check=True)
+    assert "could not be installed" in machine.setup(code=2)
+    machine.add_uv("python3.13")
+    machine.setup()
+    assert machine.python == "python3.13"
 
 
 def test_the_list_of_versions_is_for_all_platforms_and_names_no_index() -> None:
