@@ -11,7 +11,7 @@ ANSWER_SECONDS = 3
 """A worker answers within milliseconds, also while it executes a run: another of its processes does that."""
 
 
-class MonitoredCeleryRunLauncher(CeleryRunLauncher):  # type: ignore[misc]  # dagster_celery is not installed by default.
+class MonitoredCeleryRunLauncher(CeleryRunLauncher):
     """Executes runs on Celery workers, and asks these whether they still do."""
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:

@@ -252,10 +252,11 @@ def test_a_failed_installation_leaves_an_environment_that_was_made_by_hand(machi
     machine.add_python("python3.13", "3.13.1", has_pip=False)
     machine.add_uv("python3.13", pip="false")
     subprocess.run([machine.bin / "uv", "venv"], cwd=machine.clone, env={"PATH": str(machine.bin)}, check=True)
+    (machine.clone / ".venv/by hand").touch()
     assert "could not be installed" in machine.setup(code=2)
     machine.add_uv("python3.13")
     machine.setup()
-    assert machine.python == "python3.13"
+    assert (machine.clone / ".venv/by hand").exists()
 
 
 def test_the_list_of_versions_is_for_all_platforms_and_names_no_index() -> None:
