@@ -51,7 +51,8 @@ def requested(
 
 def asked(server: SourceServer) -> list[str]:
     """The months that the source was asked for, as in the names of their files."""
-    heads, others = [], []
+    heads: list[str] = []
+    others: list[str] = []
     for method, path, size in server.requests:
         (heads if method == "HEAD" else others).append(path.removeprefix("/trip-data/").removesuffix(".parquet"))
         assert size == 0, "no file is transferred"
