@@ -27,6 +27,7 @@ COLUMNS = {
     "limit": "Share above which the rule warns",
     "passed": "Whether the share is within the limit",
 }
+# With INNER, as DuckDB keeps it, so that it is recognized.
 _QUERY = """
 WITH latest AS (
     SELECT * FROM month_versions QUALIFY version = max(version) OVER (PARTITION BY fleet, month)
@@ -39,7 +40,7 @@ counted AS (
     FROM latest
 )
 SELECT dataset, month, rule, rows, rows / num_trips AS share, max_share AS "limit", rows <= max_share * num_trips AS passed
-FROM counted JOIN quality_rules USING (dataset, rule)
+FROM counted INNER JOIN quality_rules USING (dataset, rule)
 """
 
 
