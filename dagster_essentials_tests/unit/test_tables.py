@@ -106,7 +106,7 @@ def test_the_advice_fits_the_cause(
 
 
 @pytest.mark.duckdb
-@pytest.mark.parametrize("limit", ["1MB", "4MB", "8MB"])
+@pytest.mark.parametrize("limit", ["100KB", "1MB", "8MB"])
 def test_too_little_memory_is_named_wherever_it_is_noticed(limit: str, tmp_path: Path) -> None:
     database, file = tmp_path / "data.duckdb", tmp_path / "month.parquet"
     file.write_bytes(sample("2023-01", 20_000))
