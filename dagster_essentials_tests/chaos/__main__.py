@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random, SystemRandom
 
-from dagster_essentials_tests.chaos import clock, disk, fleets, kills, mixed, overlap, sources, versions
+from dagster_essentials_tests.chaos import cancels, clock, disk, fleets, kills, mixed, overlap, sources, versions
 from dagster_essentials_tests.chaos.sandbox import Report, Sandbox, sandbox
 
 
@@ -46,11 +46,13 @@ FULL = (
     # The longest first.
     Scenario("kills in dagster dev", lambda box: kills.kill_dagster_dev(box, 16), times=2),
     Scenario("kills of CLI runs", lambda box: kills.kill_cli_runs(box, 55), times=3),
+    Scenario("cancelled runs", lambda box: cancels.cancel_cli_runs(box, 24)),
     Scenario("kills of fleet runs", lambda box: fleets.kill_fleet_runs(box, 20)),
     Scenario("mixed faults", lambda box: mixed.mixed_faults(box, 14)),
     Scenario("24 concurrent runs, with limits", overlap.backfills_with_limits),
     Scenario("24 concurrent runs, without", overlap.backfills_without_limits),
     Scenario("source faults", sources.source_faults),
+    Scenario("files of random types", lambda box: sources.random_types(box, 15)),
     Scenario("clock faults", clock.schedules),
     Scenario("a database of the course", lambda box: versions.course_database(box, 7)),
     Scenario("a database of an older release", lambda box: versions.older_database(box, 7)),

@@ -1,10 +1,14 @@
-"""Faults of the source: the whole catalogue, answers that change with each request, and months that are published anew."""
+"""Faults of the source: the whole catalogue, files of random types, and months that change while they are loaded."""
 
 from collections.abc import Callable
+from contextlib import suppress
+
+import pyarrow as pa
 
 from dagster_essentials_tests.chaos.phases.sitecustomize import PHASES
 from dagster_essentials_tests.chaos.sandbox import MONTHS, Sandbox
 from dagster_essentials_tests.support.faults import FAULTS, Fault, Outcome
+from dagster_essentials_tests.support.random_files import random_file
 
 
 def source_faults(sandbox: Sandbox, kinds: int | None = None) -> None:
@@ -43,6 +47,27 @@ def _inject(sandbox: Sandbox, month: str, fault: Fault) -> None:
     if fault.outcome is not Outcome.REFUSED:
         sandbox.publish_content(month, fault.file(good) if fault.change else good)
     sandbox.set_answers(month, fault.answers(sandbox.source, good, sandbox.random))
+
+
+def random_types(sandbox: Sandbox, rounds: int) -> None:
+    """Publish months whose columns have random types: each is loaded with the values that pyarrow reads, or refused."""
+    loaded = 0
+    for _ in range(rounds):
+        for month in MONTHS:
+            _, content = random_file(sandbox.make_month(month), sandbox.random, extremes=False)
+            sandbox.source.put_month(month, content)
+            # What pyarrow cannot convert has to be refused: the oracle knows no version of it.
+            with suppress(pa.ArrowException, OSError):
+                sandbox.oracle.publish(month, content)
+        before = dict(sandbox.oracle.table)
+        succeeded = sandbox.materialize(MONTHS)
+        sandbox.check("random types", MONTHS, succeeded=succeeded)
+        loaded += sum(sandbox.oracle.table.get(month) != before.get(month) for month in MONTHS)
+        sandbox.report.faults["a month of random types"] += len(MONTHS)
+    if not loaded:
+        sandbox.report.violations.append("random types: no month was loaded")
+    sandbox.publish(*MONTHS)
+    sandbox.repair_and_check("after random types")
 
 
 def changing_source(sandbox: Sandbox, faults: int) -> None:

@@ -34,20 +34,23 @@ NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 1000, "ns": 1}
 _EXACT = Context(prec=100)
 
 
-def random_file(good: bytes, random: Random) -> tuple[pa.Table, bytes]:
-    """The month `good`, in which one to three columns have other types, and the file that pyarrow writes of it."""
+def random_file(good: bytes, random: Random, extremes: bool = True) -> tuple[pa.Table, bytes]:
+    """The month `good`, in which one to three columns have other types, and the file that pyarrow writes of it.
+
+    With `extremes`, some columns also have the least and the greatest numbers of their type.
+    """
     while True:
         table = read_arrow(good)
         changed = random.sample(table.column_names, random.randint(1, 3))
         # pyarrow cannot write each type in each encoding, nor convert each text.
         with suppress(pa.ArrowException, OSError):
             for name in changed:
-                array = _retyped(table.column(name), random)
+                array = _retyped(table.column(name), random, extremes)
                 table = table.set_column(table.column_names.index(name), name, array)
             return table, write_arrow(table, **_options(table.schema, changed, random))
 
 
-def _retyped(column: pa.ChunkedArray, random: Random) -> pa.Array:
+def _retyped(column: pa.ChunkedArray, random: Random, extremes: bool) -> pa.Array:
     """About the same values, in another type."""
     if pa.types.is_timestamp(column.type):
         array = _times(column, random.choice(TIMES), random)
@@ -60,7 +63,7 @@ def _retyped(column: pa.ChunkedArray, random: Random) -> pa.Array:
             else array.cast(type_)
         )
     else:
-        array = _numbers(column.to_pylist(), _number_type(random), random)
+        array = _numbers(column.to_pylist(), _number_type(random), random, extremes)
     if random.random() < 0.2:
         with suppress(pa.ArrowException):
             return array.dictionary_encode()
@@ -76,7 +79,7 @@ def _number_type(random: Random) -> pa.DataType:
     return random.choice(INTEGERS if kind == "integer" else FLOATS)
 
 
-def _numbers(values: Sequence[float | None], type_: pa.DataType, random: Random) -> pa.Array:
+def _numbers(values: Sequence[float | None], type_: pa.DataType, random: Random, with_extremes: bool) -> pa.Array:
     """`values`, as near as `type_` can hold them; in some columns, also the least and the greatest that it can hold."""
     numbers: list[Any] = [None if value is None else float(value) for value in values]
     extremes: list[Any] = [float("nan"), float("inf"), float("-inf"), -0.0, 65504.0]
@@ -90,7 +93,7 @@ def _numbers(values: Sequence[float | None], type_: pa.DataType, random: Random)
         if scale or pa.types.is_decimal(type_):
             extremes = [Decimal(value).scaleb(-scale, _EXACT) for value in extremes]
             numbers = [None if value is None else Decimal(value).scaleb(-scale, _EXACT) for value in numbers]
-    if random.random() < 0.3:
+    if with_extremes and random.random() < 0.3:
         for row in random.sample(range(len(numbers)), 5):
             numbers[row] = random.choice(extremes)
     return pa.array(numbers, pa.float64()).cast(type_) if pa.types.is_floating(type_) else pa.array(numbers, type_)

@@ -164,6 +164,11 @@ INVALID: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda path: archive(path, a__csv=HEADER.encode() + b"5,a,1,2023-01-01 00:00:00+01\n"),
         "At holds a text that is not a local time",
     ),
+    # DuckDB would cut off the last digit.
+    "a time in nanoseconds": (
+        lambda path: archive(path, a__csv=HEADER.encode() + b"5,a,1,2023-01-01 00:00:00.123456700\n"),
+        "At holds a text that is not a local time",
+    ),
     "a missing value in a row": (
         lambda path: archive(path, a__csv=HEADER.encode() + b"5,a,1\n6,b,1,2023-01-01 00:00:00\n"),
         "rows of the file cannot be read",
