@@ -1,11 +1,16 @@
 """The one place where everything is registered: the lesson, and what is optional beside it."""
 
 import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import dagster as dg
 
 OWN_DATASETS: tuple[str, ...] = ()
 """The modules of datasets of one's own: docs/your-own-dataset.md."""
+
+OWNER = "team:nyc-taxi"
+"""Shown by the UI with each asset: a team, or an e-mail address."""
 
 # Backfill policies and a job's partitions_def warn at every start that they may change. The release is pinned, and
 # test_dagster_facts.py shows what has changed when it is raised.
@@ -23,10 +28,17 @@ with warnings.catch_warnings():
     from dagster_essentials.resources import database_resource
 
 
+def with_attributes(assets: Iterable[Any]) -> Sequence[Any]:
+    """The `assets` with their owner, the publisher of their data, and links to their code."""
+    return dg.with_source_code_references(
+        dg.map_asset_specs(lambda spec: spec.merge_attributes(owners=[OWNER], tags={"publisher": "tlc"}), assets)
+    )
+
+
 def lesson() -> dg.Definitions:
     """The assets, jobs, schedules, sensor and resource of the course."""
     return dg.Definitions(
-        assets=dg.with_source_code_references(dg.load_assets_from_modules([trips, metrics, requests])),
+        assets=with_attributes(dg.load_assets_from_modules([trips, metrics, requests])),
         jobs=[jobs.trip_update_job, jobs.weekly_update_job, jobs.adhoc_request_job],
         schedules=[
             schedules.trip_update_schedule,
@@ -43,7 +55,7 @@ def lesson() -> dg.Definitions:
 def other_fleets() -> dg.Definitions:
     """The other fleets of the TLC. Beside them, "Materialize all" in the UI has no choice of months any more."""
     return dg.Definitions(
-        assets=dg.with_source_code_references([fleets.fleet_trips_file, fleets.fleet_trips, fleets.trips_by_fleet]),
+        assets=with_attributes([fleets.fleet_trips_file, fleets.fleet_trips, fleets.trips_by_fleet]),
         jobs=[jobs.fleet_update_job],
         schedules=[schedules.fleet_update_schedule, schedules.fleet_corrections_schedule],
     )

@@ -55,6 +55,8 @@ def describe(defs: dg.Definitions) -> dict[str, Any]:
             "parents": sorted(parent.to_user_string() for parent in node.parent_keys),
             "group": node.group_name,
             "kinds": sorted(node.kinds or ()),
+            "owners": sorted(node.owners),
+            "tags": {name: value for name, value in node.tags.items() if not name.startswith("dagster/kind/")},
             "partitions": _partitions(node.partitions_def),
             "backfill_policy": node.backfill_policy and node.backfill_policy.policy_type.name,
             "description": node.description,

@@ -8,6 +8,7 @@ values of OBJECTID alone. They also have 264 and 265, which stand in the TLC's l
 import csv
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -23,10 +24,18 @@ from dagster_essentials.ingestion.http_requests import redact_url
 from dagster_essentials.ingestion.sidecar import DownloadedFile
 
 COLUMNS = ("LocationID", "zone", "borough", "the_geom")
+"""Compared without case: the API of NYC Open Data has all of them in lower case."""
 BOROUGHS = ("Bronx", "Brooklyn", "EWR", "Manhattan", "Queens", "Staten Island")
 """As in the published file; EWR is Newark Airport."""
 
-_START, _END = "MULTIPOLYGON (", ")"
+_START = "MULTIPOLYGON "
+_WKT = re.compile(
+    r"(?:SRID=4326;)?(?P<multi>MULTI)?POLYGON\s*(?P<rings>(?P<open>\([(\s]*)"
+    r"(?P<longitude>[-+]?\d+\.?\d*)\s+(?P<latitude>[-+]?\d+\.?\d*)\s*,.*\))",
+    re.IGNORECASE | re.DOTALL,
+)
+_NUMBER = re.compile(r"(\d+)(\.0*)?")
+"""pandas writes whole numbers with a decimal point if one of their column is missing."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,17 @@ WITHOUT_OUTLINE = (Zone(264, "Unknown", "Unknown", None), Zone(265, "Outside of 
 PUBLISHED_IDS = range(1, 264)
 MISNUMBERED = {57: 56, 104: 103, 105: 103}
 """The rows of the published file whose LocationID is another zone's, by their OBJECTID."""
+CENTRES = {
+    56: (-73.8577, 40.7416),
+    57: (-73.8533, 40.7520),
+    103: (-74.0451, 40.6898),
+    104: (-74.0407, 40.6987),
+    105: (-74.0192, 40.6881),
+}
+"""Of the boxes around the outlines of these rows, in degrees. They are told apart by them if there is no OBJECTID, as in the
+data set of NYC Open Data since 2025."""
+CENTRE_TOLERANCE = 0.002
+"""Degrees, 200 m. The nearest two centres are 900 m apart."""
 
 
 def download_zones(url: str, path: Path, files: DataFolder) -> tuple[DownloadedFile, bool]:
@@ -99,14 +119,16 @@ def _parse(path: Path) -> list[Zone]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            names = reader.fieldnames or ()
+            reader.fieldnames = [name.strip().lower() for name in names]
+            missing = [name for name in COLUMNS if name.lower() not in reader.fieldnames]
             if missing:
-                found = ", ".join(reader.fieldnames or ())[:80] or "nothing"
+                found = ", ".join(names)[:80] or "nothing"
                 raise ZonesError(
                     f"not the zones CSV: no column {', '.join(missing)}. It begins with {found!r}. {_ADVICE}"
                 )
             for row in reader:
-                rows.append(_Row(reader.line_num, row.get("OBJECTID"), _zone(row, reader.line_num)))
+                rows.append(_Row(reader.line_num, row.get("objectid"), _zone(row, reader.line_num)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ZonesError(f"not the zones CSV: {error}. {_ADVICE}") from None
     if not rows:
@@ -128,21 +150,36 @@ class _Row:
 
 
 def _zone(row: dict[str, str | None], line: int) -> Zone:
-    text = {name: (row[name] or "").strip() for name in COLUMNS}
-    if not text["LocationID"].isdecimal():
+    text = {name: (row[name.lower()] or "").strip() for name in COLUMNS}
+    number = _NUMBER.fullmatch(text["LocationID"])
+    if number is None:
         raise ZonesError(
             f"line {line} of the zones CSV has the LocationID {text['LocationID']!r}, not a number. {_ADVICE}"
         )
-    zone_id, geometry = int(text["LocationID"]), text["the_geom"]
-    if not geometry and zone_id in {zone.zone_id for zone in WITHOUT_OUTLINE}:
+    zone_id = int(number[1])
+    if not text["the_geom"] and zone_id in {zone.zone_id for zone in WITHOUT_OUTLINE}:
         return Zone(zone_id, text["zone"], text["borough"], None)
-    if not (geometry.startswith(_START + "((") and geometry.endswith("))" + _END)):
-        found = repr(geometry[:40]) if geometry else "nothing"
+    geometry = _multipolygon(text["the_geom"])
+    if geometry is None:
+        found = repr(text["the_geom"][:40]) if text["the_geom"] else "nothing"
         raise ZonesError(
-            f"line {line} of the zones CSV, zone {text['LocationID']} ({text['zone']}), has no multipolygon in the_geom but "
-            f"{found}. {_ADVICE}"
+            f"line {line} of the zones CSV, zone {zone_id} ({text['zone']}), has no multipolygon in the_geom but {found}. It "
+            f"has to be WKT, in degrees. {_ADVICE}"
         )
     return Zone(zone_id, text["zone"], text["borough"], geometry)
+
+
+def _multipolygon(text: str) -> str | None:
+    """The WKT `text`, which may be spelled as PostGIS or GeoPandas do, as the published file has it; None if it is none."""
+    found = _WKT.fullmatch(text)
+    if found is None or text.count("(") != text.count(")"):
+        return None
+    is_multiple = found["multi"] is not None
+    # The TLC's shapefile is in feet: its numbers are about a million.
+    is_in_degrees = abs(float(found["longitude"])) <= 180 and abs(float(found["latitude"])) <= 90
+    if not is_in_degrees or found["open"].count("(") != (3 if is_multiple else 2):
+        return None
+    return _START + (found["rings"] if is_multiple else f"({found['rings']})")
 
 
 def _distinct(rows: Sequence[_Row]) -> list[Zone]:
@@ -167,16 +204,30 @@ def _distinct(rows: Sequence[_Row]) -> list[Zone]:
 
 
 def _object_id(row: _Row, why: str) -> int:
-    """The OBJECTID of a row, if it can be the zone's id: equal to LocationID, or one of the rows that are known to differ."""
+    """The zone's id of a row: OBJECTID, if it equals LocationID or is one of those that are known to differ."""
     text = (row.object_id or "").strip()
+    number = _NUMBER.fullmatch(text)
+    object_id = int(number[1]) if number else _id_by_position(row.zone) if row.object_id is None else None
     location_id = row.zone.zone_id
-    if not text.isdecimal() or location_id not in (int(text), MISNUMBERED.get(int(text))):
+    if object_id is None or location_id not in (object_id, MISNUMBERED.get(object_id)):
         found = "no OBJECTID" if row.object_id is None else f"the OBJECTID {text!r}"
         raise ZonesError(
             f"{why}, and line {row.line} has {found} with LocationID {location_id}. Rows can be told apart only if OBJECTID is "
             f"the zone's id: as LocationID, or 57 for 56, 104 and 105 for 103. {_ADVICE}"
         )
-    return int(text)
+    return object_id
+
+
+def _id_by_position(zone: Zone) -> int | None:
+    """The id of a row without OBJECTID: its LocationID, or where the published file repeats that, by its outline."""
+    if zone.zone_id not in MISNUMBERED.values() or zone.geometry is None:
+        return zone.zone_id
+    try:
+        points = [point for polygon in multipolygon_coordinates(zone.geometry) for ring in polygon for point in ring]
+        centre = [(min(degrees) + max(degrees)) / 2 for degrees in zip(*points, strict=True)]
+    except (ValueError, TypeError):
+        return None
+    return next((zone_id for zone_id, near in CENTRES.items() if math.dist(centre, near) < CENTRE_TOLERANCE), None)
 
 
 def describe_ids(ids: Collection[int]) -> str:
@@ -198,6 +249,6 @@ def fingerprint(zones: Sequence[Zone]) -> str:
 
 def multipolygon_coordinates(geometry: str) -> list[Any]:
     """The coordinates of a zone's `geometry`, a WKT multipolygon, as in GeoJSON: polygons of rings of points."""
-    points = re.sub(r"([-+.\deE]+)\s+([-+.\deE]+)", r"[\1,\2]", geometry.removeprefix(_START.rstrip("(")))
+    points = re.sub(r"([-+.\deE]+)\s+([-+.\deE]+)", r"[\1,\2]", geometry.removeprefix(_START))
     polygons: list[Any] = json.loads(points.replace("(", "[").replace(")", "]"))
     return polygons

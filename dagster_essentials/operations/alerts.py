@@ -29,7 +29,7 @@ SECONDS = 8.0
 messages; it has up to five failed runs, and may wait for a retry before (`failed_runs.py`)."""
 MAX_CHARACTERS = 20_000
 """Of a message's text: twenty times the failure text of a run over a year. Chat services accept about 40,000."""
-NO_RECEIVER = "Nobody is to be told: set TAXI_ALERT_WEBHOOK_URL, or TAXI_ALERT_EMAIL and TAXI_SMTP_URL."
+NO_RECEIVER = "No receiver is configured. Set TAXI_ALERT_WEBHOOK_URL, or TAXI_ALERT_EMAIL and TAXI_SMTP_URL."
 
 _NO_ANSWER = f"no answer within {SECONDS:.0f} seconds"
 
@@ -39,7 +39,7 @@ class Alert:
     """A message.
 
     Attributes:
-        event: what happened: ``run_failed``, ``months_late`` or ``test``.
+        event: what happened: ``run_failed``, ``months_late``, ``checks_not_passed`` or ``test``.
         job: the job that it happened to.
         title: the subject of the e-mail and the first line of the text.
         details: the rest of the text, in complete sentences.
@@ -234,7 +234,7 @@ def main() -> int:
         event="test",
         job="trip_update_job",
         title="Test of the alerts",
-        details="Failed runs and late months will be reported here.",
+        details="Failed runs, late months and months that do not pass a check will be reported here.",
         url=settings.SETTINGS.ui_url,
     )
     problems = deliver(alert, settings.SETTINGS)

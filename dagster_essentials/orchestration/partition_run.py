@@ -111,9 +111,9 @@ class PartitionRun:
         """
         total, failed = len(self.keys), [key for key in self.keys if key in self._reasons]
         if total > 1:
+            figures = self._figures(self._rows, self._bytes, note)
             self._context.log.info(
-                f"{self._summary(done)}: {self._figures(self._rows, self._bytes, note)}, "
-                f"in {time.monotonic() - self._began:.1f} s"
+                f"{self._summary(done)}{figures and f': {figures},'} in {time.monotonic() - self._began:.1f} s"
                 + (f"; failed: {', '.join(map(self._label, failed))}" if failed else "")
             )
         if failed and not (downstream is not None and is_executed(self._context, downstream)):

@@ -126,6 +126,19 @@ def test_the_tables_are_described_and_joined_with_the_zones(
     assert joined == [(20_000, 20_000)]
 
 
+def test_tables_of_the_same_names_in_another_schema_do_not_matter(lake: Lake, samples: Path) -> None:
+    with opened(lake) as tables:
+        tables.execute(
+            "CREATE SCHEMA my; CREATE TABLE my.trips AS SELECT 1 AS x; CREATE TABLE my.month_versions AS SELECT 1 AS x;"
+            "CREATE TABLE my.zones AS SELECT 1 AS zone_id, 'a' AS zone, 'b' AS borough;"
+            "CREATE VIEW my.trip_details AS SELECT 1 AS x"
+        )
+        load_month(tables, "2023-01", file(samples, "2023-01"))
+        replace_zones(tables, read_zones(samples / "taxi_zones.csv", DISK))
+        assert tables.execute("SELECT count(*) FROM trip_details").fetchall() == [(20_000,)]
+    assert_consistent(lake, samples, ["2023-01"])
+
+
 def test_a_user_who_may_only_read_can_read_and_not_write(lake_servers: LakeServers, lake: Lake, samples: Path) -> None:
     with opened(lake) as tables:
         load_month(tables, "2023-01", file(samples, "2023-01"))

@@ -236,7 +236,7 @@ def test_a_catalogue_that_does_not_come_back_fails_the_run(
     assert project.lake is not None
     gone = replace(settings.SETTINGS, lake=replace(project.lake, catalog=f"{project.lake.catalog}-gone"))
 
-    def lose_catalogue(*arguments: object) -> object:
+    def lose_catalogue(*arguments: object, force: bool) -> object:
         monkeypatch.setattr(settings, "SETTINGS", gone)
         raise ConnectionLostError("it is gone")
 

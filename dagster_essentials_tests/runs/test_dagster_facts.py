@@ -45,15 +45,16 @@ def _events(instance: dg.DagsterInstance, key: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("last", [KEYS[0], KEYS[-1]])
-def test_a_partition_whose_materialization_was_logged_has_no_second_one(last: str) -> None:
+def test_a_partition_whose_materialization_was_logged_has_no_second_one_and_a_check_is_about_none(last: str) -> None:
     @dg.asset(
         partitions_def=MONTHS,
         backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=[dg.AssetCheckSpec("fine", asset="logged", partitions_def=MONTHS)],
+        check_specs=[dg.AssetCheckSpec("fine", asset="logged")],
     )
     def logged(context: dg.AssetExecutionContext) -> AssetEvents:
         for key in context.partition_keys:
             record_materialization(context, context.assets_def, key, f"version of {key}", {})
+        yield dg.AssetCheckResult(check_name="fine", passed=True)
         yield from suppress_final_materialization(context)
 
     @dg.asset(partitions_def=MONTHS, backfill_policy=dg.BackfillPolicy.single_run(), deps=[logged])
@@ -68,6 +69,7 @@ def test_a_partition_whose_materialization_was_logged_has_no_second_one(last: st
         assert result.success
         assert _events(instance, "logged") == [(key, f"version of {key}") for key in keys]
         assert [key for key, _ in _events(instance, "below")] == keys
+        assert [evaluation.partition for evaluation in result.get_asset_check_evaluations()] == [None]
 
 
 def test_a_partition_is_stale_exactly_when_the_logged_version_of_its_input_changes() -> None:

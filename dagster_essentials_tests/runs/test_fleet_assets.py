@@ -106,7 +106,7 @@ def test_a_run_of_one_partition_loads_it_alone(published: Project, instance: dg.
     assert result.success
     assert fleet_rows(published) == {("fhvhv", "2023-02"): 321}
     (line,) = step_log(instance, result.run_id, "fleet_trips_file")
-    assert re.fullmatch(r"fhvhv 2023-02: 321 trips, \d\.\d MB, downloaded in \d+\.\d s", line)
+    assert re.fullmatch(r"fhvhv 2023-02: 321 trips, \d+\.\d kB, downloaded in \d+\.\d s", line)
 
 
 @pytest.mark.parametrize(
@@ -461,12 +461,12 @@ def test_what_the_run_says_of_a_missing_file_is_enough_to_load_it_from_the_comma
     chosen = ("--assets", "fleet_trips_file,fleet_trips", "--partition")
     result = launch(published, *chosen, "green|2023-02-01")
     assert result.returncode != 0
-    assert "green 2023-02 (http" in result.stdout
+    assert "green 2023-02 failed (http" in result.stdout
     assert "Traceback" not in result.stdout
     source_server.files["/trip-data/green_tripdata_2023-02.parquet"] = content
     assert launch(published, *chosen, "green|2023-02-01").returncode == 0
     assert fleet_rows(published) == {("green", "2023-02"): 301}
     result = launch(published, *chosen, "fhvhv|2019-01-01")
     assert result.returncode != 0
-    assert "fhvhv 2019-01: there is no such month" in result.stdout
+    assert "fhvhv 2019-01 failed: there is no such month" in result.stdout
     assert fleet_rows(published) == {("green", "2023-02"): 301}

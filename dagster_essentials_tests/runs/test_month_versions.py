@@ -293,7 +293,7 @@ def test_weeks_are_due_again_only_when_one_of_their_months_has_changed(
     project: Project, history: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     def due() -> list[str | None]:
-        at = datetime(2023, 4, 10, tzinfo=UTC)
+        at = datetime(2023, 5, 15, tzinfo=UTC)
         return [request.partition_key for request in tick(history, at, weekly_update_schedule)[0]]
 
     publish(source_server, "2023-01", sample("2023-01"))

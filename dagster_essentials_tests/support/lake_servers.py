@@ -99,7 +99,8 @@ class LakeServers:
         """Start a process that executes `code`, with the settings of `lake`."""
         return subprocess.Popen(
             [sys.executable, "-c", code],
-            env=self.environ(lake),
+            # The first line that it prints has to be its own.
+            env={**self.environ(lake), "PYTHONWARNINGS": "ignore"},
             text=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -41,7 +41,7 @@ MARGIN = 60
 
 TIMEOUT = 120_000
 """Milliseconds until a page has loaded, on a busy machine."""
-RUN_TIMEOUT = 600_000
+RUN_TIMEOUT = 1_200_000
 """Milliseconds until a backfill has finished, on a busy machine."""
 
 

@@ -347,5 +347,5 @@ def test_the_command_sends_a_test_message_and_prints_who_accepted_it() -> None:
     assert webhook.messages[0]["event"] == "test"
     assert send_test_message() == (
         1,
-        "Nobody is to be told: set TAXI_ALERT_WEBHOOK_URL, or TAXI_ALERT_EMAIL and TAXI_SMTP_URL.\n",
+        "No receiver is configured. Set TAXI_ALERT_WEBHOOK_URL, or TAXI_ALERT_EMAIL and TAXI_SMTP_URL.\n",
     )

@@ -124,6 +124,11 @@ DEPENDENT = {
     "views and models": "CREATE VIEW mine AS SELECT * FROM trips JOIN zones ON zone_id = pickup_zone_id; CREATE SCHEMA marts;"
     "CREATE TABLE marts.trips AS SELECT * FROM main.trips; CREATE VIEW marts.zones AS SELECT * FROM main.zones",
     "wider types": "ALTER TABLE trips ALTER vendor_id TYPE BIGINT",
+    "names in another case": "DROP VIEW trip_details; DROP VIEW all_trips;"
+    "ALTER TABLE trips RENAME TO x; ALTER TABLE x RENAME TO Trips; ALTER TABLE Trips RENAME vendor_id TO x;"
+    "ALTER TABLE Trips RENAME x TO VENDOR_ID;"
+    "ALTER TABLE zones RENAME TO x; ALTER TABLE x RENAME TO ZONES; ALTER TABLE ZONES RENAME zone_id TO x;"
+    "ALTER TABLE ZONES RENAME x TO Zone_Id; ALTER TABLE month_versions RENAME TO x; ALTER TABLE x RENAME TO Month_Versions",
     "comments": "COMMENT ON TABLE trips IS 'mine'; COMMENT ON VIEW trip_details IS NULL",
 }
 

@@ -190,6 +190,35 @@ def test_a_malformed_url_is_refused_without_its_password(variable: str, value: s
     assert [part for part in ("hunter2", "hun/", "hun?", "hun#", "ter2") if part in text] == []
 
 
+@pytest.mark.parametrize("variable", ["TAXI_TRIPS_URL", "TAXI_ZONES_URL"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("file://mirror/months", r"has the host mirror, .*Write the path"),
+        ("file://months", "has the host months"),
+        ("file://./months", r"has the host \., "),
+        ("file://~/months", "has the host ~"),
+        ("file://../months", r"has the host \.\."),
+        ("file://C:/months", r"is not a URL|has the host C:"),
+        ("FILE://192.168.1.2/months", r"has the host 192\.168\.1\.2"),
+        ("file://user:hunter2@server/months", "has the host server"),
+        ("file://", "has no absolute path"),
+        ("file://localhost", "has no absolute path"),
+        ("file:///what?/months", "has a [?] or a #"),
+        ("file:///months#2023", "has a [?] or a #"),
+    ],
+)
+def test_a_file_url_that_is_not_a_path_on_this_machine_is_refused(variable: str, value: str, message: str) -> None:
+    with pytest.raises(SettingError, match=f"^{variable}=.*{message}") as refused:
+        read_settings({variable: value})
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ["file:///mirror/months", "file://localhost/mirror/months", "file:///a%3F/100%25"])
+def test_a_file_url_is_a_path_on_this_machine(value: str) -> None:
+    assert read_settings({"TAXI_TRIPS_URL": value}).trips_url == value
+
+
 @pytest.mark.parametrize("value", ["/data?/taxi.duckdb", "taxi?.duckdb"])
 def test_a_question_mark_in_the_databases_path_is_refused(value: str) -> None:
     assert_refused({"DUCKDB_DATABASE": value}, "DUCKDB_DATABASE=", value, "contains a ?")

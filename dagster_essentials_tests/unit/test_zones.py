@@ -142,7 +142,7 @@ def without_object_ids(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        (without_object_ids, "line 2 has no OBJECTID with LocationID 1"),
+        (without_object_ids, "line 57 has no OBJECTID with LocationID 56"),
         (renumbered, "line 2 has the OBJECTID '0' with LocationID 1"),
         (changed(200, OBJECTID=""), "line 201 has the OBJECTID '' with LocationID 200"),
         (changed(105, OBJECTID="264"), "line 106 has the OBJECTID '264' with LocationID 103"),
@@ -185,6 +185,81 @@ def test_line_ends_and_a_byte_order_mark_do_not_matter(encoding: str, line_end: 
     rows = [row(2, zone='Jamaica Bay, "Château"')]
     path = write_csv(tmp_path / "zones.csv", rows, header, encoding, line_end)
     assert read_zones(path, DISK) == [Zone(2, 'Jamaica Bay, "Château"', "Queens", f"MULTIPOLYGON ({SQUARE})"), *NOWHERE]
+
+
+# As others write it
+
+
+def lower_case(row: dict[str, str]) -> dict[str, str]:
+    """As the API of NYC Open Data, which has no OBJECTID either."""
+    return {name.lower(): value for name, value in row.items() if name != "OBJECTID"}
+
+
+def upper_case(row: dict[str, str]) -> dict[str, str]:
+    return {f" {name.upper()} ": value for name, value in row.items()}
+
+
+def pandas_numbers(row: dict[str, str]) -> dict[str, str]:
+    return {**row, "LocationID": f"{row['LocationID']}.0", "OBJECTID": f"{row['OBJECTID']}.0"}
+
+
+def geometries(convert: Callable[[str], str]) -> Callable[[dict[str, str]], dict[str, str]]:
+    return lambda row: {**row, "the_geom": convert(row["the_geom"])}
+
+
+SPELLINGS: dict[str, Callable[[dict[str, str]], dict[str, str]]] = {
+    "lower case": lower_case,
+    "upper case": upper_case,
+    "pandas": pandas_numbers,
+    "PostGIS": geometries(lambda text: text.replace(" (", "(").replace(", ", ",")),
+    "PostGIS with a reference system": geometries(lambda text: f"SRID=4326;{text}"),
+    "with more spaces": geometries(lambda text: text.replace("(", " ( ").replace(")", " ) ").replace(",", " , ")),
+    "over several lines": geometries(lambda text: text.replace(", ", ",\n")),
+    "in lower case": geometries(str.lower),
+    "all at once": lambda row: lower_case(
+        geometries(lambda text: text.lower().replace(" (", "("))(pandas_numbers(row))
+    ),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_the_published_zones_as_others_write_them_are_the_same(published: Path, tmp_path: Path, spelling: str) -> None:
+    rows = [SPELLINGS[spelling](line) for line in published_rows(published).values()]
+    assert len({row.get("locationid") or row.get("LocationID") or row[" LOCATIONID "] for row in rows}) == 260
+
+    zones = read_zones(write_csv(tmp_path / "zones.csv", rows, tuple(rows[0])), DISK)
+
+    assert [zone.zone_id for zone in zones] == list(range(1, 266))
+    for zone, before in zip(zones, read_zones(published, DISK), strict=True):
+        assert (zone.zone, zone.borough) == (before.zone, before.borough)
+        if before.geometry is None:
+            assert zone.geometry is None
+        else:
+            assert zone.geometry is not None
+            assert multipolygon_coordinates(zone.geometry) == multipolygon_coordinates(before.geometry)
+
+
+def test_a_zone_of_one_polygon_becomes_a_multipolygon(tmp_path: Path) -> None:
+    """As GeoPandas reads a shapefile, in which most zones have one polygon."""
+    rows = [{**row(1), "the_geom": f"POLYGON {HOLED}"}, {**row(2), "the_geom": f"polygon{SQUARE}"}]
+    zones = read_zones(write_csv(tmp_path / "zones.csv", rows), DISK)
+    assert [zone.geometry for zone in zones[:2]] == [f"MULTIPOLYGON ({HOLED})", f"MULTIPOLYGON ({SQUARE})"]
+
+
+@pytest.mark.parametrize("moved", [56, 57, 103, 104, 105])
+def test_zones_without_object_ids_are_told_apart_only_if_they_are_where_they_were(
+    published: Path, tmp_path: Path, moved: int
+) -> None:
+    rows = published_rows(published)
+    rows[moved] = {**rows[moved], "the_geom": "MULTIPOLYGON (((-73.9 40.6, -73.9 40.61, -73.91 40.61, -73.9 40.6)))"}
+    written = [lower_case(line) for line in rows.values()]
+
+    message = refusal(write_csv(tmp_path / "zones.csv", written, tuple(written[0])))
+
+    location_id = rows[moved]["LocationID"]
+    assert re.search(
+        f"repeats LocationID 56, 103, and line \\d+ has no OBJECTID with LocationID {location_id}", message
+    )
 
 
 def test_an_outline_longer_than_the_limit_of_the_csv_module_is_read(tmp_path: Path) -> None:
@@ -262,7 +337,13 @@ def test_a_missing_column_is_reported_by_name(tmp_path: Path) -> None:
         ("", "nothing"),
         ("   ", "nothing"),
         ("POINT (1 2)", "'POINT (1 2)'"),
-        ("POLYGON ((0 0, 0 1, 1 1, 0 0))", "'POLYGON"),
+        ("POLYGON (((0 0, 0 1, 1 1, 0 0)))", "'POLYGON"),
+        ("MULTIPOLYGON ((0 0, 0 1, 1 1, 0 0))", "'MULTIPOLYGON"),
+        ("MULTIPOLYGON Z (((0 0 0, 0 1 0, 1 1 0, 0 0 0)))", "'MULTIPOLYGON Z"),
+        ("LINESTRING (0 0, 0 1)", "'LINESTRING"),
+        ("SRID=2263;MULTIPOLYGON (((0 0, 0 1, 1 1, 0 0)))", "'SRID=2263"),
+        ("MULTIPOLYGON (((933100.9 192536.1, 933091.0 192572.2, 933100.9 192536.1)))", "'MULTIPOLYGON (((933100.9"),
+        ("MULTIPOLYGON (((nan nan, 0 1, 1 1, nan nan)))", "'MULTIPOLYGON (((nan"),
         ("MULTIPOLYGON EMPTY", "'MULTIPOLYGON EMPTY'"),
         (f"MULTIPOLYGON ({SQUARE}", "'MULTIPOLYGON (((0 0"),
     ],
