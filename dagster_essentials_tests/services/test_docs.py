@@ -3,21 +3,23 @@
 import os
 import re
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from dagster_essentials.assets import trips
 from dagster_essentials.settings import read_settings
-from dagster_essentials_tests.support.dagster_dev import BIN, copy_of_project
+from dagster_essentials_tests.support.dagster_dev import BIN, lesson_folder
 from dagster_essentials_tests.support.project import ROOT
 
 READMES = ("README.md", "data/requests/README.md", "benchmarks/README.md", "dagster_essentials_tests/chaos/README.md")
 DOCUMENTS = [*(ROOT / name for name in READMES), *sorted((ROOT / "docs").glob("*.md"))]
 LESSON = ROOT / "docs/lesson-8.md"
 TWO_DIMENSIONS = ROOT / "docs/two-dimensions.md"
-NOT_RUN = ("make setup", ". .venv", "dg dev", "dagster job backfill")
-"""The set-up, and commands that need a running `dg dev`, which the tests of the UI test."""
+RUN = ("python -", "dg ", "dagster schedule ", "dagster sensor ")
+"""The commands of these pages, without the set-up, and without those that need a running UI: its tests test them."""
 
 
 def _commands(document: Path) -> list[str]:
@@ -86,63 +88,68 @@ def test_every_image_is_used_in_a_document() -> None:
     assert [path.name for path in (ROOT / "docs/images").iterdir() if f"images/{path.name}" not in text] == []
 
 
-def _run(root: Path, commands: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run `commands` in the project `root`, as in the activated environment; stop at the first that fails."""
+def _run_in_lesson(page: Path, folder: Path, settings: Mapping[str, str]) -> str:
+    """Run the commands of the `page` in the lesson's `folder`, as in the activated environment; return what they print.
+
+    The `settings` are those that the page changes, in .env.
+    """
+    commands = [line for line in _commands(page) if line.startswith(RUN)]
+    env_file = folder / ".env"
+    lines = [line for line in env_file.read_text().splitlines() if line.partition("=")[0] not in settings]
+    env_file.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in settings.items())]))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))}
-    return subprocess.run(
+    result = subprocess.run(
         ["bash", "-e", "-c", "\n".join(commands)],
-        cwd=root,
-        env={**kept, "PWD": str(root), "PATH": f"{BIN}:{os.environ['PATH']}", "DAGSTER_HOME": str(root / ".dagster")},
+        cwd=folder,
+        env={**kept, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(folder.parent.parent)},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=300,
+        timeout=900,
         check=False,
     )
+    assert result.returncode == 0, result.stdout[-3000:]
+    return result.stdout
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_lesson_load_its_months(tmp_path: Path) -> None:
-    commands = [line for line in _commands(LESSON) if line.startswith(("export", "python", "dg", "dagster"))]
-    commands = [line for line in commands if not line.startswith(NOT_RUN)]
-    assert sum(line.startswith(("dg", "dagster")) for line in commands) >= 8
-    root = copy_of_project(ROOT, tmp_path)
+    folder = lesson_folder(ROOT, tmp_path)
 
-    result = _run(root, commands)
+    printed = _run_in_lesson(LESSON, folder, {})
 
-    assert result.returncode == 0, result.stdout[-3000:]
-    assert "│ 2023-03        │        20000 │" in result.stdout
-    with duckdb.connect(str(root / "data/staging/data.duckdb"), read_only=True) as connection:
+    assert "taxi_trips_file" in printed.partition("INFO")[0], "the list of the definitions"
+    assert "│ 2023-03        │       100000 │" in printed
+    with duckdb.connect(str(folder / "staging/data.duckdb"), read_only=True) as connection:
         rows = dict(connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL").fetchall())
         weeks = connection.execute("SELECT count(*), sum(num_trips) FROM trips_by_week").fetchall()
-    assert rows == {"2023-01": 20_000, "2023-02": 20_000, "2023-03": 20_000}
+    assert rows == {"2023-01": 100_000, "2023-02": 100_000, "2023-03": 100_000}
     # A few trips of a sample month have their pickup outside of the month, some of them by decades.
     assert weeks[0][0] == 13
-    assert 59_900 < weeks[0][1] <= 60_000
-    plots = {path.name for path in (root / "data/outputs").glob("*.png")}
-    assert plots == {"manhattan_map.png", "adhoc_request.png"}
+    assert 299_500 < weeks[0][1] <= 300_000
+    assert {path.name for path in (folder / "outputs").glob("*.png")} == {"manhattan_map.png", "adhoc_request.png"}
+    assert {path.name for path in (folder / "source/trip-data").iterdir()} == {
+        f"yellow_tripdata_2023-{number:02}.parquet" for number in range(1, 6)
+    }
 
 
 @pytest.mark.slow
 def test_the_commands_of_the_page_on_two_dimensions_load_its_months(tmp_path: Path) -> None:
-    lines = _commands(TWO_DIMENSIONS)
-    commands = [line for line in lines if line.startswith(("export", "python", "dg", "dagster schedule"))]
-    commands = [line for line in commands if not line.startswith(NOT_RUN)]
-    assert sum(line.startswith(("dg", "dagster")) for line in commands) == 5
-    # In a list, and indented.
-    (cannot_exist,) = re.findall(r"^  (TAXI_START_DATE=.*)$", TWO_DIMENSIONS.read_text(), re.MULTILINE)
-    (message,) = re.findall(r"^  (fhvhv 2019-01: .*)$", TWO_DIMENSIONS.read_text(), re.MULTILINE)
-    root = copy_of_project(ROOT, tmp_path)
+    folder = lesson_folder(ROOT, tmp_path)
+    assert "TAXI_FLEETS=green,fhv,fhvhv" in _commands(TWO_DIMENSIONS)
 
-    result = _run(root, [*commands, f"! {cannot_exist}", "echo all of them"])
+    printed = _run_in_lesson(TWO_DIMENSIONS, folder, {"TAXI_FLEETS": "green,fhv,fhvhv"})
 
-    assert result.stdout.endswith("all of them\n"), result.stdout[-3000:]
-    assert "│ 2023-03        │ fhvhv   │     20000 │" in result.stdout
-    assert message in result.stdout
-    with duckdb.connect(str(root / "data/staging/data.duckdb"), read_only=True) as connection:
+    assert "│ 2023-03        │ fhvhv   │     20000 │" in printed
+    with duckdb.connect(str(folder / "staging/data.duckdb"), read_only=True) as connection:
         rows = connection.execute(
             "SELECT count(*), count(DISTINCT (fleet, partition_date)) FROM fleet_trips"
         ).fetchall()
         counted = connection.execute("SELECT count(*), sum(num_trips) FROM trips_by_fleet").fetchall()
     assert rows == [(180_000, 9)]
     assert counted == [(9, 180_000)]
+
+
+def test_the_lesson_quotes_the_statements_of_the_asset() -> None:
+    (quoted,) = re.findall(r"^```sql\n(.*?)^```", LESSON.read_text(), re.DOTALL | re.MULTILINE)
+    assert quoted.splitlines() == [trips.REPLACE_MONTH.delete, trips.REPLACE_MONTH.insert]

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,20 @@ class Dev:
     """`dagster dev` in `root`, a copy of the project, with `settings` as its environment variables.
 
     `daemon_interval` is the number of seconds after which the daemon looks for new backfills again; Dagster's own is 30.
-    With `program="dg"`, it is `dg dev`.
+    With `program="dg"`, it is `dg dev`, with more `options` for either. The `database` is a path in `root`.
     """
 
     def __init__(
-        self, root: Path, settings: dict[str, str], daemon_interval: float | None = None, program: str = "dagster"
+        self,
+        root: Path,
+        settings: dict[str, str],
+        daemon_interval: float | None = None,
+        program: str = "dagster",
+        options: Sequence[str] = (),
+        database: str = "data/staging/data.duckdb",
     ):
-        self.root, self.program = root, program
+        self.root, self.database = root, root / database
+        self._command = [str(BIN / program), "dev", *options]
         self.env = {
             **{
                 name: value
@@ -72,7 +79,7 @@ class Dev:
     def start(self) -> None:
         with open(self.root / "dev.log", "ab") as log:
             self.process = subprocess.Popen(
-                [str(BIN / self.program), "dev", "-p", str(self.port)],
+                [*self._command, "-p", str(self.port)],
                 cwd=self.root,
                 env=self.env,
                 stdout=log,
@@ -121,7 +128,7 @@ class Dev:
             ("dagster_essentials", "RepositoryLocation")
         ]
 
-    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 180) -> Any:
+    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 300) -> Any:
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < deadline, f"timed out after {seconds} s waiting for {what}:\n{self.log()}"
@@ -180,7 +187,7 @@ class Dev:
         def read() -> list[list[tuple[Any, ...]]]:
             with (
                 suppress(duckdb.IOException),
-                duckdb.connect(str(self.root / "data/staging/data.duckdb"), read_only=True) as connection,
+                duckdb.connect(str(self.database), read_only=True) as connection,
             ):
                 return [connection.execute(sql).fetchall()]
             return []
@@ -207,3 +214,12 @@ def copy_of_project(root: Path, target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target / name)
     return target
+
+
+def lesson_folder(root: Path, target: Path) -> Path:
+    """The folder in which `make lesson` starts the UI, in a copy in `target` of the project in `root`."""
+    copy = copy_of_project(root, target)
+    (copy / ".venv").symlink_to(root / ".venv")
+    environ = {name: os.environ[name] for name in ("PATH", "HOME")}
+    subprocess.run(["make", "-C", str(copy), "data/lesson/.env"], env=environ, check=True, capture_output=True)
+    return copy / "data/lesson"
