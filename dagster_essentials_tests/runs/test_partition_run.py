@@ -137,7 +137,10 @@ def test_the_error_of_a_run_of_one_partition_is_its_reason_without_a_cause(insta
     (failed,) = [event for event in result.all_events if event.is_step_failure]
     error = failed.step_failure_data.error
     assert error is not None
-    assert error.message.strip() == "dagster._core.definitions.events.Failure: 2023-02 (a file): it is damaged."
+    assert (
+        error.message.strip()
+        == "dagster_essentials.orchestration.failures.LoggedFailure: 2023-02 (a file): it is damaged."
+    )
     assert (error.cause, error.context) == (None, None)
 
 
