@@ -207,3 +207,15 @@ def copy_of_project(root: Path, target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, target / name)
     return target
+
+
+def copy_with_environment(root: Path, target: Path) -> Path:
+    """A copy that shares the environment of the project, which `make setup` would create in the same way."""
+    ready = root / ".venv/.ready"
+    assert ready.exists(), "the tests were started without `make setup`"
+    copy_of_project(root, target)
+    # With files newer than the environment, `make` would install the copy into it.
+    for name in ("pyproject.toml", "setup.py", "deploy/constraints.txt"):
+        os.utime(target / name, (ready.stat().st_mtime, ready.stat().st_mtime))
+    (target / ".venv").symlink_to(root / ".venv")
+    return target
