@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
@@ -21,7 +22,6 @@ from dagster_essentials.datasets.zones_table import replace_zones
 from dagster_essentials.errors import DatabaseBusyError, WriteConflictError
 from dagster_essentials.warehouse.lake import Lake
 from dagster_essentials.warehouse.lake.connection import lake_tables
-from dagster_essentials.warehouse.lake.locks import CatalogLocks
 from dagster_essentials.warehouse.lake.maintenance import maintain_lake
 from dagster_essentials.warehouse.month_versions import versions_by_month
 from dagster_essentials.warehouse.tables import COMMITS
@@ -248,11 +248,11 @@ def test_a_load_waits_for_what_another_one_is_about_to_commit(
     second = threading.Thread(target=load)
     steps: Iterator[Callable[[], object]] = iter([second.start, lambda: is_waiting.wait(30)])
 
-    def confirm(locks: CatalogLocks) -> None:
+    def confirm(locks: Any) -> None:
         for step in steps:
             step()
 
-    monkeypatch.setattr(CatalogLocks, "confirm", confirm)
+    monkeypatch.setattr("dagster_essentials.warehouse.lake.locks.CatalogLocks.confirm", confirm)
     with opened(lake) as tables:
         assert not load_month(tables, "2023-01", file(samples, "2023-01")).is_unchanged
     second.join(SECONDS)
@@ -289,11 +289,11 @@ def test_a_load_that_conflicts_with_an_update_by_hand_is_rolled_back_and_can_be_
         load_month(tables, "2023-02", file(samples, "2023-02"))
         updates = iter(["UPDATE trips SET vendor_id = 7 WHERE partition_date = '2023-02'"])
 
-        def confirm(locks: CatalogLocks) -> None:
+        def confirm(locks: Any) -> None:
             for update in updates:
                 person.execute(update)
 
-        monkeypatch.setattr(CatalogLocks, "confirm", confirm)
+        monkeypatch.setattr("dagster_essentials.warehouse.lake.locks.CatalogLocks.confirm", confirm)
         with pytest.raises(WriteConflictError, match=r"at the same time .*conflict.*Materialize again"):
             load_month(tables, "2023-01", file(samples, "2023-01"), force=True)
         load_month(tables, "2023-01", file(samples, "2023-01"), force=True)

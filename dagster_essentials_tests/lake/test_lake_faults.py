@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -17,7 +18,6 @@ from dagster_essentials.errors import ConnectionLostError, DatabaseUnusableError
 from dagster_essentials.orchestration.failures import RETRIES
 from dagster_essentials.sample import write_zones
 from dagster_essentials.warehouse.lake import Lake
-from dagster_essentials.warehouse.lake.locks import CatalogLocks
 from dagster_essentials_tests.cluster.servers import PASSWORD, free_port
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.lake_servers import (
@@ -261,12 +261,12 @@ def test_a_run_that_conflicts_with_an_update_by_hand_is_repeated_and_succeeds(
     publish(source_server, "2023-01", sample("2023-01", 310))
     updates = iter(["UPDATE trips SET vendor_id = 7 WHERE partition_date = '2023-02'"])
 
-    def confirm(locks: CatalogLocks) -> None:
+    def confirm(locks: Any) -> None:
         for update in updates:
             with project.connect() as person:
                 person.execute(update)
 
-    monkeypatch.setattr(CatalogLocks, "confirm", confirm)
+    monkeypatch.setattr(BEFORE_COMMIT, confirm)
     monkeypatch.setattr("dagster_essentials.orchestration.failures.FIRST_WAIT_SECONDS", 0.1)
 
     result = materialize(project, instance, TRIPS, "2023-01", "2023-02")

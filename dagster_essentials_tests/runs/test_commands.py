@@ -10,19 +10,14 @@ import duckdb
 import pytest
 
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials_tests.support.dagster_dev import copy_of_project
+from dagster_essentials_tests.support.dagster_dev import copy_with_environment
 from dagster_essentials_tests.support.project import ROOT, Project
 from dagster_essentials_tests.support.source_server import SourceServer
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A fresh copy that shares this project's virtual environment, which `make setup` would create in the same way."""
-    clone = copy_of_project(ROOT, tmp_path / "a clone")
-    if not (ROOT / ".venv" / ".ready").exists():
-        pytest.skip("the tests were started without `make setup`")
-    (clone / ".venv").symlink_to(ROOT / ".venv")
-    return clone
+    return copy_with_environment(ROOT, tmp_path / "a clone")
 
 
 def _make(clone: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -47,8 +47,6 @@ def views(project: Project) -> list[tuple[Any, ...]]:
     return project.query(
         "SELECT view_name FROM duckdb_views() WHERE NOT internal AND view_name NOT IN ('all_trips', 'month_quality')"
     )
-        "SELECT view_name FROM duckdb_views() WHERE NOT internal AND view_name NOT IN ('all_trips', 'month_quality')"
-    )
 
 
 def assert_complete(project: Project) -> None:

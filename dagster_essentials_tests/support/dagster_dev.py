@@ -216,10 +216,21 @@ def copy_of_project(root: Path, target: Path) -> Path:
     return target
 
 
+def copy_with_environment(root: Path, target: Path) -> Path:
+    """A copy that shares the environment of the project, which `make setup` would create in the same way."""
+    ready = root / ".venv/.ready"
+    assert ready.exists(), "the tests were started without `make setup`"
+    copy_of_project(root, target)
+    # With files newer than the environment, `make` would install the copy into it.
+    for name in ("pyproject.toml", "setup.py", "deploy/constraints.txt"):
+        os.utime(target / name, (ready.stat().st_mtime, ready.stat().st_mtime))
+    (target / ".venv").symlink_to(root / ".venv")
+    return target
+
+
 def lesson_folder(root: Path, target: Path) -> Path:
     """The folder in which `make lesson` starts the UI, in a copy in `target` of the project in `root`."""
-    copy = copy_of_project(root, target)
-    (copy / ".venv").symlink_to(root / ".venv")
+    copy = copy_with_environment(root, target)
     environ = {name: os.environ[name] for name in ("PATH", "HOME")}
     subprocess.run(["make", "-C", str(copy), "data/lesson/.env"], env=environ, check=True, capture_output=True)
     return copy / "data/lesson"
