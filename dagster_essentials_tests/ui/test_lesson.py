@@ -48,7 +48,7 @@ def dev(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = lesson_folder(ROOT, tmp_path_factory.mktemp("clone"))
     # The environment belongs to another copy, whose modules would come first.
     settings = {"PYTHONPATH": str(folder.parent.parent)}
-    dev = Dev(folder, settings, 2, "dg", ("--workspace", "workspace.yaml"), database="staging/data.duckdb")
+    dev = Dev(folder, settings, 4, "dg", ("--workspace", "workspace.yaml"), database="staging/data.duckdb")
     dev.start()
     yield dev
     dev.stop()
