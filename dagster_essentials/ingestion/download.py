@@ -203,7 +203,7 @@ def _open_source(
     """The file's headers and content, or None if it is unchanged since `known`."""
     local = _local_path(url)
     if local is not None:
-        yield from _open_local(local, known)
+        yield from _open_local(local, known, if_not_published)
         return
     conditions = {}
     if known is not None and known.etag:
@@ -222,13 +222,11 @@ def _open_source(
             yield response.headers, response.iter_content(CHUNK_BYTES)
 
 
-def _open_local(path: Path, known: DownloadedFile | None) -> Iterator[_Answer | None]:
+def _open_local(path: Path, known: DownloadedFile | None, if_not_published: str) -> Iterator[_Answer | None]:
     try:
         file: BinaryIO = open(path, "rb")  # noqa: SIM115 - closed below, by the with
     except (FileNotFoundError, NotADirectoryError):
-        raise NotPublishedError(
-            "no such file. Put it there, or correct TAXI_TRIPS_URL (for the zones, TAXI_ZONES_URL)."
-        ) from None
+        raise NotPublishedError(f"no such file. Put it there, or correct its address. {if_not_published}") from None
     except OSError as error:
         raise _unreadable(error) from error
     with file:

@@ -83,7 +83,7 @@ def test_no_log_record_sidecar_or_output_has_a_password_or_a_token(
 
     assert (good.returncode, bad.returncode, unauthorized.returncode) == (0, 1, 1), good.stdout
     assert secret_project.rows() == {"2023-01": 100}
-    assert "2023-02 (http://127.0.0.1:" in bad.stdout, "the error names the address"
+    assert "2023-02 failed (http://127.0.0.1:" in bad.stdout, "the error names the address"
     assert "Check the address" in bad.stdout
     for output in (good.stdout, bad.stdout, unauthorized.stdout):
         assert SECRET not in output

@@ -180,9 +180,8 @@ def test_a_range_loads_what_is_published_and_names_the_rest(copy: Copy) -> None:
     result = copy.launch("2023-01-01", "2023-03-01")
     assert result.returncode == 1
     assert "2 of 3 months loaded: 500 rides" in result.stdout
-    assert re.search(
-        r"2023-03 \(http\S+\): not published .*Citi Bike publishes a month of Citi Bike rides", result.stdout
-    )
+    reason = r"2023-03 \(3 of 3\) failed \(http\S+\): not published .*Citi Bike publishes a month of Citi Bike rides"
+    assert re.search(reason, result.stdout)
     assert "BIKE_TRIPS_URL" in result.stdout
     assert "taxi" not in result.stdout.lower().replace("dagster_essentials", "").replace("trips_file", "")
     found = copy.query(

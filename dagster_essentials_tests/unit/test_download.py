@@ -839,7 +839,7 @@ def test_a_missing_local_file_is_not_published(local: Path, path: Path, address:
     local.unlink()
 
     assert not download.find_published(address(local))
-    with pytest.raises(NotPublishedError, match=r"no such file\. Put it there, or correct TAXI_TRIPS_URL"):
+    with pytest.raises(NotPublishedError, match=r"no such file\. Put it there, or correct its address"):
         download_file(address(local), path)
 
     assert contents(path.parent) == before
