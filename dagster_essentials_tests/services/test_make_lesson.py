@@ -37,6 +37,8 @@ class Lesson:
                 preexec_fn=restore_sigint,
             )
         self.url = self.wait_for(lambda: re.search(r"Serving dagster-webserver on (http://\S+)", self.log))[1]
+        # While the daemons write for the first time, a command that does so as well may find Dagster's database locked.
+        self.wait_for(self._has_daemons)
 
     @property
     def log(self) -> str:
@@ -49,6 +51,11 @@ class Lesson:
             assert time.monotonic() < deadline, self.log
             time.sleep(0.2)
         return value
+
+    def _has_daemons(self) -> bool:
+        query = "{ instance { daemonHealth { allDaemonStatuses { healthy required } } } }"
+        daemons = ask_ui(self.url, query)["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return all(daemon["healthy"] for daemon in daemons if daemon["required"])
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""
