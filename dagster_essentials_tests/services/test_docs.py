@@ -14,7 +14,14 @@ from dagster_essentials.settings import read_settings
 from dagster_essentials_tests.support.dagster_dev import BIN, lesson_folder
 from dagster_essentials_tests.support.project import ROOT
 
-READMES = ("README.md", "data/requests/README.md", "benchmarks/README.md", "dagster_essentials_tests/chaos/README.md")
+READMES = (
+    "README.md",
+    ".github/CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/requests/README.md",
+    "benchmarks/README.md",
+    "dagster_essentials_tests/chaos/README.md",
+)
 DOCUMENTS = [*(ROOT / name for name in READMES), *sorted((ROOT / "docs").glob("*.md"))]
 LESSON = ROOT / "docs/lesson-8.md"
 TWO_DIMENSIONS = ROOT / "docs/two-dimensions.md"
