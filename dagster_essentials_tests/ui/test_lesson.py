@@ -171,7 +171,7 @@ def test_the_catalog_shows_the_metadata_and_the_upstream_asset_of_a_month(page: 
 def test_a_check_is_about_all_loaded_months(page: Page, screenshot: Screenshot) -> None:
     open_asset(page, "taxi_trips", "Checks")
     page.get_by_text("pickups_in_month").filter(visible=True).first.click()
-    text = r"3 loaded months: all pass\. The highest is 2023-\d\d: \d+ of 100,000 trips, 0\.\d\d%\. Warns above 1\.00%"
+    text = r"3 loaded months: all pass\. The highest is 2023-\d\d: \d+ of 100,000 trips, 0\.\d\d%; the limit is 1\.00%"
     expect(page.get_by_text(re.compile(text))).to_be_visible()
     screenshot("check")
 
