@@ -98,7 +98,7 @@ def rows_committed_before_their_version(project: Path) -> None:
 def a_file_written_under_its_final_name(project: Path) -> None:
     replace(
         project / "dagster_essentials/ingestion/atomic_write.py",
-        "            yield temporary\n            files.upload(temporary, path)\n            temporary.replace(path)\n",
+        "            yield temporary\n            files.upload(temporary, path, cancellation)\n            temporary.replace(path)\n",
         "            yield path\n",
     )
 
