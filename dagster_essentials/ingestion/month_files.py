@@ -107,6 +107,7 @@ def download_months(months: Mapping[str, MonthFile]) -> Iterator[tuple[str, "Fut
 
     def download_one(month: MonthFile) -> DownloadedMonth:
         with slots:
+            cancellation.check()
             return download_month(month, cancellation)
 
     downloads: dict[str, Future[DownloadedMonth]] = {}
