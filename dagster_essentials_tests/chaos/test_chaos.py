@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from dagster_essentials_tests.chaos import __main__ as chaos
+from dagster_essentials_tests.chaos.phases.sitecustomize import FUNCTIONS, PHASES
 from dagster_essentials_tests.chaos.sandbox import MONTHS, Sandbox
 from dagster_essentials_tests.support.dagster_dev import copy_of_project
 from dagster_essentials_tests.support.project import ROOT
@@ -60,6 +63,14 @@ def test_the_short_form_finds_no_violation() -> None:
     assert re.search(r"^seed 7, \d+ minutes$", output, re.MULTILINE), "it can be repeated"
 
 
+def test_the_phases_are_functions_of_the_pipeline() -> None:
+    for module, names in FUNCTIONS.items():
+        for name in names:
+            assert callable(attrgetter(name)(import_module(module)))
+    functions = {name.rpartition(".")[2] for names in FUNCTIONS.values() for name in names}
+    assert {phase.removeprefix("after ") for phase in PHASES} == functions
+
+
 # A harness that cannot fail proves nothing
 
 
@@ -98,7 +109,8 @@ def rows_committed_before_their_version(project: Path) -> None:
 def a_file_written_under_its_final_name(project: Path) -> None:
     replace(
         project / "dagster_essentials/ingestion/atomic_write.py",
-        "            yield temporary\n            files.upload(temporary, path, cancellation)\n            temporary.replace(path)\n",
+        "            yield temporary\n            files.upload(temporary, path, cancellation)\n"
+        "            temporary.replace(path)\n",
         "            yield path\n",
     )
 
