@@ -18,6 +18,7 @@ from PIL import Image
 
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.support.dagster_dev import JOB, Dev, copy_of_project
+from dagster_essentials_tests.support.faults.answers import ACCESS_DENIED
 from dagster_essentials_tests.support.project import ROOT
 from dagster_essentials_tests.support.receivers import MailServer, Webhook
 from dagster_essentials_tests.support.source_server import SourceServer, status
@@ -198,7 +199,7 @@ def test_the_schedules_tick_at_midnight_in_new_york_before_and_after_the_clocks_
 
 
 def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: SourceServer, webhook: Webhook) -> None:
-    source.answers["/trip-data/yellow_tripdata_2023-06.parquet"] = [status(403, b"<Error/>")]
+    source.answers["/trip-data/yellow_tripdata_2023-06.parquet"] = [status(403, ACCESS_DENIED)]
     sensor = {**JOB, "sensorName": "late_month_alert_sensor"}
 
     def look() -> dict[str, Any]:
@@ -228,7 +229,7 @@ def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: S
         )
     assert look() == {
         "skipReason": "Reported: 2023-06.",
-        "cursor": json.dumps({"2023-06-01": str(datetime.now(UTC).date())}),
+        "cursor": json.dumps({"taxi_trips": {"2023-06-01": str(datetime.now(UTC).date())}}),
         "error": None,
     }
     (message,) = [message for message in webhook.messages if message["event"] == "months_late"]
@@ -317,7 +318,7 @@ def test_a_range_from_the_command_line_is_loaded_in_one_run(dev: Dev) -> None:
 def test_a_month_that_fails_in_a_backfill_is_failed_in_the_ui_and_the_others_are_loaded(
     dev: Dev, source: SourceServer
 ) -> None:
-    source.answers["/trip-data/yellow_tripdata_2023-04.parquet"] = [status(403, b"<Error/>")]
+    source.answers["/trip-data/yellow_tripdata_2023-04.parquet"] = [status(403, ACCESS_DENIED)]
     backfill = _launch_backfill(
         dev,
         assetSelection=[{"path": ["taxi_trips_file"]}, {"path": ["taxi_trips"]}],
@@ -352,7 +353,7 @@ def test_a_month_that_fails_in_a_backfill_is_failed_in_the_ui_and_the_others_are
 
 
 def test_reexecuting_a_failed_run_loads_the_month_that_was_published_meanwhile(dev: Dev, source: SourceServer) -> None:
-    source.answers["/trip-data/yellow_tripdata_2023-05.parquet"] = [status(403, b"<Error/>")]
+    source.answers["/trip-data/yellow_tripdata_2023-05.parquet"] = [status(403, ACCESS_DENIED)]
     _launch_run(dev, [{"key": "dagster/partition", "value": "2023-05-01"}, {"key": "test", "value": "late"}])
     (run,) = dev.finished_runs(1, test="late")
     assert run.status == dg.DagsterRunStatus.FAILURE
@@ -376,7 +377,7 @@ def _sensor_acted(dev: Dev, run: dg.DagsterRun) -> bool:
 def test_a_failed_month_arrives_once_at_the_webhook_and_by_e_mail(
     dev: Dev, source: SourceServer, webhook: Webhook, mail_server: MailServer
 ) -> None:
-    source.answers["/trip-data/yellow_tripdata_2023-06.parquet"] = [status(403, b"<Error/>")]
+    source.answers["/trip-data/yellow_tripdata_2023-06.parquet"] = [status(403, ACCESS_DENIED)]
     tags = [{"key": "dagster/partition", "value": "2023-06-01"}]
     _launch_run(dev, [*tags, {"key": "test", "value": "first"}])
     (first,) = dev.finished_runs(1, test="first")
