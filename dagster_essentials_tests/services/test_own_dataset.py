@@ -157,7 +157,7 @@ def test_it_takes_two_files_and_one_line() -> None:
 
 
 def test_the_definitions_fit(copy: Copy) -> None:
-    result = copy.run("dg", "check", "defs", "-m", "dagster_essentials")
+    result = copy.run("dagster", "definitions", "validate", "-m", "dagster_essentials.definitions")
     assert result.returncode == 0, result.stdout
 
 
