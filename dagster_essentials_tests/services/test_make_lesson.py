@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +100,17 @@ class Lesson:
         return result.stdout
 
     def rows(self) -> list[tuple[str, int]]:
-        with duckdb.connect(str(self.folder / "staging/data.duckdb"), read_only=True) as connection:
-            return connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL ORDER BY ALL").fetchall()
+        """The rows of each month. Waits while a run has the database open."""
+
+        def read() -> list[tuple[str, int]]:
+            path = str(self.folder / "staging/data.duckdb")
+            with suppress(duckdb.IOException), duckdb.connect(path, read_only=True) as connection:
+                return connection.execute(
+                    "SELECT partition_date, count(*) FROM trips GROUP BY ALL ORDER BY ALL"
+                ).fetchall()
+            return []
+
+        return self.wait_for(read)  # type: ignore[no-any-return]
 
 
 @pytest.fixture
