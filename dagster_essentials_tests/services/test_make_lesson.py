@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,19 @@ class Lesson:
                 start_new_session=True,
                 preexec_fn=restore_sigint,
             )
+        self.url = ""
+
+    def __enter__(self) -> "Lesson":
+        with ExitStack() as stack:
+            stack.callback(self.kill)
+            self._wait_until_it_is_up()
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def _wait_until_it_is_up(self) -> None:
         self.url = self.wait_for(lambda: re.search(r"Serving dagster-webserver on (http://\S+)", self.log))[1]
         # While the daemons write for the first time, a command that does so as well may find Dagster's database locked.
         self.wait_for(self._has_daemons)
@@ -63,7 +77,10 @@ class Lesson:
         self._process.wait(timeout=60)
 
     def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """End all of its processes that are left."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def assets(self) -> dict[str, tuple[list[str], int]]:
         """The partitions of each asset, and how many of them are materialized."""
@@ -99,8 +116,17 @@ class Lesson:
         return result.stdout
 
     def rows(self) -> list[tuple[str, int]]:
-        with duckdb.connect(str(self.folder / "staging/data.duckdb"), read_only=True) as connection:
-            return connection.execute("SELECT partition_date, count(*) FROM trips GROUP BY ALL ORDER BY ALL").fetchall()
+        """The rows of each month. Waits while a run has the database open."""
+
+        def read() -> list[tuple[str, int]]:
+            path = str(self.folder / "staging/data.duckdb")
+            with suppress(duckdb.IOException), duckdb.connect(path, read_only=True) as connection:
+                return connection.execute(
+                    "SELECT partition_date, count(*) FROM trips GROUP BY ALL ORDER BY ALL"
+                ).fetchall()
+            return []
+
+        return self.wait_for(read)  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -110,9 +136,8 @@ def clone(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lesson(clone: Path) -> Iterator[Lesson]:
-    lesson = Lesson(clone)
-    yield lesson
-    lesson.kill()
+    with Lesson(clone) as lesson:
+        yield lesson
 
 
 def test_make_lesson_has_three_months_of_which_none_is_loaded_and_keeps_what_is_done(
@@ -130,8 +155,5 @@ def test_make_lesson_has_three_months_of_which_none_is_loaded_and_keeps_what_is_
     assert sorted(path.name for path in (clone / "data").iterdir()) == [".gitkeep", "lesson", "requests"]
     assert [path.name for path in (clone / ".dagster").iterdir()] == ["dagster.yaml"]
     lesson.interrupt()
-    again = Lesson(clone)
-    try:
+    with Lesson(clone) as again:
         assert again.assets()["taxi_trips"] == (MONTHS, 3)
-    finally:
-        again.kill()
