@@ -50,8 +50,9 @@ lesson: data/lesson/.env
 data/sample/.env data/lesson/.env: | .venv/.ready
 	@.venv/bin/python -m dagster_essentials.sample $(@D)/source --start 2023-01 --end 2023-03 --rows 100000
 	@mkdir -p $(@D)/.dagster && cp .dagster/dagster.yaml $(@D)/.dagster && cp workspace.yaml $(@D)
-	@printf '%s\n' 'DAGSTER_HOME=$(CURDIR)/$(@D)/.dagster' DUCKDB_DATABASE=$(@D)/staging/data.duckdb TAXI_DATA_DIR=$(@D) \
-		TAXI_TRIPS_URL=$(@D)/source/trip-data TAXI_ZONES_URL=$(@D)/source/taxi_zones.csv \
+	@printf '%s\n' 'DAGSTER_HOME=$(CURDIR)/$(@D)/.dagster' 'DUCKDB_DATABASE=$(CURDIR)/$(@D)/staging/data.duckdb' \
+		'TAXI_DATA_DIR=$(CURDIR)/$(@D)' 'TAXI_TRIPS_URL=$(CURDIR)/$(@D)/source/trip-data' \
+		'TAXI_ZONES_URL=$(CURDIR)/$(@D)/source/taxi_zones.csv' \
 		TAXI_START_DATE=2023-01-01 TAXI_END_DATE=2023-04-01 TAXI_FLEETS=none > $@
 
 dev: export DAGSTER_HOME := $(CURDIR)/.dagster
