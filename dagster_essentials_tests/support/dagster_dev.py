@@ -221,9 +221,10 @@ def copy_with_environment(root: Path, target: Path) -> Path:
     ready = root / ".venv/.ready"
     assert ready.exists(), "the tests were started without `make setup`"
     copy_of_project(root, target)
-    # With files newer than the environment, `make` would install the copy into it.
+    # With files newer than the environment, `make` would install the copy into it. In nanoseconds, as `find -newer` compares.
+    time_ns = ready.stat().st_mtime_ns
     for name in ("pyproject.toml", "setup.py", "deploy/constraints.txt"):
-        os.utime(target / name, (ready.stat().st_mtime, ready.stat().st_mtime))
+        os.utime(target / name, ns=(time_ns, time_ns))
     (target / ".venv").symlink_to(root / ".venv")
     return target
 

@@ -45,8 +45,9 @@ RUN_TIMEOUT = 1_200_000
 """Milliseconds until a backfill has finished, on a busy machine."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    # Not for the session: as long as Playwright runs, so does its event loop, and no other test could use asyncio.
     if CHROMIUM is None:
         pytest.skip("the tests of the UI need Chromium, which is not installed (Debian: apt-get install chromium)")
     expect.set_options(timeout=TIMEOUT)
