@@ -79,12 +79,15 @@ class QualityRule:
             missing value are not true: those are counted by `Column.max_missing`.
         limit: the share of the month's rows, 0 to 1, above which the check warns.
         description: what is counted, and why the limit is where it is.
+        key: columns of a rule about rows that are alike: one that differs from all others in these is none. So `violations`
+            need only see the others, which gives the same number in less time, and is not another rule.
     """
 
     name: str
     violations: str
     limit: float
     description: str
+    key: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,8 @@ class Dataset:
             problems.append(f"its table has no column {missing[0]}")
         if not self.rules:
             problems.append("it has no data quality rule; give it one, such as that its rows lie in their month")
+        if unknown := [name for rule in self.rules for name in rule.key if name not in names]:
+            problems.append(f"a data quality rule has the key {unknown[0]}, which is no column of its table")
         if isinstance(self.file_format, type) or not isinstance(self.file_format, FileFormat):
             problems.append(
                 f"its file format {self.file_format!r} cannot read a file: give it one such as Parquet() or ZippedCsv()"

@@ -138,6 +138,9 @@ def set_options(connection: duckdb.DuckDBPyConnection) -> None:
     # To insert rows in their order, DuckDB collects what its threads read, and writes it to temporary files when
     # memory is short: with 512 MB, a month of fhvhv (20 million rows) then takes 131 s of CPU time instead of 61.
     connection.execute("SET preserve_insertion_order = false")
+    # By default, a thread collects five row groups before it writes them. With one, a month of 3 million rows takes 2.13 to
+    # 2.20 s of CPU time instead of 2.24 to 2.35, less memory, and the same space.
+    connection.execute("SET write_buffer_row_group_count = 1")
 
 
 def _overwrite(fd: int, text: str) -> None:

@@ -37,28 +37,43 @@ class MonthProfile:
 def profile_month(tables: Tables, dataset: Dataset, month: str, relation: str | None = None) -> MonthProfile:
     """Count the rows of `month` (``YYYY-MM``) in the table of `dataset`, or in a `relation` with the columns of the table."""
     limited = [column for column in dataset.columns if column.max_missing is not None]
+    counted = [rule for rule in dataset.rules if not rule.key]
     counts = [
         "count(*)",
         f"count(*) FILTER (NOT coalesce({dataset.time} >= $first AND {dataset.time} < $next, false))",
         rounded_sum(dataset.total_amount),
         rounded_sum(dataset.trip_distance),
         *(f"count(*) FILTER ({_is_missing(column)})" for column in limited),
-        *(rule.violations for rule in dataset.rules),
+        *(rule.violations for rule in counted),
     ]
+    rows = f"{relation or dataset.table} WHERE {dataset.month_rows}"
+    values = {"month": month, "first": first_day(month), "next": first_day(next_month(month))}
     # In one scan: each takes 0.05 s of a month of 3 million rows.
-    rows, outside, total_amount, trip_distance, *others = tables.execute(
-        f"SELECT {', '.join(counts)} FROM {relation or dataset.table} WHERE {dataset.month_rows}",
-        {"month": month, "first": first_day(month), "next": first_day(next_month(month))},
+    total, outside, total_amount, trip_distance, *others = tables.execute(
+        f"SELECT {', '.join(counts)} FROM {rows}", values
     ).fetchall()[0]
-    missing, violations = others[: len(limited)], others[len(limited) :]
+    missing = dict(zip([column.name for column in limited], others, strict=False))
+    violations = dict(zip([rule.name for rule in counted], others[len(limited) :], strict=True))
+    for rule in dataset.rules:
+        if rule.key:
+            violations[rule.name] = tables.execute(_among_alike(rule, rows), values).fetchall()[0][0]
     return MonthProfile(
-        rows,
+        total,
         outside,
         total_amount,
         trip_distance,
-        {rule.name: n for rule, n in zip(dataset.rules, violations, strict=True)},
-        {column.name: n for column, n in zip(limited, missing, strict=True)},
+        {rule.name: violations[rule.name] for rule in dataset.rules},
+        missing,
     )
+
+
+def _among_alike(rule: QualityRule, rows: str) -> str:
+    """The query of a `rule` over those of the `rows` that are not alone with their key."""
+    # A hash is never null, and as equal keys have equal ones, a collision only lets the rule see more rows. Sorted, the keys of
+    # 3 million rows take 0.4 of the CPU time of a hash table with them, whose access is random.
+    key = f"hash({', '.join(rule.key)})"
+    keys = f"SELECT key, lag(key) OVER (ORDER BY key) AS before FROM (SELECT {key} AS key FROM {rows})"
+    return f"SELECT {rule.violations} FROM {rows} AND {key} IN (SELECT key FROM ({keys}) WHERE key = before)"
 
 
 def _is_missing(column: Column) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from dagster_essentials.ingestion.dataset import Dataset
+from dagster_essentials.ingestion.dataset import Dataset, QualityRule
 from dagster_essentials.ingestion.file_format import Parquet
 from dagster_essentials.ingestion.month_files import MonthFile
 from dagster_essentials.jobs import FLEET_TRIPS, TRIPS
@@ -47,6 +47,10 @@ def table(dataset: Dataset = DATASET, **changes: Any) -> MonthlyTable:
 
 DATASETS: dict[str, tuple[dict[str, Any], str]] = {
     "no rule": ({"rules": []}, "no data quality rule"),
+    "a rule with a key that is none": (
+        {"rules": [QualityRule("no_duplicates", "count(*) - 1", 0, "", key=["ride"])]},
+        "has the key ride, which is no column",
+    ),
     "no layout": ({"layouts": []}, "no layout"),
     "a format that cannot be read": ({"file_format": "csv"}, "file format 'csv' cannot read a file"),
     "a class instead of a format": ({"file_format": Parquet}, "cannot read a file"),
