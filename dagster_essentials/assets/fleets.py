@@ -80,7 +80,7 @@ def fleet_trips(context: dg.AssetExecutionContext, config: LoadConfig, database:
     """Replace each month of each fleet in `fleet_trips`: delete its rows and insert those of its file, in one transaction."""
     run = MonthRun(context, month_file)
     for key in run.pending(upstream=fleet_trips_file):
-        with run.partition(key), open_tables(database) as tables:
+        with run.partition(key), run.tables(database) as tables:
             month = replace_month(tables, REPLACE_MONTH, month_file(key), force=config.force)
             run.loaded(key, month, upstream=fleet_trips_file)
     yield from run.checked(database, *FLEETS.values())

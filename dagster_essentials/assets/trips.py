@@ -90,7 +90,7 @@ def taxi_trips(context: dg.AssetExecutionContext, config: LoadConfig, database: 
     """Replace each month in `trips`: delete its rows and insert those of its file, in one transaction."""
     run = MonthRun(context, month_file)
     for key in run.pending(upstream=taxi_trips_file):
-        with run.partition(key), open_tables(database) as tables:
+        with run.partition(key), run.tables(database) as tables:
             month = replace_month(tables, REPLACE_MONTH, month_file(key), force=config.force)
             run.loaded(key, month, upstream=taxi_trips_file, inputs=ZONES)
     yield from run.checked(database, YELLOW)

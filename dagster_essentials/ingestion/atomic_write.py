@@ -1,6 +1,7 @@
 """Atomic writes: a file appears under its name only when it is complete, and leaves no temporary file behind."""
 
 import fcntl
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,9 +50,13 @@ def remove_stale_temporaries(path: Path) -> None:
         OSError: the folder does not exist, or cannot be written.
     """
     prefix = f".{path.name}."
-    for entry in path.parent.iterdir():
-        if not (entry.name.startswith(prefix) and entry.name.endswith(_SUFFIX)):
+    # A run lists the folder twice for each of its months, so no path is made of a name before that is the right one.
+    with os.scandir(path.parent) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(prefix)]
+    for name in names:
+        if not name.endswith(_SUFFIX):
             continue
+        entry = path.with_name(name)
         try:
             with open(entry, "rb") as stale:
                 fcntl.flock(stale, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,9 @@
 """The resource of a database: a `DuckDBResource` that also gives the `Tables` that the assets of this project use."""
 
+import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
@@ -52,3 +53,37 @@ def open_tables(database: DuckDBResource) -> Iterator[Tables]:
     else:
         with database.get_connection() as connection:
             yield Tables(connection)
+
+
+HOLD_SECONDS = 1.0
+"""Months use a database one after the other for so long before others get a chance: to open and close it takes longer than to
+find that a month is unchanged."""
+
+
+class HeldTables:
+    """The tables of a database, held for one piece of work after the other until `HOLD_SECONDS` have passed."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._tables: Tables | None = None
+        self._since = 0.0
+
+    @contextmanager
+    def open(self, database: DuckDBResource) -> Iterator[Tables]:
+        """As `open_tables`, unless they are held already. After an error, or if others can use them, they are not held on."""
+        if self._tables is None:
+            self._tables = self._stack.enter_context(open_tables(database))
+            self._since = time.monotonic()
+        try:
+            yield self._tables
+        except BaseException:
+            self.close()
+            raise
+        # In a lake, nobody waits for the tables, but for the months on which the connection has locks.
+        if not self._tables.is_held_alone or time.monotonic() - self._since >= HOLD_SECONDS:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of the tables, if they are held."""
+        self._tables = None
+        self._stack.close()

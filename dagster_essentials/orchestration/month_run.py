@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import dagster as dg
 from dagster_duckdb import DuckDBResource
@@ -12,7 +12,7 @@ from dagster_essentials.errors import DatabaseError, PipelineError, RowCountMism
 from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.ingestion.month_files import DownloadedMonth, MonthFile, download_month
 from dagster_essentials.orchestration.checks import evaluate_checks
-from dagster_essentials.orchestration.database import open_tables
+from dagster_essentials.orchestration.database import HeldTables, open_tables
 from dagster_essentials.orchestration.events import AssetEvents, record_materialization
 from dagster_essentials.orchestration.failures import retry_if_possible
 from dagster_essentials.orchestration.metadata import file_metadata, month_metadata
@@ -21,6 +21,7 @@ from dagster_essentials.orchestration.records import UNCHANGED, recorded_version
 from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials.warehouse.month_versions import versions_by_month
 from dagster_essentials.warehouse.quality import find
+from dagster_essentials.warehouse.tables import Tables
 
 
 class LoadConfig(dg.Config):
@@ -44,6 +45,7 @@ class MonthRun(PartitionRun):
         self._transferred = self._changed = self._unchanged = 0
         self._mismatches: dict[str, RowCountMismatchError] = {}
         self._database_failed = False
+        self._held = HeldTables()
         self._started = time.monotonic()
         super().__init__(context, lambda key: month_file(key).label, "month", noun="rows")
         self._noun = month_file(self.keys[0]).dataset.noun
@@ -59,7 +61,14 @@ class MonthRun(PartitionRun):
                     metadata = file_metadata(month, self._files(key).location)
                     record_materialization(self._context, upstream, key, month.file.sha256, metadata)
             upstream = None
-        yield from super().pending(upstream)
+        try:
+            yield from super().pending(upstream)
+        finally:
+            self._held.close()
+
+    def tables(self, database: DuckDBResource) -> AbstractContextManager[Tables]:
+        """The tables of `database`, for a month. Months that take little time use them one after the other (`HeldTables`)."""
+        return self._held.open(database)
 
     @contextmanager
     def partition(self, key: str) -> Iterator[None]:
@@ -87,6 +96,7 @@ class MonthRun(PartitionRun):
             rows=month.rows,
             size=month.file.bytes,
             note=f"downloaded in {month.seconds:.1f} s" if month.transferred else "unchanged at the source",
+            is_logged=self._is_logged(month.transferred),
         )
 
     def loaded(
@@ -97,7 +107,8 @@ class MonthRun(PartitionRun):
         Call it while the database is held, so that runs are recorded in the order in which they committed.
         """
         waited = time.monotonic() - self._started - month.seconds
-        is_recorded = month.version.data_version == recorded_version(
+        # Not if a run was killed between its commit and its record, or lost its connection while it committed.
+        is_unchanged = month.is_unchanged and month.version.data_version == recorded_version(
             self._context.instance, self._context.asset_key, key
         )
         findings = find(month.versions, self._files(key).dataset)
@@ -108,8 +119,7 @@ class MonthRun(PartitionRun):
             data_version=month.version.data_version,
             metadata={
                 **month_metadata(month, findings),
-                # Not if a run was killed between its commit and its record, or lost its connection while it committed.
-                UNCHANGED: month.is_unchanged and is_recorded,
+                UNCHANGED: is_unchanged,
                 "seconds": round(month.seconds, 3),
                 "seconds_waited": round(waited, 3),
                 "upstream": dg.MetadataValue.asset(upstream.key),
@@ -118,12 +128,19 @@ class MonthRun(PartitionRun):
             size=month.bytes,
             note=("unchanged" if month.is_unchanged else f"loaded in {month.seconds:.1f} s")
             + (f" after {waited:.1f} s of waiting for the database" if waited >= 0.1 else ""),
+            is_logged=self._is_logged(not month.is_unchanged),
             inputs={upstream.key: month.version.sha256, **dict.fromkeys(inputs)},
         )
         if not month.is_unchanged:
             for finding in findings:
                 if not finding.passed:
                     self._context.log.warning(f"{self._label(key)}: {finding.check}: {finding.figures}")
+
+    def _is_logged(self, is_changed: bool) -> bool:
+        """Whether a month has a line of its own. Of a range, the last line counts the unchanged ones: each line is an event, and
+        takes half as long to store as a materialization.
+        """
+        return is_changed or len(self.keys) == 1
 
     def checked(self, database: DuckDBResource, *datasets: Dataset) -> AssetEvents:
         """Evaluate the checks of the table of `datasets`, over all loaded months, also when a month of the run has failed.

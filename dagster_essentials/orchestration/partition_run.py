@@ -80,9 +80,10 @@ class PartitionRun:
         rows: int | None = None,
         size: int = 0,
         note: str = "",
+        is_logged: bool = True,
         inputs: Mapping[dg.AssetKey, str | None] | None = None,
     ) -> None:
-        """Log and record that `key` has been materialized, with so many `rows` from a file of `size` bytes.
+        """Log, if wanted, and record that `key` has been materialized, with so many `rows` from a file of `size` bytes.
 
         Call it while the database is held: otherwise an overlapping run could load another version and record that first,
         and what Dagster recorded last would not be what the table has.
@@ -91,7 +92,8 @@ class PartitionRun:
             self._rows = rows + (self._rows or 0)
         self._bytes += size
         self._ended.append(key)
-        self._context.log.info(f"{self._label(key)}{self._progress()}: {self._figures(rows, size, note)}")
+        if is_logged:
+            self._context.log.info(f"{self._label(key)}{self._progress()}: {self._figures(rows, size, note)}")
         record_materialization(self._context, self._context.assets_def, key, data_version, metadata, inputs=inputs)
 
     def failed(self, key: str, error: PipelineError) -> None:

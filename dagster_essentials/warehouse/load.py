@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -121,8 +122,7 @@ def replace_month(tables: Tables, statements: Replacement, file: MonthFile, forc
             functions = source.reference.functions(tables.connection) if source.reference else nullcontext()
             with functions, _explain_errors(tables, source, file.path):
                 tables.hold(f"{file.month} of the {file.dataset.name} {file.dataset.noun}")
-                for upgrade in statements.upgrade:
-                    upgrade(tables)
+                tables.once(f"upgrade of {statements.table}", *statements.upgrade)
                 versions = versions_of(tables, file.dataset.name, file.month)
                 is_unchanged = not force and _is_loaded(tables, versions, source)
                 if is_unchanged:
@@ -158,9 +158,8 @@ def _load_month(
 
 
 def _prepare(tables: Tables, statements: Replacement, dataset: Dataset) -> None:
-    prepare_table(tables, dataset)
-    for create_view in statements.views:
-        create_view(tables)
+    # To find that all is right takes 20 queries.
+    tables.once(f"{statements.table} of {dataset.name}", partial(prepare_table, dataset=dataset), *statements.views)
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ def fingerprint_mapping(mapping: ColumnMapping, reference: str | None, dataset: 
 
 def prepare_versions(tables: Tables) -> None:
     """Create the table if there is none, or add the column that one of an earlier release lacks."""
-    MONTH_VERSIONS.create(tables)
+    tables.once(MONTH_VERSIONS.name, MONTH_VERSIONS.create)
 
 
 def versions_of(tables: Tables, dataset: str, month: str) -> list[MonthVersion]:
@@ -129,7 +129,7 @@ def versions_by_month(tables: Tables, datasets: Iterable[str]) -> dict[tuple[str
 
 
 def _read(tables: Tables, where: str, values: Mapping[str, object]) -> list[MonthVersion]:
-    if not has_table(tables, "month_versions"):
+    if MONTH_VERSIONS.name not in tables.prepared and not has_table(tables, MONTH_VERSIONS.name):
         return []
     prepare_versions(tables)
     names = ", ".join(_NAMES)

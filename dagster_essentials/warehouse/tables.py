@@ -1,7 +1,7 @@
 """A connection to the tables, and what depends on where they are: in a DuckDB file, or in a lake (`lake/tables.py`)."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import duckdb
@@ -20,9 +20,13 @@ class Tables:
     """The tables in a DuckDB file, which one process has open at a time."""
 
     has_view_column_comments = True
+    is_held_alone = True
+    """Whether nobody else uses the tables while there is this connection to them."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection):
         self.connection = connection
+        self.prepared: set[str] = set()
+        """What this connection has created, upgraded or found right."""
 
     @property
     def place(self) -> str:
@@ -53,10 +57,18 @@ class Tables:
             yield
             self.connection.execute("COMMIT")
         except BaseException:
+            self.prepared.clear()
             # After some errors, such as a full disk, DuckDB has rolled back already, and ROLLBACK fails.
             with suppress(duckdb.Error):
                 self.connection.execute("ROLLBACK")
             raise
+
+    def once(self, name: str, *steps: Callable[["Tables"], object]) -> None:
+        """Take the `steps`, unless this connection has taken those of `name` and not rolled them back."""
+        if name not in self.prepared:
+            for step in steps:
+                step(self)
+            self.prepared.add(name)
 
     def hold(self, name: str) -> None:
         """Keep other processes from doing `name` until the connection is closed. In a file, no other has a connection."""

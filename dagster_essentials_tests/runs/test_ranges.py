@@ -1,11 +1,15 @@
 """Runs over a range of months: every month is tried, the good ones are loaded and recorded, and the log says which failed."""
 
 import re
+from math import inf
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from dagster_essentials.assets import trips
+from dagster_essentials.orchestration import database
+from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials_tests.support.faults.answers import ACCESS_DENIED, ERROR_PAGE
 from dagster_essentials_tests.support.faults.files import zeroed_pages
 from dagster_essentials_tests.support.faults.samples import sample
@@ -196,3 +200,30 @@ def test_a_run_of_the_files_alone_fails_for_the_bad_month(
     assert project.file("2023-01").read_bytes() == sample("2023-01")
     assert not project.file("2023-02").exists()
     assert not project.database.exists()
+
+
+def test_months_use_the_database_one_after_the_other_until_one_fails(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    months = [f"2023-{number:02}" for number in range(1, 6)]
+    for month in months:
+        publish(source_server, month, sample(month))
+    assert materialize(project, instance, [trips.taxi_trips_file], months[0], months[-1]).success
+    project.file("2023-03").write_bytes(zeroed_pages(sample("2023-03")))
+    opened = []
+
+    def count(*arguments: Any) -> Any:
+        opened.append(arguments)
+        return file_tables(*arguments)
+
+    monkeypatch.setattr(database, "HOLD_SECONDS", inf)
+    monkeypatch.setattr(database, "file_tables", count)
+
+    result = materialize(project, instance, [trips.taxi_trips], months[0], months[-1])
+
+    assert not result.success
+    assert "1 of 5 months failed; the other 4 are done:\n2023-03 (" in failure_text(result)
+    good = [month for month in months if month != "2023-03"]
+    assert project.rows() == dict.fromkeys(good, 300)
+    assert materialized_partitions(instance, trips.taxi_trips) == [f"{month}-01" for month in good]
+    assert len(opened) == 3, "for the months before and after the one that failed, and for the checks"

@@ -33,4 +33,7 @@ def load_month(
     """Load the file of `month` (``YYYY-MM``) at `path` into `tables`, or into the database of a plain connection."""
     statements = trips.REPLACE_MONTH if dataset is YELLOW else fleets.REPLACE_MONTH
     file = month_file(path, month, zones, dataset)
-    return replace_month(tables if isinstance(tables, Tables) else Tables(tables), statements, file, force=force)
+    tables = tables if isinstance(tables, Tables) else Tables(tables)
+    # As with a connection of its own, because a test may have been somebody else meanwhile.
+    tables.prepared.clear()
+    return replace_month(tables, statements, file, force=force)

@@ -28,6 +28,7 @@ class LakeTables(Tables):
 
     # DuckLake has none.
     has_view_column_comments = False
+    is_held_alone = False
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, locks: "CatalogLocks"):
         super().__init__(connection)
