@@ -49,7 +49,8 @@ class Project:
             **{
                 name: value
                 for name, value in os.environ.items()
-                if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))
+                # With the last one, the modules of this package, unlike those of others, would be compiled at each start.
+                if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_", "PYTHONDONTWRITEBYTECODE"))
             },
             "DAGSTER_HOME": str(home),
             "TAXI_DATA_DIR": str(self.folder),
