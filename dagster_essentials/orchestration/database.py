@@ -4,6 +4,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from math import inf
 from pathlib import Path
 
 import dagster as dg
@@ -56,8 +57,8 @@ def open_tables(database: DuckDBResource) -> Iterator[Tables]:
 
 
 HOLD_SECONDS = 1.0
-"""Months use a database one after the other for so long before others get a chance: to open and close it takes longer than to
-find that a month is unchanged."""
+"""Unchanged months use a database one after the other for so long before others get a chance: to open and close it takes longer
+than to find that a month is unchanged."""
 
 
 class HeldTables:
@@ -82,6 +83,10 @@ class HeldTables:
         # In a lake, nobody waits for the tables, but for the months on which the connection has locks.
         if not self._tables.is_held_alone or time.monotonic() - self._since >= HOLD_SECONDS:
             self.close()
+
+    def expire(self) -> None:
+        """Let go of the tables at the end of the block."""
+        self._since = -inf
 
     def close(self) -> None:
         """Let go of the tables, if they are held."""

@@ -62,6 +62,19 @@ def test_when_their_time_is_up_others_can_have_them(
     assert used(held, resource) is not first
 
 
+def test_after_a_load_others_can_have_them(resource: LockedDuckDBResource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "HOLD_SECONDS", 1e9)
+    held = HeldTables()
+
+    with held.open(resource):
+        held.expire()
+        assert not is_free(resource), "not before its end"
+    assert is_free(resource)
+    used(held, resource)
+    assert not is_free(resource), "the next ones are held again"
+    held.close()
+
+
 @pytest.mark.parametrize("error", [LoadError("it is damaged"), KeyboardInterrupt()], ids=["error", "cancelled"])
 def test_after_an_error_they_are_free_and_can_be_opened_again(
     error: BaseException, resource: LockedDuckDBResource, monkeypatch: pytest.MonkeyPatch
