@@ -14,14 +14,14 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import date, timedelta
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dagster_essentials.ingestion.months import month_number, months_between
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.figure import FigureBase
+    from matplotlib.figure import Figure, FigureBase
 
     from dagster_essentials.warehouse.month_versions import MonthVersion
 
@@ -253,7 +253,11 @@ def draw_hours(figure: "FigureBase", trips: Mapping[tuple[int, int], int], days:
 
 def _width(figure: "FigureBase") -> float:
     """In inches."""
-    return float(figure.bbox.width / figure.figure.dpi)
+    return _whole(figure).get_figwidth()
+
+
+def _whole(figure: "FigureBase") -> "Figure":
+    return cast("Figure", figure.figure)
 
 
 def _label_numbers(axis: "Axis") -> None:
@@ -276,7 +280,7 @@ def _figure(width: float, height: float, is_sample: bool | None = None) -> "Figu
     if is_sample is None:
         return figure
     # In a part of its own: a legend below the plot would lie on it.
-    top, line = figure.subfigures(2, 1, height_ratios=[height - 0.25, 0.25])
+    top, line = figure.subfigures(2, 1, height_ratios=[height - 0.25, 0.25])  # type: ignore[misc]
     line.text(0.01, 0.5, SAMPLE if is_sample else SOURCE, va="center", fontsize=8, color="#555555")
     return top  # type: ignore[no-any-return]
 
@@ -284,7 +288,7 @@ def _figure(width: float, height: float, is_sample: bool | None = None) -> "Figu
 def _png(figure: "FigureBase") -> bytes:
     file = io.BytesIO()
     # Without date or version: the same counts give the same bytes. 150 pixels an inch are sharp on the screens of today.
-    figure.figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
+    _whole(figure).savefig(file, format="png", dpi=150, metadata={"Software": None})
     return file.getvalue()
 
 

@@ -141,7 +141,10 @@ def aggregate_weeks(tables: Tables, weeks: Sequence[str]) -> list[WeeklySummary]
     sundays = [date.fromisoformat(week) for week in weeks]
     tables.execute(_AGGREGATE, {"first": sundays[0], "end": sundays[-1] + timedelta(days=7), "weeks": sundays})
     rows = tables.execute(f"SELECT {_NAMES}, days_with_trips FROM aggregated ORDER BY period").fetchall()
-    return [WeeklySummary(*figures, frozenset(days_with_trips)) for *figures, days_with_trips in rows]
+    return [
+        WeeklySummary(period, trips, dollars, miles, passengers, days, frozenset(days_with_trips))
+        for period, trips, dollars, miles, passengers, days, days_with_trips in rows
+    ]
 
 
 def upsert_weeks(tables: Tables, weeks: Sequence[str], csv: Path, files: DataFolder) -> list[WeeklySummary]:
