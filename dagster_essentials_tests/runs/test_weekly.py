@@ -225,7 +225,7 @@ def test_trips_without_vendor_or_passengers_are_trips(project: Project, instance
     )
     result = aggregate(project, instance, "2023-01-08", "2023-01-15")
     assert result.success
-    assert csv_path(project).read_text() == HEADER + "2023-01-08,10,100.00,10.00,16\n2023-01-15,7,-17.50,0.00,0\n"
+    assert csv_path(project).read_text() == HEADER + "2023-01-08,10,100.00,10.00,16,7\n2023-01-15,7,-17.50,0.00,0,7\n"
     assert_weeks(project, [file], ["2023-01-08", "2023-01-15"])
     # A trip without passengers is a trip.
     assert days_without_trips(instance, result) == days("2023-01", *range(1, 8), *range(22, 32))
@@ -240,7 +240,7 @@ def test_nan_and_infinity_are_left_out_of_their_sums_only(project: Project, inst
         "UPDATE trips SET passenger_count = 'NaN' WHERE pickup_datetime::DATE = '2023-01-10'",
     )
     assert aggregate(project, instance, "2023-01-08").success
-    assert csv_path(project).read_text() == HEADER + "2023-01-08,7,60.00,6.00,6\n"
+    assert csv_path(project).read_text() == HEADER + "2023-01-08,7,60.00,6.00,6,7\n"
 
 
 @pytest.mark.parametrize("column", ["trip_distance", "partition_date"])
@@ -277,7 +277,7 @@ def test_a_week_without_trips_in_a_loaded_month_is_a_row_of_zeros_with_a_warning
     result = aggregate(project, instance, "2023-02-05", "2023-02-19")
     assert result.success
     assert csv_path(project).read_text() == (
-        HEADER + "2023-02-05,7,70.00,7.00,7\n2023-02-12,0,0.00,0.00,0\n2023-02-19,6,60.00,6.00,6\n"
+        HEADER + "2023-02-05,7,70.00,7.00,7,7\n2023-02-12,0,0.00,0.00,0,0\n2023-02-19,6,60.00,6.00,6,6\n"
     )
     assert materialized(instance) == {"2023-02-05", "2023-02-12", "2023-02-19"}
     assert days_without_trips(instance, result) == days("2023-02", *range(12, 20))
