@@ -109,9 +109,10 @@ chaos: .venv/duckdb-1/.ready
 # The pictures of docs/lesson-8.md: screenshots that the browser tests take, and plots of the sample months.
 screenshots: run
 	cp data/sample/outputs/manhattan_map.png data/sample/outputs/january-manhattan.png docs/images
-	.venv/bin/python -c "import duckdb; from pathlib import Path; from dagster_essentials.reports.plots import plot_weeks; \
-		weeks = duckdb.connect('data/sample/staging/data.duckdb').sql('SELECT period, num_trips FROM trips_by_week').fetchall(); \
-		Path('docs/images/trips_by_week.png').write_bytes(plot_weeks(dict(weeks)))"
+	.venv/bin/python -c "import duckdb; from pathlib import Path; from dagster_essentials.reports.weekly import plot_all_weeks; \
+		from dagster_essentials.warehouse.tables import Tables; \
+		tables = Tables(duckdb.connect('data/sample/staging/data.duckdb', read_only=True)); \
+		Path('docs/images/trips_by_week.png').write_bytes(plot_all_weeks(tables))"
 	SCREENSHOTS='$(CURDIR)/docs/images' .venv/bin/python -m pytest dagster_essentials_tests/ui
 
 # The part `cluster` uses the servers of `make cluster`.

@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     for category in BETA:
         warnings.simplefilter("ignore", category)
     from dagster_essentials import jobs, schedules, sensors, settings
-    from dagster_essentials.assets import fleets, metrics, requests, trips
+    from dagster_essentials.assets import fleets, metrics, report, requests, trips
     from dagster_essentials.operations.definitions import lake_definitions, operations_definitions
     from dagster_essentials.operations.instance import warn_of_another_instance
     from dagster_essentials.orchestration.console import print_failures_once
@@ -69,12 +69,21 @@ def other_fleets() -> dg.Definitions:
     )
 
 
+def reports() -> dg.Definitions:
+    """The page to send to somebody, which the lesson does not have."""
+    return dg.Definitions(
+        assets=with_attributes([report.report]), jobs=[jobs.report_job], schedules=[schedules.report_schedule]
+    )
+
+
 def build_definitions() -> dg.Definitions:
     """The lesson, what an unattended installation needs, and what the settings and `OWN_DATASETS` ask for."""
     tables, parts = [jobs.TRIPS], [lesson()]
     if settings.SETTINGS.fleets:
         tables.append(jobs.FLEET_TRIPS)
         parts.append(other_fleets())
+    if settings.SETTINGS.reports:
+        parts.append(reports())
     for module in OWN_DATASETS:
         table, definitions = import_dataset(module)
         tables.append(table)

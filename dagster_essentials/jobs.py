@@ -42,6 +42,12 @@ fleet_update_job = dg.define_asset_job(
     "month.",
 )
 
+report_job = dg.define_asset_job(
+    "report_job",
+    selection=dg.AssetSelection.assets("report"),
+    description="Writes the page about everything that is loaded.",
+)
+
 TRIPS = MonthlyTable(
     datasets=[YELLOW],
     files=trips.taxi_trips_file,

@@ -8,7 +8,7 @@ import dagster as dg
 
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips
-from dagster_essentials.jobs import FLEET_TRIPS, TRIPS, weekly_update_job
+from dagster_essentials.jobs import FLEET_TRIPS, TRIPS, report_job, weekly_update_job
 from dagster_essentials.orchestration.due_partitions import due_weeks
 from dagster_essentials.orchestration.month_schedules import corrections_schedule, update_schedule
 from dagster_essentials.orchestration.records import last_changes
@@ -75,4 +75,13 @@ fleet_corrections_schedule = corrections_schedule(
     execution_timezone=NEW_YORK,
     description="Asks the source, on Sundays, for every loaded month of green, fhv and fhvhv, and loads those again that the "
     "TLC has corrected.",
+)
+
+report_schedule = dg.ScheduleDefinition(
+    name="report_job_schedule",
+    job=report_job,
+    # After Sunday's corrections.
+    cron_schedule="0 2 * * 1",
+    execution_timezone=NEW_YORK,
+    description="Writes the page about everything that is loaded, on Mondays.",
 )

@@ -19,5 +19,6 @@ TRIPS_BY_FLEET_FILE_PATH = str(settings.SETTINGS.data_dir / "outputs" / "trips_b
 TRIPS_BY_FLEET_PLOT_FILE_PATH = str(settings.SETTINGS.data_dir / "outputs" / "trips_by_fleet.png")
 MANHATTAN_STATS_FILE_PATH = str(settings.SETTINGS.data_dir / "staging" / "manhattan_stats.geojson")
 MANHATTAN_MAP_FILE_PATH = str(settings.SETTINGS.data_dir / "outputs" / "manhattan_map.png")
+REPORT_FILE_PATH = str(settings.SETTINGS.data_dir / "outputs" / "report.html")
 
 REQUEST_DESTINATION_TEMPLATE_FILE_PATH = f"{_DATA}/outputs/{{}}.png"

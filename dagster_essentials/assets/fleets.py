@@ -13,7 +13,7 @@ from dagster_essentials import settings
 from dagster_essentials.assets import constants
 from dagster_essentials.assets.trips import taxi_trips
 from dagster_essentials.datasets.fleets import FLEETS
-from dagster_essentials.datasets.views import create_all_trips
+from dagster_essentials.datasets.views import create_all_trip_details, create_all_trips
 from dagster_essentials.ingestion.month_files import MonthFile, download_months
 from dagster_essentials.orchestration.checks import check_specs
 from dagster_essentials.orchestration.database import open_tables
@@ -29,7 +29,7 @@ from dagster_essentials.warehouse.month_versions import code_version
 REPLACE_MONTH = Replacement(
     delete="DELETE FROM fleet_trips WHERE fleet = $fleet AND partition_date = $month",
     insert="INSERT INTO fleet_trips BY NAME SELECT *, $fleet AS fleet, $month AS partition_date FROM month_file",
-    views=[create_all_trips],
+    views=[create_all_trips, create_all_trip_details],
 )
 
 

@@ -61,13 +61,13 @@ class AdhocRequestConfig(dg.Config):
             description="All months of the request's period are loaded. If some are not, the plot says so, too.",
         )
     ],
-    description="The plot that a file in data/requests asks for: trips that began in a borough, by hour of the day and day of "
-    "the week. The request NAME.json gives data/outputs/NAME.png.",
+    description="The plot that a file in data/requests asks for: trips that began in a borough, as the mean of a day by hour "
+    "and day of the week. The request NAME.json gives data/outputs/NAME.png.",
     metadata={
         "dagster/column_schema": columns_metadata(
-            ("hour_of_day", "integer", "Hour in which the trip began, 0 to 23: a bar"),
-            ("day_of_week", "varchar", "Day on which it began: a part of the bar"),
-            ("num_trips", "bigint", "Trips that began then: the height of the part"),
+            ("hour_of_day", "integer", "Hour in which the trip began, 0 to 23: a column"),
+            ("day_of_week", "varchar", "Day on which it began: a row"),
+            ("num_trips", "double", "Mean of the trips that began then, over the days that are loaded: the colour"),
         ),
         "dagster/column_lineage": dg.TableColumnLineage(
             column_lineage(taxi_trips, dict.fromkeys(("hour_of_day", "day_of_week", "num_trips"), "pickup_datetime"))

@@ -16,7 +16,7 @@ from dagster_essentials.assets import constants
 from dagster_essentials.datasets import zones_table
 from dagster_essentials.datasets.aggregates import replace_aggregates
 from dagster_essentials.datasets.upgrade import name_the_dataset_of_versions
-from dagster_essentials.datasets.views import create_all_trips, create_trip_details
+from dagster_essentials.datasets.views import create_all_trip_details, create_all_trips, create_trip_details
 from dagster_essentials.datasets.yellow import YELLOW
 from dagster_essentials.datasets.zones import describe_ids, download_zones, missing_ids, read_zones
 from dagster_essentials.datasets.zones_function import ZoneOutlines
@@ -36,7 +36,7 @@ REPLACE_MONTH = Replacement(
     delete="DELETE FROM trips WHERE partition_date = $month",
     insert="INSERT INTO trips BY NAME SELECT *, $month AS partition_date FROM month_file",
     aggregates=[replace_aggregates],
-    views=[create_trip_details, create_all_trips],
+    views=[create_trip_details, create_all_trips, create_all_trip_details],
     upgrade=[name_the_dataset_of_versions],
 )
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
 
+from dagster_essentials.datasets.codes import COMPANIES, RATES, describe
 from dagster_essentials.datasets.fleet_rules import FHV_RULES, FHVHV_RULES, GREEN_RULES
 from dagster_essentials.datasets.publisher import TLC
 from dagster_essentials.ingestion.dataset import Column, Dataset, Layout
@@ -26,10 +27,7 @@ _SHARED = {
 }
 _TAXIS = {
     "vendor_id": ("INTEGER", "green: recorded by 1 Creative Mobile, 2 Curb, 6 Myle"),
-    "rate_code_id": (
-        "DOUBLE",
-        "green: 1 standard, 2 JFK, 3 Newark, 4 Nassau or Westchester, 5 negotiated, 6 group, 99 unknown",
-    ),
+    "rate_code_id": ("DOUBLE", f"green: {describe(RATES)}"),
     "payment_type": (
         "INTEGER",
         "green: 1 card, 2 cash, 3 no charge, 4 dispute, 5 unknown, 6 voided; null where yellow trips have 0",
@@ -58,7 +56,7 @@ _BASES = {
     "sr_flag": ("INTEGER", "fhv: 1 for a shared ride"),
 }
 _HIGH_VOLUME = {
-    "hvfhs_license_num": ("VARCHAR", "fhvhv: HV0002 Juno, HV0003 Uber, HV0004 Via, HV0005 Lyft"),
+    "hvfhs_license_num": ("VARCHAR", f"fhvhv: {describe(COMPANIES)}"),
     "originating_base_num": ("VARCHAR", "fhvhv: licence number of the base that received the request; null for Lyft"),
     "request_datetime": (
         "TIMESTAMP",

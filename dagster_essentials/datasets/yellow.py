@@ -8,31 +8,20 @@ from dataclasses import replace
 from functools import partial
 
 from dagster_essentials.datasets import legacy_columns
+from dagster_essentials.datasets.codes import PAYMENTS, RATES, VENDORS, describe
 from dagster_essentials.datasets.publisher import TLC
 from dagster_essentials.datasets.shared_rules import dropoff_after_pickup, pickups_in_month, zones_known
 from dagster_essentials.ingestion.dataset import Column, Dataset, Layout, QualityRule
 
 # The first eleven are the course's, in its order and with its types; a database made by its code has just these.
 _COLUMNS: Sequence[Column] = (
-    Column("vendor_id", "INTEGER", "VendorID", True, "Recorded by 1 Creative Mobile, 2 Curb, 3 DDS, 6 Myle, 7 Helix"),
+    Column("vendor_id", "INTEGER", "VendorID", True, f"Recorded by {describe(VENDORS)}"),
     Column("pickup_zone_id", "INTEGER", "PULocationID", True, "Zone of the pickup; 264 unknown, 265 outside the city"),
     Column(
         "dropoff_zone_id", "INTEGER", "DOLocationID", True, "Zone of the drop-off; 264 unknown, 265 outside the city"
     ),
-    Column(
-        "rate_code_id",
-        "DOUBLE",
-        "RatecodeID",
-        True,
-        "1 standard, 2 JFK, 3 Newark, 4 Nassau or Westchester, 5 negotiated, 6 group, 99 unknown",
-    ),
-    Column(
-        "payment_type",
-        "INTEGER",
-        "payment_type",
-        True,
-        "0 flex fare, 1 card, 2 cash, 3 no charge, 4 dispute, 5 unknown, 6 voided",
-    ),
+    Column("rate_code_id", "DOUBLE", "RatecodeID", True, describe(RATES)),
+    Column("payment_type", "INTEGER", "payment_type", True, describe(PAYMENTS)),
     Column("dropoff_datetime", "TIMESTAMP", "tpep_dropoff_datetime", True, "End of the trip, New York local time"),
     Column("pickup_datetime", "TIMESTAMP", "tpep_pickup_datetime", True, "Start of the trip, New York local time"),
     Column("trip_distance", "DOUBLE", "trip_distance", True, "Miles, by the taximeter"),

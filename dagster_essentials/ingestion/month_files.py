@@ -170,7 +170,8 @@ def download_month(month: MonthFile, cancellation: Cancellation = NEVER) -> Down
             f"there is no such month: {dataset.title} are published since {dataset.first_month}. "
             f"{dataset.before_first_month or 'Materialize months from then on.'}"
         )
-    published = f"{dataset.publisher[0].upper()}{dataset.publisher[1:]} publishes a month of {dataset.title}"
+    delay = "about a month" if dataset.months_to_publication == 1 else f"about {dataset.months_to_publication} months"
+    published = f"{dataset.publisher[0].upper()}{dataset.publisher[1:]} publishes a month of {dataset.title} {delay}"
     try:
         file, transferred = download(
             month.url,
@@ -178,8 +179,8 @@ def download_month(month: MonthFile, cancellation: Cancellation = NEVER) -> Down
             month.files,
             partial(validate_month, month=month.month, dataset=dataset, cancellation=cancellation),
             if_not_published=(
-                f"{published} about {dataset.months_to_publication} months after its end: materialize it again then. For an "
-                f"earlier month, check the address ({dataset.address_setting})."
+                f"{published} after its end: materialize it again then. For an earlier month, check the address "
+                f"({dataset.address_setting})."
             ),
             if_unreachable=dataset.without_network,
             sleep=cancellation.sleep,

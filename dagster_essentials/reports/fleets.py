@@ -13,6 +13,7 @@ from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.reports.csv_export import copy_to_csv
 from dagster_essentials.reports.plots import plot_fleets
+from dagster_essentials.reports.sample_data import has_sample
 from dagster_essentials.warehouse.catalog import Table, has_table
 from dagster_essentials.warehouse.month_versions import prepare_versions
 from dagster_essentials.warehouse.quality import rounded_sum
@@ -27,7 +28,9 @@ TRIPS_BY_FLEET = Table(
         ("num_trips", "bigint", "Trips"),
         ("total_amount", "double", "Sum of what passengers paid, US dollars, two decimals; null for fhv"),
         ("trip_distance", "double", "Sum of the distances, miles, two decimals; null for fhv"),
+        ("is_complete", "boolean", "Whether the month has the trips of all fleets that are to be loaded"),
     ),
+    core_columns=5,
 )
 """The table, and the columns of the CSV."""
 _NOTHING_LOADED = "No month is loaded. Materialize fleet_trips or taxi_trips first."
@@ -88,16 +91,22 @@ def replace_trips_by_fleet(
         with atomic_write(csv, files) as csv_part, atomic_write(png, files) as png_part, tables.transaction():
             TRIPS_BY_FLEET.create(tables)
             tables.execute("DELETE FROM trips_by_fleet")
-            tables.execute(f"INSERT INTO trips_by_fleet ({TRIPS_BY_FLEET.column_names}) {' UNION ALL '.join(queries)}")
+            names = TRIPS_BY_FLEET.column_names.removesuffix(", is_complete")
+            tables.execute(f"INSERT INTO trips_by_fleet ({names}) {' UNION ALL '.join(queries)}")
             rows = tables.execute(
                 "SELECT partition_date, fleet, num_trips FROM trips_by_fleet ORDER BY partition_date, fleet"
             ).fetchall()
             if not rows:
                 raise ReportError(_NOTHING_LOADED)
-            copy_to_csv(tables, TRIPS_BY_FLEET, "partition_date, fleet", csv_part)
             months = [FleetMonth(*row) for row in rows]
             incomplete = incomplete_months(months, fleets)
-            plot = plot_fleets({(month, fleet): trips for month, fleet, trips in rows}, incomplete)
+            tables.execute(
+                "UPDATE trips_by_fleet SET is_complete = partition_date NOT IN (SELECT unnest($months::VARCHAR[]))",
+                {"months": incomplete},
+            )
+            copy_to_csv(tables, TRIPS_BY_FLEET, "partition_date, fleet", csv_part)
+            trips = {(month, fleet): trips for month, fleet, trips in rows}
+            plot = plot_fleets(trips, incomplete, has_sample(tables))
             png_part.write_bytes(plot)
     return FleetReport(months, incomplete, plot)
 

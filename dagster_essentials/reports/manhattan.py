@@ -15,6 +15,7 @@ from dagster_essentials.ingestion.atomic_write import atomic_write, write_error
 from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.months import next_month
 from dagster_essentials.reports.plots import plot_map
+from dagster_essentials.reports.sample_data import is_sample
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.tables import Tables
 
@@ -117,10 +118,11 @@ def write_manhattan_map(stats: Path, path: Path, files: DataFolder) -> Manhattan
         raise write_error(error, path) from None
     with lock:
         files.fetch(stats)
-        months, zones = _read_stats(stats)
+        months, zones, names = _read_stats(stats)
         num_trips = sum(trips for _, trips in zones)
         try:
-            png = plot_map(zones, f"Yellow taxi trips picked up in Manhattan\n{months}: {num_trips:,} trips")
+            title = f"Yellow taxi trips picked up in Manhattan\n{months}: {num_trips:,} trips"
+            png = plot_map(zones, title, is_sample(names))
         except (ValueError, TypeError, IndexError) as error:
             raise _not_stats(stats, error) from None
         with atomic_write(path, files) as temporary:
@@ -128,15 +130,16 @@ def write_manhattan_map(stats: Path, path: Path, files: DataFolder) -> Manhattan
     return ManhattanMap(png, months, num_trips)
 
 
-def _read_stats(path: Path) -> tuple[str, list[tuple[Any, int]]]:
-    """The months that the GeoJSON file covers, in words, and each zone's coordinates and trips."""
+def _read_stats(path: Path) -> tuple[str, list[tuple[Any, int]], list[str]]:
+    """The months that the GeoJSON file covers, in words, each zone's coordinates and trips, and the names of the zones."""
     try:
         stats = json.loads(path.read_bytes())
         zones = [
             (feature["geometry"]["coordinates"], int(feature["properties"]["num_trips"]))
             for feature in stats["features"]
         ]
-        return describe_months(stats["months"]), zones
+        names = [str(feature["properties"].get("zone")) for feature in stats["features"]]
+        return describe_months(stats["months"]), zones, names
     except FileNotFoundError:
         raise ReportError(f"{path} does not exist. Materialize manhattan/manhattan_stats first.") from None
     except OSError as error:

@@ -1,6 +1,7 @@
 """Ad-hoc requests: what one may contain, and the counts and the plot that answer it."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -14,6 +15,7 @@ from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.months import months_between, next_month
 from dagster_essentials.reports.plots import plot_hours
+from dagster_essentials.reports.sample_data import has_sample
 from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.tables import Tables
 
@@ -97,14 +99,18 @@ class Answer:
 
     Attributes:
         start_date, end_date: the first day, and the day after the last one (``YYYY-MM-DD``).
+        days: how many of each day of the week are in loaded months of the period, from Sunday 0.
         missing: the months of the period (``YYYY-MM``) that are not loaded.
+        is_sample: whether the trips are generated.
     """
 
     request: Request
     start_date: str
     end_date: str
     trips: Mapping[tuple[int, int], int]
+    days: Mapping[int, int]
     missing: Sequence[str]
+    is_sample: bool
 
     @property
     def num_trips(self) -> int:
@@ -124,7 +130,7 @@ class Answer:
         title = f"Yellow taxi trips from {self.request.borough}, {self.period}: {self.num_trips:,}"
         if self.missing:
             title += f"\nwithout {describe_some(self.missing)}: not loaded"
-        png = plot_hours(self.trips, title)
+        png = plot_hours(self.trips, self.days, title, self.is_sample)
         with atomic_write(path, files) as temporary:
             temporary.write_bytes(png)
         return png
@@ -165,8 +171,21 @@ def answer_request(tables: Tables, request: Request) -> Answer:
         rows = tables.execute(
             _COUNT_BY_HOUR, {"start_date": start_date, "end_date": end_date, "borough": request.borough}
         ).fetchall()
+        generated = has_sample(tables)
     trips = {(hour, day): count for hour, day, count in rows}
-    return Answer(request, start_date, end_date, trips, [month for month in months if month not in loaded])
+    days = count_days(start_date, end_date, loaded)
+    missing = [month for month in months if month not in loaded]
+    return Answer(request, start_date, end_date, trips, days, missing, generated)
+
+
+def count_days(start_date: str, end_date: str, months: Sequence[str]) -> dict[int, int]:
+    """How many of each day of the week, from Sunday 0, are in the period and in one of the `months` (``YYYY-MM``)."""
+    found: Counter[int] = Counter()
+    for month in months:
+        first = date.fromisoformat(max(f"{month}-01", start_date))
+        end = date.fromisoformat(min(f"{next_month(month)}-01", end_date))
+        found.update((first + timedelta(days=number)).isoweekday() % 7 for number in range((end - first).days))
+    return dict(found)
 
 
 def _period(tables: Tables, request: Request) -> tuple[str, str]:

@@ -15,6 +15,8 @@ from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.ingestion.sql import finite_sum
 from dagster_essentials.reports.csv_export import copy_to_csv
+from dagster_essentials.reports.plots import plot_weeks
+from dagster_essentials.reports.sample_data import has_sample
 from dagster_essentials.warehouse.catalog import Table
 from dagster_essentials.warehouse.tables import Tables
 
@@ -27,7 +29,13 @@ TRIPS_BY_WEEK = Table(
         ("total_amount", "double", "Sum of what passengers paid, US dollars, two decimals"),
         ("trip_distance", "double", "Sum of the distances, miles, two decimals"),
         ("passenger_count", "bigint", "Sum of the passengers, where the driver entered them"),
+        (
+            "days",
+            "integer",
+            "Days of the week that are in a loaded month and have trips; below 7, the week is incomplete",
+        ),
     ),
+    core_columns=5,
 )
 """The table, and the columns of the CSV."""
 _NAMES = TRIPS_BY_WEEK.column_names
@@ -35,14 +43,16 @@ _NAMES = TRIPS_BY_WEEK.column_names
 
 @dataclass(frozen=True)
 class WeeklySummary:
-    """The aggregates of one week: trips, US dollars, miles, passengers, and the days on which any trip began."""
+    """The aggregates of one week: trips, US dollars, miles, passengers, how many of its days are loaded, and the days on which
+    any trip began."""
 
     period: date
     num_trips: int
     total_amount: float
     trip_distance: float
     passenger_count: int | None
-    days: frozenset[date]
+    days: int
+    days_with_trips: frozenset[date]
 
     @property
     def figures(self) -> dict[str, int | float | None]:
@@ -53,7 +63,7 @@ class WeeklySummary:
         """The days of the week on which no trip began, among those in months within the settings' dates."""
         months = {month[:7] for month in months_of_week(self.period.isoformat())}
         days = [self.period + timedelta(days=number) for number in range(7)]
-        return [day for day in days if day.isoformat()[:7] in months and day not in self.days]
+        return [day for day in days if day.isoformat()[:7] in months and day not in self.days_with_trips]
 
 
 def months_of_week(week: str) -> list[str]:
@@ -108,7 +118,8 @@ WITH weeks AS (
         {finite_sum("total_amount")} AS total_amount,
         {finite_sum("trip_distance")} AS trip_distance,
         {finite_sum("passenger_count")} AS passenger_count,
-        list(DISTINCT day) AS days
+        count(DISTINCT day) FILTER (strftime(day, '%Y-%m') IN (SELECT partition_date FROM trips_by_day)) AS days,
+        list(DISTINCT day) AS days_with_trips
     FROM trips_by_day WHERE day >= $first AND day < $end
     GROUP BY period
 )
@@ -119,7 +130,8 @@ SELECT
     coalesce(round(trip_distance, 2), 0) AS trip_distance,
     -- Null, if one absurd value is beyond what the column holds.
     TRY_CAST(coalesce(passenger_count, 0) AS BIGINT) AS passenger_count,
-    coalesce(days, []) AS days
+    coalesce(days, 0) AS days,
+    coalesce(days_with_trips, []) AS days_with_trips
 FROM (SELECT unnest($weeks) AS period) LEFT JOIN weeks USING (period)
 """
 
@@ -128,10 +140,10 @@ def aggregate_weeks(tables: Tables, weeks: Sequence[str]) -> list[WeeklySummary]
     """Aggregate the trips of `weeks` (their Sundays, ``YYYY-MM-DD``, oldest first) in one query."""
     sundays = [date.fromisoformat(week) for week in weeks]
     tables.execute(_AGGREGATE, {"first": sundays[0], "end": sundays[-1] + timedelta(days=7), "weeks": sundays})
-    rows = tables.execute(f"SELECT {_NAMES}, days FROM aggregated ORDER BY period").fetchall()
+    rows = tables.execute(f"SELECT {_NAMES}, days_with_trips FROM aggregated ORDER BY period").fetchall()
     return [
-        WeeklySummary(period, num_trips, total_amount, trip_distance, passenger_count, frozenset(days))
-        for period, num_trips, total_amount, trip_distance, passenger_count, days in rows
+        WeeklySummary(period, trips, dollars, miles, passengers, days, frozenset(days_with_trips))
+        for period, trips, dollars, miles, passengers, days, days_with_trips in rows
     ]
 
 
@@ -148,13 +160,29 @@ def upsert_weeks(tables: Tables, weeks: Sequence[str], csv: Path, files: DataFol
         TRIPS_BY_WEEK.create(tables)
         tables.execute("DELETE FROM trips_by_week WHERE period IN (SELECT period FROM aggregated)")
         tables.execute(f"INSERT INTO trips_by_week ({_NAMES}) SELECT {_NAMES} FROM aggregated")
+        _count_days_of_earlier_release(tables)
         copy_to_csv(tables, TRIPS_BY_WEEK, "period", temporary)
     return summaries
 
 
-def trips_of_all_weeks(tables: Tables) -> dict[date, int]:
-    """The number of trips of each week in `trips_by_week`, by its Sunday."""
-    return dict(tables.execute("SELECT period, num_trips FROM trips_by_week ORDER BY period").fetchall())
+def _count_days_of_earlier_release(tables: Tables) -> None:
+    """Let weeks that were aggregated without a number of days have the one that they would have now."""
+    weeks = tables.execute("SELECT period FROM trips_by_week WHERE days IS NULL ORDER BY period").fetchall()
+    if weeks:
+        aggregate_weeks(tables, [period.isoformat() for (period,) in weeks])
+        tables.execute(
+            "UPDATE trips_by_week SET days = aggregated.days FROM aggregated WHERE trips_by_week.period = aggregated.period"
+        )
+
+
+def plot_all_weeks(tables: Tables) -> bytes:
+    """The plot of each week in `trips_by_week`, a PNG."""
+    weeks = tables.execute("SELECT period, num_trips, days FROM trips_by_week ORDER BY period").fetchall()
+    return plot_weeks(
+        {period: trips for period, trips, _ in weeks},
+        [period for period, _, days in weeks if days < 7],
+        has_sample(tables),
+    )
 
 
 def days_without_trips(tables: Tables, loaded: Collection[str]) -> list[date]:

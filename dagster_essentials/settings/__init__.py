@@ -25,6 +25,8 @@ COURSE_ZONES = (
 
 FLEET_NAMES = ("green", "fhv", "fhvhv")
 """The TLC's fleets beside the yellow taxis, in the order in which they are partitions."""
+REPORT_NAMES = ("report",)
+"""The reports beside those of the lesson."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Settings:
     end_date: str | None
     publication_lag_months: int
     fleets: tuple[str, ...]
+    reports: tuple[str, ...]
     database_memory_limit: str
     database_threads: int | None
     database_wait_seconds: int
@@ -117,7 +120,8 @@ def read_settings(environ: Mapping[str, str] = os.environ) -> Settings:
         publication_lag_months=_whole_number(
             "TAXI_PUBLICATION_LAG_MONTHS", value("TAXI_PUBLICATION_LAG_MONTHS", "2"), at_least=0
         ),
-        fleets=_fleets("TAXI_FLEETS", value("TAXI_FLEETS", "none")),
+        fleets=_names("TAXI_FLEETS", value("TAXI_FLEETS", "none"), FLEET_NAMES, "the fleets beside the yellow taxis"),
+        reports=_names("TAXI_REPORTS", value("TAXI_REPORTS", "none"), REPORT_NAMES, "the reports beside the lesson's"),
         database_memory_limit=_memory_limit("DUCKDB_MEMORY_LIMIT", value("DUCKDB_MEMORY_LIMIT", "512MB")),
         database_threads=_whole_number("DUCKDB_THREADS", threads, at_least=1) if threads else None,
         # A month of three million trips holds the lock for about two seconds: ten minutes are enough for hundreds of
@@ -166,14 +170,15 @@ def _whole_number(name: str, text: str, at_least: int) -> int:
     return int(text)
 
 
-def _fleets(name: str, text: str) -> tuple[str, ...]:
+def _names(name: str, text: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
+    """Those of the `known` names that `text` has, in their order."""
     chosen = set(filter(None, map(str.strip, text.split(",")))) if text != "none" else set()
-    if unknown := sorted(chosen - {*FLEET_NAMES}):
+    if unknown := sorted(chosen - {*known}):
         raise SettingError(
-            f"{name}={text} has {unknown[0]!r}, which is not one of the fleets beside the yellow taxis: {','.join(FLEET_NAMES)}. "
+            f"{name}={text} has {unknown[0]!r}, which is not one of {what}: {','.join(known)}. "
             "Write those that you want, or none."
         )
-    return tuple(fleet for fleet in FLEET_NAMES if fleet in chosen)
+    return tuple(each for each in known if each in chosen)
 
 
 def _database(name: str, text: str) -> Path:

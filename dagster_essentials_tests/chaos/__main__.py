@@ -53,6 +53,7 @@ FULL = (
     Scenario("24 concurrent runs, without", overlap.backfills_without_limits),
     Scenario("source faults", sources.source_faults),
     Scenario("files of random types", lambda box: sources.random_types(box, 15)),
+    Scenario("files of other months", lambda box: sources.files_of_other_months(box, 8)),
     Scenario("clock faults", clock.schedules),
     Scenario("a database of the course", lambda box: versions.course_database(box, 7)),
     Scenario("a database of an older release", lambda box: versions.older_database(box, 7)),
@@ -64,8 +65,8 @@ FULL = (
     Scenario("file size limits", lambda box: disk.file_size_limit(box, 9)),
 )
 SHORT = (
-    Scenario("kills of CLI runs", lambda box: kills.kill_cli_runs(box, 11)),
-    Scenario("source faults", lambda box: sources.source_faults(box, 9)),
+    Scenario("kills of CLI runs", lambda box: kills.kill_cli_runs(box, 5)),
+    Scenario("source faults", lambda box: sources.source_faults(box, 6)),
     Scenario("paused runs", lambda box: overlap.paused_runs(box, 1)),
     Scenario("file size limits", lambda box: disk.file_size_limit(box, 1)),
 )

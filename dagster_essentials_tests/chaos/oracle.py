@@ -92,6 +92,7 @@ class Oracle:
         connect: connects to its database, if that is not the file in `data_dir`.
         zones: the zones CSV, as the source has it.
         published: for each month, the versions that the source had, oldest first.
+        refused: for each month, the SHA-256 of files that the source had for it, and that must not be loaded.
         table: which version of each month was in `trips` at the last check.
         unrecorded: months whose table may be newer than what Dagster has recorded, because a run was killed between the
             commit and the record.
@@ -102,6 +103,7 @@ class Oracle:
     connect: Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]] | None = None
     zones: bytes = b""
     published: dict[str, list[Version]] = field(default_factory=dict)
+    refused: dict[str, set[str]] = field(default_factory=dict)
     table: dict[str, Version] = field(default_factory=dict)
     unrecorded: set[str] = field(default_factory=set)
     _since: dict[str, int] = field(default_factory=dict)
@@ -229,7 +231,7 @@ class Oracle:
     def _check_files(self) -> Iterator[str]:
         for path in sorted((self.data_dir / "raw").glob("taxi_trips_*.parquet")):
             month = path.stem.removeprefix("taxi_trips_")
-            known = {version.sha256 for version in self.published.get(month, [])}
+            known = {version.sha256 for version in self.published.get(month, [])} | self.refused.get(month, set())
             if hashlib.sha256(path.read_bytes()).hexdigest() not in known:
                 yield f"{month}: {path.name} is not a version that the source ever had"
         zones = self.data_dir / "raw" / "taxi_zones.csv"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
 
 import pyarrow as pa
 
@@ -68,6 +69,32 @@ def random_types(sandbox: Sandbox, rounds: int) -> None:
         sandbox.report.violations.append("random types: no month was loaded")
     sandbox.publish(*MONTHS)
     sandbox.repair_and_check("after random types")
+
+
+def files_of_other_months(sandbox: Sandbox, rounds: int) -> None:
+    """Serve valid files of other months among good ones: they are downloaded, but not loaded."""
+    if not sandbox.materialize(MONTHS):
+        sandbox.report.violations.append("before files of other months: the first load failed")
+    sandbox.check("before files of other months", MONTHS)
+    for _ in range(rounds):
+        months = sandbox.random_months(at_most=4)
+        wrong = sandbox.random.sample(months, sandbox.random.randint(1, len(months)))
+        sandbox.publish(*(month for month in months if month not in wrong))
+        for month in wrong:
+            content = sandbox.make_month(sandbox.random.choice([other for other in MONTHS if other != month]))
+            sandbox.source.put_month(month, content)
+            sandbox.oracle.refused.setdefault(month, set()).add(sha256(content).hexdigest())
+        before = dict(sandbox.oracle.table)
+        if sandbox.materialize(months):
+            sandbox.report.violations.append(f"the file of another month: the run over {months} succeeded")
+        sandbox.check("the file of another month", months)
+        for month in months:
+            expected = before.get(month) if month in wrong else sandbox.oracle.current(month)
+            if sandbox.oracle.table.get(month) != expected:
+                sandbox.report.violations.append(f"the file of another month, {month}: was not left as it should be")
+        sandbox.report.faults["source fault: the file of another month"] += len(wrong)
+        sandbox.publish(*wrong)
+    sandbox.repair_and_check("after files of other months")
 
 
 def changing_source(sandbox: Sandbox, faults: int) -> None:

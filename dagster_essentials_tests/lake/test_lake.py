@@ -119,7 +119,7 @@ def test_the_tables_are_described_and_joined_with_the_zones(
         views = {view for (view,) in found}
         joined = tables.execute("SELECT count(*), count(pickup_borough) FROM trip_details").fetchall()
     assert set(described) == {"trips", "trips_by_day", "pickups_by_zone", "month_versions", "zones"}
-    assert views == {"trip_details", "all_trips"}
+    assert views == {"trip_details", "all_trips", "all_trip_details"}
     assert all(described.values())
     assert len(columns) == len(YELLOW.columns)
     assert all(comment for (comment,) in columns)

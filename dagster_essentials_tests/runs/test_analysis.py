@@ -1,6 +1,9 @@
 """The page for analysts: each query on it, run on the sample months of `make run`, has the result that is shown."""
 
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,8 +70,8 @@ def test_the_result_of_each_query_is_the_one_that_is_shown(
 
 def test_every_question_has_a_query_and_a_result() -> None:
     questions = re.findall(r"^### (.*\?)$", PAGE, re.MULTILINE)
-    assert len(questions) == 11
-    assert len(QUERIES) == PAGE.count("```sql") == 12
+    assert len(questions) == 12
+    assert len(QUERIES) == PAGE.count("```sql") == 13
     assert [query for query, shown in QUERIES if shown.count("\n") < 3] == []
 
 
@@ -82,3 +85,31 @@ def test_the_code_of_the_page_connects_and_reads(folder: Path, monkeypatch: pyte
     # It is closed again, so that runs do not wait.
     with file_tables(folder / "data/staging/data.duckdb", {}, wait_seconds=0, log=print) as tables:
         assert tables.execute("SELECT count(*) FROM trips").fetchall() == [(300_000,)]
+
+
+def test_loads_do_not_wait_for_a_reader_of_the_snapshot_which_is_whole(folder: Path, tmp_path: Path) -> None:
+    (command,) = re.findall(r"```\n(flock .*?)```", PAGE, re.DOTALL)
+    database = tmp_path / "data/staging/data.duckdb"
+    database.parent.mkdir(parents=True)
+    shutil.copyfile(folder / "data/staging/data.duckdb", database)
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    # Not a link: Python would not find the packages beside it.
+    (tmp_path / ".venv/bin/python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tmp_path / ".venv/bin/python").chmod(0o755)
+    count = "SELECT count(*), max(partition_date) FROM trips"
+
+    def take() -> int:
+        return subprocess.run(["sh", "-c", command], cwd=tmp_path, check=False, capture_output=True).returncode
+
+    assert take() == 0
+    with duckdb.connect(str(tmp_path / "data/snapshot.duckdb"), read_only=True) as reader:
+        with file_tables(database, {}, wait_seconds=0, log=print) as tables:
+            load_month(tables, "2023-04", write_month(tmp_path, "2023-04", 1000))
+        assert take() == 0
+        assert reader.execute(count).fetchall() == [(300_000, "2023-03")]
+    with duckdb.connect(str(tmp_path / "data/snapshot.duckdb"), read_only=True) as reader:
+        assert reader.execute(count).fetchall() == [(301_000, "2023-04")]
+    database.write_text("no database any more, so no snapshot of it")
+    assert take() != 0
+    with duckdb.connect(str(tmp_path / "data/snapshot.duckdb"), read_only=True) as reader:
+        assert reader.execute(count).fetchall() == [(301_000, "2023-04")]

@@ -119,7 +119,7 @@ class Recorder(Tables):
 
     def descriptions(self) -> list[str]:
         """Those of the statements that write comments or the view."""
-        return [text[:30] for text in self.statements if re.match("COMMENT|CREATE (OR REPLACE )?VIEW", text)]
+        return [text[:40] for text in self.statements if re.match("COMMENT|CREATE (OR REPLACE )?VIEW", text)]
 
 
 def test_a_load_writes_neither_comments_nor_views_if_they_are_right_already(project: Project) -> None:

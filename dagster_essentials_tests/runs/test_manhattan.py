@@ -328,7 +328,8 @@ def test_the_map_of_the_real_months_is_a_png_that_its_page_shows(real: Project, 
     assert real.temporary_files() == []
 
 
-VIRIDIS = {"bottom": (68, 1, 84), "middle": (33, 145, 140), "top": (253, 231, 37)}
+VIRIDIS = {"bottom": (253, 231, 37), "middle": (33, 145, 140), "top": (68, 1, 84)}
+"""Darker for more: on a white page, what is light has little."""
 
 
 def near(colour: Sequence[int], other: Sequence[int]) -> bool:
@@ -400,7 +401,8 @@ def test_the_title_has_the_months_and_the_number_of_trips(
 ) -> None:
     plotted: list[tuple[list[Any], str]] = []
 
-    def plot_map(zones: list[Any], title: str) -> bytes:
+    def plot_map(zones: list[Any], title: str, is_sample: bool) -> bytes:
+        assert not is_sample
         plotted.append((zones, title))
         return b"a picture"
 

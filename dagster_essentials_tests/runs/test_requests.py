@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,7 @@ class Requests:
     project: Project
     instance: dg.DagsterInstance
     plotted: list[tuple[Mapping[tuple[int, int], int], str]]
+    days: list[Mapping[int, int]]
 
     @property
     def outputs(self) -> Path:
@@ -147,11 +149,14 @@ class Requests:
 @pytest.fixture
 def requests(project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> Requests:
     """Requests to an empty database."""
-    requests = Requests(project, instance, [])
+    requests = Requests(project, instance, [], [])
 
-    def record_and_plot(trips: Mapping[tuple[int, int], int], title: str) -> bytes:
+    def record_and_plot(
+        trips: Mapping[tuple[int, int], int], days: Mapping[int, int], title: str, is_sample: bool
+    ) -> bytes:
         requests.plotted.append((dict(trips), title))
-        return plot_hours(trips, title)
+        requests.days.append(dict(days))
+        return plot_hours(trips, days, title, is_sample)
 
     monkeypatch.setattr(report, "plot_hours", record_and_plot)
     return requests
@@ -236,7 +241,7 @@ def test_the_picture_is_a_png_that_is_in_the_metadata_as_well(sample_requests: R
         image.load()
         assert image.format == "PNG"
         width, height = image.size
-        assert 600 <= width <= 2000
+        assert 1200 <= width <= 2000
         assert 300 <= height <= 1500
         colours = image.convert("RGB").getcolors(1 << 20)
         assert colours is not None
@@ -264,20 +269,52 @@ def test_a_changed_request_replaces_its_picture(sample_requests: Requests) -> No
     assert [path.name for path in sample_requests.outputs.iterdir()] == ["a.png"]
 
 
-def test_the_area_of_each_part_of_a_bar_is_proportional_to_its_count() -> None:
-    from matplotlib import colormaps
+def colours(trips: Mapping[tuple[int, int], int], days: Mapping[int, int]) -> list[tuple[int, ...]]:
+    """The colour of each cell of the picture, row by row, inside the dark frame of the axes."""
+    image = np.asarray(Image.open(BytesIO(plot_hours(trips, days, "title", True))).convert("RGB")).astype(int)
+    height, width, _ = image.shape
+    # Grey, unlike the darkest purple.
+    dark = (image.max(axis=2) < 120) & (np.ptp(image, axis=2) < 10)
+    rows = [y for y in range(height) if dark[y].sum() > width * 0.6]
+    top, bottom = rows[0], rows[-1]
+    columns = [x for x in range(int(width * 0.9)) if dark[top:bottom, x].mean() > 0.95]
+    left, right = columns[0], columns[-1]
+    return [
+        tuple(
+            map(int, image[int(top + (bottom - top) * (row + 0.5) / 7), int(left + (right - left) * (hour + 0.5) / 24)])
+        )
+        for row in range(7)
+        for hour in range(24)
+    ]
 
-    def pixels(counts: Mapping[tuple[int, int], int]) -> list[int]:
-        image = np.asarray(Image.open(BytesIO(plot_hours(counts, "title"))).convert("RGB")).astype(int)
-        colours = [np.array(colormaps["viridis"](day / 6, bytes=True)[:3]) for day in range(7)]
-        return [int((abs(image - colour).max(axis=2) <= 2).sum()) for colour in colours]
 
-    legend = pixels({})
-    counts = {(hour, day): (day + 1) * (hour + 1) for hour in range(24) for day in range(7)}
-    areas = [with_bars - without for with_bars, without in zip(pixels(counts), legend, strict=True)]
-    days = [sum(count for (_, day), count in counts.items() if day == number) for number in range(7)]
-    for area, trips_on_day in zip(areas, days, strict=True):
-        assert area / sum(areas) == pytest.approx(trips_on_day / sum(days), rel=0.15)
+def test_equal_means_have_one_colour_whatever_the_number_of_days() -> None:
+    days = {day: 2 + (day == 2) for day in range(7)}
+    trips = {(hour, day): 60 * number for hour in range(24) for day, number in days.items()}
+    assert len(set(colours(trips, days))) == 1
+    # By the sum, Tuesday would be the darkest.
+    trips[(5, 3)] += 60
+    found = colours(trips, days)
+    darkest = min(found, key=sum)
+    assert [divmod(position, 24) for position, colour in enumerate(found) if colour == darkest] == [(3, 5)]
+
+
+def test_more_trips_are_darker_and_a_day_that_is_not_loaded_is_grey() -> None:
+    trips = {(hour, day): 24 * day + hour for hour in range(24) for day in range(6)}
+    found = colours(trips, dict.fromkeys(range(6), 1))
+    brightness = [sum(colour) for colour in found[: 6 * 24]]
+    assert all(darker <= lighter + 3 for lighter, darker in pairwise(brightness))
+    assert set(found[6 * 24 :]) == {(0xDD, 0xDD, 0xDD)}
+
+
+@pytest.mark.parametrize(
+    ("start", "end"), [("2023-01-10", "2023-01-25"), ("2023-02-10", "2023-02-11"), ("2022-12-24", "2023-01-03")]
+)
+def test_the_mean_is_over_the_days_that_are_loaded(start: str, end: str, sample_requests: Requests) -> None:
+    assert sample_requests.answer("Queens", start, end).success
+    every = [date.fromisoformat(start) + timedelta(days=number) for number in range(40)]
+    loaded = [day for day in every if "2023-01-01" <= day.isoformat() < end]
+    assert sample_requests.days == [Counter((day.weekday() + 1) % 7 for day in loaded)]
 
 
 @pytest.mark.parametrize(

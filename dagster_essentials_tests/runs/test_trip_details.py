@@ -45,7 +45,8 @@ def columns(project: Project, table: str) -> list[str]:
 
 def views(project: Project) -> list[tuple[Any, ...]]:
     return project.query(
-        "SELECT view_name FROM duckdb_views() WHERE NOT internal AND view_name NOT IN ('all_trips', 'month_quality')"
+        "SELECT view_name FROM duckdb_views() WHERE NOT internal "
+        "AND view_name NOT IN ('all_trips', 'all_trip_details', 'month_quality')"
     )
 
 

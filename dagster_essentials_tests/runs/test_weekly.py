@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from dagster_essentials import settings
-from dagster_essentials.assets import metrics
 from dagster_essentials.assets.metrics import manhattan_stats, trips_by_week
 from dagster_essentials.ingestion.atomic_write import atomic_write
 from dagster_essentials.ingestion.data_folder import DataFolder
@@ -45,7 +44,7 @@ from dagster_essentials_tests.support.loaded_trips import (
 from dagster_essentials_tests.support.project import ROOT, Project, failure_text
 from dagster_essentials_tests.support.run_results import check_evaluations, month_page, step_log
 
-HEADER = "period,num_trips,total_amount,trip_distance,passenger_count\n"
+HEADER = "period,num_trips,total_amount,trip_distance,passenger_count,days\n"
 
 
 def sundays(first: str, last: str) -> list[str]:
@@ -83,6 +82,9 @@ def aggregate(
 def expected_csv(files: Iterable[Path], weeks: Iterable[str]) -> str:
     """The expected CSV of `weeks`, computed from `files` in decimal numbers."""
     trips: Counter[str] = Counter()
+    days: dict[str, set[date]] = defaultdict(set)
+    files = list(files)
+    months = {re.findall(r"\d{4}-\d{2}", file.name)[-1] for file in files}
     sums: dict[str, list[Decimal]] = {week: [Decimal(0)] * 3 for week in weeks}
     for file in files:
         names = ["tpep_pickup_datetime", "total_amount", "trip_distance", "passenger_count"]
@@ -90,11 +92,13 @@ def expected_csv(files: Iterable[Path], weeks: Iterable[str]) -> str:
         for at, *values in zip(*(columns[name] for name in names), strict=True):
             week = (at.date() - timedelta(days=at.isoweekday() % 7)).isoformat()
             trips[week] += 1
+            if at.strftime("%Y-%m") in months:
+                days[week].add(at.date())
             if week in sums:
                 known = [Decimal(0) if value is None or value != value else Decimal(repr(value)) for value in values]
                 sums[week] = [total + value for total, value in zip(sums[week], known, strict=True)]
     return HEADER + "".join(
-        f"{week},{trips[week]},{dollars:.2f},{miles:.2f},{passengers:.0f}\n"
+        f"{week},{trips[week]},{dollars:.2f},{miles:.2f},{passengers:.0f},{len(days[week])}\n"
         for week, (dollars, miles, passengers) in sorted(sums.items())
     )
 
@@ -104,7 +108,7 @@ def table(project: Project) -> list[tuple[Any, ...]]:
     if not project.query("SELECT 1 FROM duckdb_tables() WHERE table_name = 'trips_by_week'"):
         return []
     return project.query(
-        "SELECT period, num_trips, total_amount, trip_distance, passenger_count FROM trips_by_week ORDER BY period"
+        "SELECT period, num_trips, total_amount, trip_distance, passenger_count, days FROM trips_by_week ORDER BY period"
     )
 
 
@@ -113,8 +117,8 @@ def assert_weeks(project: Project, files: Iterable[Path], weeks: Iterable[str]) 
     expected = expected_csv(files, weeks)
     assert csv_path(project).read_text() == expected
     assert table(project) == [
-        (date.fromisoformat(week), int(trips), float(dollars), float(miles), int(passengers))
-        for week, trips, dollars, miles, passengers in csv.reader(expected.splitlines()[1:])
+        (date.fromisoformat(week), int(trips), float(dollars), float(miles), int(passengers), int(number))
+        for week, trips, dollars, miles, passengers, number in csv.reader(expected.splitlines()[1:])
     ]
     assert project.temporary_files() == []
 
@@ -185,9 +189,9 @@ def test_a_week_is_from_midnight_on_sunday_to_midnight_after_saturday(
         ],
     )
     assert aggregate(project, instance, "2023-01-08").success
-    assert csv_path(project).read_text() == HEADER + "2023-01-08,2,110.00,2.00,2\n"
+    assert csv_path(project).read_text() == HEADER + "2023-01-08,2,110.00,2.00,2,2\n"
     assert aggregate(project, instance, "2023-01-08", "2023-01-15").success
-    assert csv_path(project).read_text() == HEADER + "2023-01-08,2,110.00,2.00,2\n2023-01-15,2,11000.00,2.00,2\n"
+    assert csv_path(project).read_text() == HEADER + "2023-01-08,2,110.00,2.00,2,2\n2023-01-15,2,11000.00,2.00,2,2\n"
     assert_weeks(project, [file], ["2023-01-08", "2023-01-15"])
 
 
@@ -221,7 +225,7 @@ def test_trips_without_vendor_or_passengers_are_trips(project: Project, instance
     )
     result = aggregate(project, instance, "2023-01-08", "2023-01-15")
     assert result.success
-    assert csv_path(project).read_text() == HEADER + "2023-01-08,10,100.00,10.00,16\n2023-01-15,7,-17.50,0.00,0\n"
+    assert csv_path(project).read_text() == HEADER + "2023-01-08,10,100.00,10.00,16,7\n2023-01-15,7,-17.50,0.00,0,7\n"
     assert_weeks(project, [file], ["2023-01-08", "2023-01-15"])
     # A trip without passengers is a trip.
     assert days_without_trips(instance, result) == days("2023-01", *range(1, 8), *range(22, 32))
@@ -236,7 +240,7 @@ def test_nan_and_infinity_are_left_out_of_their_sums_only(project: Project, inst
         "UPDATE trips SET passenger_count = 'NaN' WHERE pickup_datetime::DATE = '2023-01-10'",
     )
     assert aggregate(project, instance, "2023-01-08").success
-    assert csv_path(project).read_text() == HEADER + "2023-01-08,7,60.00,6.00,6\n"
+    assert csv_path(project).read_text() == HEADER + "2023-01-08,7,60.00,6.00,6,7\n"
 
 
 @pytest.mark.parametrize("column", ["trip_distance", "partition_date"])
@@ -273,7 +277,7 @@ def test_a_week_without_trips_in_a_loaded_month_is_a_row_of_zeros_with_a_warning
     result = aggregate(project, instance, "2023-02-05", "2023-02-19")
     assert result.success
     assert csv_path(project).read_text() == (
-        HEADER + "2023-02-05,7,70.00,7.00,7\n2023-02-12,0,0.00,0.00,0\n2023-02-19,6,60.00,6.00,6\n"
+        HEADER + "2023-02-05,7,70.00,7.00,7,7\n2023-02-12,0,0.00,0.00,0,0\n2023-02-19,6,60.00,6.00,6,6\n"
     )
     assert materialized(instance) == {"2023-02-05", "2023-02-12", "2023-02-19"}
     assert days_without_trips(instance, result) == days("2023-02", *range(12, 20))
@@ -310,23 +314,49 @@ def test_days_after_the_last_month_are_aggregated_but_not_required(
     assert days_without_trips(instance, result) == "none"
 
 
+def test_weeks_of_which_days_are_not_loaded_are_marked(
+    project: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, end_date="2023-04-01"))
+    # The trip of 1 April is in the file of March; 15 March is missing in it.
+    march = [*daily("2023-03-01", "2023-03-14"), *daily("2023-03-16", "2023-03-31"), Trip("2023-04-01T12:00:00")]
+    load_trips(project, "2023-03", march)
+    assert aggregate(project, instance, "2023-03-05", "2023-03-26").success
+    expected = {"2023-03-05": 7, "2023-03-12": 6, "2023-03-19": 7, "2023-03-26": 6}
+    assert {row[0].isoformat(): row[-1] for row in table(project)} == expected
+    with open(csv_path(project)) as file:
+        assert {row["period"]: int(row["days"]) for row in csv.DictReader(file)} == expected
+
+
+def test_weeks_of_an_earlier_release_get_their_number_of_days(project: Project, instance: dg.DagsterInstance) -> None:
+    load_trips(project, "2023-03", daily("2023-03-01", "2023-03-31"))
+    assert aggregate(project, instance, "2023-03-05", "2023-03-19").success
+    before = table(project)
+    with project.connect() as tables:
+        tables.execute("ALTER TABLE trips_by_week DROP COLUMN days")
+    assert aggregate(project, instance, "2023-03-19").success
+    assert table(project) == before
+
+
 def test_a_range_is_one_query_and_one_plot(
     real: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queried: list[list[str]] = []
     plotted: list[dict[date, int]] = []
+    marked: list[list[date]] = []
     aggregate_weeks = weekly.aggregate_weeks
 
     def recording_query(tables: Tables, weeks: Sequence[str]) -> list[weekly.WeeklySummary]:
         queried.append(list(weeks))
         return aggregate_weeks(tables, weeks)
 
-    def recording_plot(trips: Mapping[date, int]) -> bytes:
+    def recording_plot(trips: Mapping[date, int], incomplete: Sequence[date], is_sample: bool) -> bytes:
         plotted.append(dict(trips))
-        return plot_weeks(trips)
+        marked.append(list(incomplete))
+        return plot_weeks(trips, incomplete, is_sample)
 
     monkeypatch.setattr(weekly, "aggregate_weeks", recording_query)
-    monkeypatch.setattr(metrics, "plot_weeks", recording_plot)
+    monkeypatch.setattr(weekly, "plot_weeks", recording_plot)
     weeks = sundays("2019-01-06", "2019-03-24")
     assert aggregate(real, instance, "2020-04-05").success
     result = aggregate(real, instance, weeks[0], weeks[-1])
@@ -334,6 +364,7 @@ def test_a_range_is_one_query_and_one_plot(
     # The plot of a run shows all weeks of the table, and is in the event log once.
     assert plotted[1] == {period: trips for period, trips, *_ in table(real)}
     assert (len(plotted), len(plotted[1])) == (2, 13)
+    assert marked[1] == [period for period, *_, number in table(real) if number < 7]
     with_plot = ["weeks" in found for found in materialized_metadata(result, trips_by_week)]
     assert with_plot == [False] * 11 + [True]
 
@@ -554,7 +585,7 @@ from dagster_essentials.resources import database_resource
 
 @dg.asset
 def first_run():
-    plot_weeks({date(2023, 1, 1): 1})
+    plot_weeks({date(2023, 1, 1): 1}, [], False)
 
 def aggregate(week, start):
     start.wait()

@@ -1,6 +1,7 @@
 """The assets of the zones: a bad zones CSV fails the run, says why, and changes neither the file nor the table."""
 
 import re
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -8,18 +9,20 @@ import dagster as dg
 import pytest
 
 from dagster_essentials.assets import trips
+from dagster_essentials.datasets.zones import Zone
+from dagster_essentials.datasets.zones_table import replace_zones
 from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.support.faults import ZONES_FAULTS, Fault
 from dagster_essentials_tests.support.faults.files import NO_VIEW
 from dagster_essentials_tests.support.faults.samples import MULTIPOLYGON, ZONES_CSV
 from dagster_essentials_tests.support.loaded_trips import materialized_metadata
-from dagster_essentials_tests.support.project import Project, failure_text, materialize
+from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import ZONES, take_snapshot
 from dagster_essentials_tests.support.source_server import SourceServer
 
 
 def zone_rows(project: Project) -> list[tuple[Any, ...]]:
-    return project.query("SELECT * FROM zones ORDER BY ALL")
+    return project.query("SELECT zone_id, zone, borough, geometry FROM zones ORDER BY ALL")
 
 
 def load_zones(project: Project, instance: dg.DagsterInstance, source_server: SourceServer) -> None:
@@ -108,3 +111,52 @@ def test_a_zones_file_that_cannot_be_written_fails_the_run_and_names_the_path(
     assert "taxi zones" in text
     assert f"{project.folder}/raw could not be written (File exists)." in text
     assert "materialize again" in text
+
+
+# A square, a crescent around its own centroid, and two islands; the point has to lie inside.
+OUTLINES = {
+    1: [[(0.0, 0.0), (0.0, 2.0), (2.0, 2.0), (2.0, 0.0), (0.0, 0.0)]],
+    2: [[(0.0, 0.0), (0.0, 9.0), (9.0, 9.0), (9.0, 8.0), (1.0, 8.0), (1.0, 1.0), (9.0, 1.0), (9.0, 0.0), (0.0, 0.0)]],
+    3: [[(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.0, 0.0)], [(8.0, 0.0), (8.0, 3.0), (11.0, 3.0), (8.0, 0.0)]],
+}
+
+
+def is_inside(x: float, y: float, ring: list[tuple[float, float]]) -> bool:
+    """True if a ray from the point to the right crosses the ring an odd number of times."""
+    sides = pairwise(ring)
+    return (
+        sum((y1 > y) != (y2 > y) and x < x1 + (y - y1) * (x2 - x1) / (y2 - y1) for (x1, y1), (x2, y2) in sides) % 2 == 1
+    )
+
+
+@FILE_AND_LAKE
+def test_each_zone_has_a_point_inside_its_outline(project: Project) -> None:
+    zones = [
+        Zone(zone_id, "", "Queens", f"MULTIPOLYGON ({', '.join(f'(({wkt(ring)}))' for ring in rings)})")
+        for zone_id, rings in OUTLINES.items()
+    ]
+    no_outline = [Zone(4, "", "Queens", "MULTIPOLYGON (((0 0, 1 1, x)))"), Zone(264, "Unknown", "Unknown", None)]
+    with project.connect() as tables:
+        replace_zones(tables, [*zones, *no_outline])
+    points = project.query("SELECT zone_id, longitude, latitude FROM zones ORDER BY zone_id")
+    assert points[3:] == [(4, None, None), (264, None, None)]
+    for zone_id, x, y in points[:3]:
+        assert any(is_inside(x, y, ring) for ring in OUTLINES[zone_id])
+
+
+def wkt(ring: list[tuple[float, float]]) -> str:
+    return ", ".join(f"{x} {y}" for x, y in ring)
+
+
+@FILE_AND_LAKE
+def test_a_zones_table_of_an_earlier_release_gets_the_points_and_keeps_what_somebody_added(project: Project) -> None:
+    with project.connect() as tables:
+        tables.execute(
+            "CREATE TABLE zones (zone_id INTEGER, zone VARCHAR, borough VARCHAR, geometry VARCHAR, mine INTEGER)"
+        )
+        tables.execute("INSERT INTO zones VALUES (1, 'Newark Airport', 'EWR', NULL, 7)")
+        replace_zones(tables, [Zone(1, "Newark Airport", "EWR", MULTIPOLYGON)])
+    (columns,) = zip(*((name,) for name, *_ in project.query("DESCRIBE zones")), strict=True)
+    assert columns == ("zone_id", "zone", "borough", "geometry", "mine", "longitude", "latitude")
+    ((longitude, latitude),) = project.query("SELECT longitude, latitude FROM zones")
+    assert is_inside(longitude, latitude, [(-74.18, 40.69), (-74.18, 40.70), (-74.17, 40.69), (-74.18, 40.69)])

@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pytest
+import requests
 
 from dagster_essentials_tests.support.dagster_dev import ask_ui, copy_with_environment, restore_sigint
 from dagster_essentials_tests.support.project import ROOT
@@ -68,8 +69,11 @@ class Lesson:
 
     def _has_daemons(self) -> bool:
         query = "{ instance { daemonHealth { allDaemonStatuses { healthy required } } } }"
-        daemons = ask_ui(self.url, query)["instance"]["daemonHealth"]["allDaemonStatuses"]
-        return all(daemon["healthy"] for daemon in daemons if daemon["required"])
+        # The address is printed a moment before the webserver listens.
+        with suppress(requests.ConnectionError):
+            daemons = ask_ui(self.url, query)["instance"]["daemonHealth"]["allDaemonStatuses"]
+            return all(daemon["healthy"] for daemon in daemons if daemon["required"])
+        return False
 
     def interrupt(self) -> None:
         """Press Ctrl-C."""

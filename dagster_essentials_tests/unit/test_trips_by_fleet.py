@@ -44,12 +44,18 @@ def report(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[tuple[An
     found = replace_trips_by_fleet(Tables(connection), FLEETS, folder / "fleets.csv", folder / "fleets.png", DISK)
     assert (folder / "fleets.png").read_bytes() == found.plot
     assert found.plot.startswith(b"\x89PNG")
-    table = connection.execute("FROM trips_by_fleet ORDER BY partition_date, fleet").fetchall()
+    *rows, complete = zip(
+        *connection.execute("FROM trips_by_fleet ORDER BY partition_date, fleet").fetchall(), strict=True
+    )
+    table = list(zip(*rows, strict=True))
     assert [FleetMonth(*row[:3]) for row in table] == found.months
     with open(folder / "fleets.csv", newline="") as file:
         header, *lines = csv.reader(file)
     assert header == [name for name, *_ in TRIPS_BY_FLEET.columns]
-    assert [(*line[:2], int(line[2]), *(float(sum_) if sum_ else None for sum_ in line[3:])) for line in lines] == table
+    sums = [(*line[:2], int(line[2]), *(float(sum_) if sum_ else None for sum_ in line[3:5])) for line in lines]
+    assert sums == table
+    assert [line[5] == "true" for line in lines] == list(complete)
+    assert list(complete) == [row[0] not in found.incomplete for row in table]
     return table
 
 
@@ -130,7 +136,7 @@ def test_a_table_of_somebody_else_is_reported_and_the_report_is_unchanged(
     connection.execute("DROP TABLE fleet_trips; CREATE TABLE fleet_trips AS SELECT 7 AS number")
     with pytest.raises(QueryError, match="If it, trips or fleet_trips was made by something else, rename or drop that"):
         replace_trips_by_fleet(Tables(connection), FLEETS, tmp_path / "fleets.csv", tmp_path / "fleets.png", DISK)
-    assert connection.execute("FROM trips_by_fleet").fetchall() == before
+    assert connection.execute("SELECT * EXCLUDE is_complete FROM trips_by_fleet").fetchall() == before
     assert (tmp_path / "fleets.png").read_bytes() == picture
 
 
