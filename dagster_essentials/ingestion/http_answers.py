@@ -78,7 +78,7 @@ def raise_for_page(response: requests.Response) -> None:
 
 
 def is_page(response: requests.Response) -> bool:
-    """Whether an answer is called a web page or an error message by its headers. Some sources call every file so."""
+    """True if an answer is called a web page or an error message by its headers. Some sources call every file so."""
     return bool(
         re.match(r"text/html|application/(xhtml|xml|json|problem)|text/xml", response.headers.get("Content-Type", ""))
     )
@@ -90,7 +90,7 @@ def beginning(response: requests.Response) -> bytes:
 
 
 def _is_about_credentials(response: requests.Response, body: bytes, text: str) -> bool:
-    """Whether a 403 is because of a password or token, not because of the file."""
+    """True if a 403 is because of a password or token, not because of the file."""
     if _OF_CREDENTIALS.search(text) or "WWW-Authenticate" in response.headers:
         return True
     first = (response.history or [response])[0].request
@@ -106,7 +106,7 @@ def _error_code(response: requests.Response, body: bytes) -> str:
 
 
 def _text(response: requests.Response, body: bytes) -> str:
-    """What a person would read of the answer first, in at most 100 characters, without the secrets of the address."""
+    """The text that a person would read of the answer first, in at most 100 characters, without the secrets of the address."""
     text = body.decode(errors="replace")
     code, message, title = (
         re.search(rf"<{name}\b[^>]*>(.*?)</{name}>", text, re.DOTALL | re.IGNORECASE)

@@ -140,7 +140,7 @@ class MonthRun(PartitionRun):
                     self._context.log.warning(f"{self._label(key)}: {finding.check}: {finding.figures}")
 
     def _is_logged(self, is_changed: bool) -> bool:
-        """Whether a month has a line of its own. Of a range, the last line counts the unchanged ones: each line is an event, and
+        """True if a month has a line of its own. Of a range, the last line counts the unchanged ones: each line is an event, and
         takes half as long to store as a materialization.
         """
         return is_changed or len(self.keys) == 1

@@ -293,7 +293,7 @@ def _png(figure: "FigureBase") -> bytes:
 
 
 def svg(key: str, title: str, draw: Callable[["FigureBase"], None], height: float = 2.9) -> str:
-    """What `draw` draws, as an SVG element for an HTML page, with the accessible name `title`.
+    """The picture that `draw` draws, as an SVG element for an HTML page, with the accessible name `title`.
 
     Args:
         key: of letters; different in each element of a page, whose ids begin with it.

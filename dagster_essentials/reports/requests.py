@@ -179,7 +179,7 @@ def answer_request(tables: Tables, request: Request) -> Answer:
 
 
 def count_days(start_date: str, end_date: str, months: Sequence[str]) -> dict[int, int]:
-    """How many of each day of the week, from Sunday 0, are in the period and in one of the `months` (``YYYY-MM``)."""
+    """The number of Sundays (0), Mondays (1), … of the period that lie in one of the `months` (``YYYY-MM``)."""
     found: Counter[int] = Counter()
     for month in months:
         first = date.fromisoformat(max(f"{month}-01", start_date))

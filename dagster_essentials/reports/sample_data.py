@@ -1,4 +1,4 @@
-"""Whether the tables hold generated months, so that no report of them passes for one of New York."""
+"""Recognizes generated months, so that no report of them passes for one of New York."""
 
 import re
 from collections.abc import Iterable
