@@ -118,8 +118,8 @@ def test_the_tables_are_described_and_joined_with_the_zones(
         found = tables.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment <> ''").fetchall()
         views = {view for (view,) in found}
         joined = tables.execute("SELECT count(*), count(pickup_borough) FROM trip_details").fetchall()
-    assert set(described) == {"trips", "trips_by_day", "pickups_by_zone", "month_versions", "zones"}
-    assert views == {"trip_details", "all_trips", "all_trip_details"}
+    assert set(described) == {"trips", "trips_by_day", "pickups_by_zone", "month_versions", "quality_rules", "zones"}
+    assert views == {"trip_details", "all_trips", "all_trip_details", "month_quality"}
     assert all(described.values())
     assert len(columns) == len(YELLOW.columns)
     assert all(comment for (comment,) in columns)
