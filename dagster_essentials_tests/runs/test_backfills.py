@@ -16,6 +16,8 @@ from dagster_essentials_tests.support.project import ROOT, Project
 from dagster_essentials_tests.support.run_results import publish
 from dagster_essentials_tests.support.source_server import SourceServer
 
+pytestmark = pytest.mark.slow
+
 MONTHS = {"2023-01": 300, "2023-02": 310, "2023-03": 320}
 KEYS = [f"{month}-01" for month in MONTHS]
 JOB = [

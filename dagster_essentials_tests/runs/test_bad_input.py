@@ -31,8 +31,6 @@ from dagster_essentials_tests.support.run_results import (
 )
 from dagster_essentials_tests.support.source_server import SourceServer
 
-pytestmark = pytest.mark.duckdb
-
 MATERIALIZE_AGAIN = re.compile(r"[Mm]aterialize( it)? again")
 
 # Every fault of the catalogue, without a run

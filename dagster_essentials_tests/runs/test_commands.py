@@ -14,6 +14,8 @@ from dagster_essentials_tests.support.dagster_dev import copy_with_environment
 from dagster_essentials_tests.support.project import ROOT, Project
 from dagster_essentials_tests.support.source_server import SourceServer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:

@@ -17,6 +17,8 @@ from dagster_essentials_tests import snapshot
 from dagster_essentials_tests.support.dagster_dev import BIN, copy_of_project
 from dagster_essentials_tests.support.project import ROOT
 
+pytestmark = pytest.mark.slow
+
 MONTHS = {"2023-01": 301, "2023-02": 302}
 """The published months. March is a partition that the source does not have."""
 SUPERFLUOUS = re.compile("warning|telemetry|superseded|deprecat| DEBUG ", re.IGNORECASE)
