@@ -3,6 +3,8 @@
 # With `make -C`, too: .env builds DAGSTER_HOME from it.
 export PWD := $(CURDIR)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Some images set it. Each process would compile this package anew, which is a quarter of the CPU time of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup run lesson dev check test test-all test-duckdb-1 test-cluster cluster chaos screenshots bench FORCE
 
