@@ -308,7 +308,7 @@ def _check_outputs(data_dir: Path, published: Mapping[str, object]) -> Iterator[
             periods = [row[0] for row in rows[1:]]
             if periods != sorted(set(periods)):
                 yield f"{weeks.name} has a duplicate week, or one out of order"
-            if not text.endswith("\n") or rows[0][0] != "period" or {len(row) for row in rows} != {5}:
+            if not text.endswith("\n") or rows[0][0] != "period" or {len(row) for row in rows} != {6}:
                 yield f"{weeks.name} is not complete"
     except (ValueError, KeyError, IndexError, OSError) as error:
         yield f"a report is damaged: {error}"
