@@ -716,7 +716,7 @@ def picture(folder: Path) -> bytes:
 def weeks(folder: Path, rows: list[list[Any]]) -> bytes:
     with open(folder / "weeks.csv", "w", newline="") as file:
         csv.writer(file).writerows(
-            [[name for name, *_ in TRIPS_BY_WEEK.columns], *([*row, 1.5, 2.5, 3] for row in rows)]
+            [[name for name, *_ in TRIPS_BY_WEEK.columns], *([*row, 1.5, 2.5, 3, 7] for row in rows)]
         )
     return (folder / "weeks.csv").read_bytes()
 
