@@ -179,9 +179,9 @@ def test_the_container_loads_a_month_and_ends_when_it_is_told_to_or_a_part_ends(
     (daemon,) = (part for part in parts if "dagster-daemon" in "".join(part.cmdline()[:2]))
     daemon.kill()
     # Docker starts it again.
-    assert services.processes["container"].wait(timeout=90) == 1
+    assert services.processes["container"].wait(timeout=300) == 1
 
     services.start_container()
     services.wait_for(services.is_loaded, "the code location to be loaded")
-    assert services.stop_unit("container", seconds=90) == 128 + signal.SIGTERM
+    assert services.stop_unit("container", seconds=300) == 128 + signal.SIGTERM
     assert services.rows() == {"2023-01": 1_001}
