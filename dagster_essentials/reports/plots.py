@@ -64,7 +64,8 @@ def draw_weeks(
         )
         figure.legend(loc="outside lower right", frameon=False)
     axes.set_title(f"{what} by week, {first} to {last + timedelta(days=6)}")
-    axes.set_xlabel("week, by its first day (Sunday)")
+    # On the right, the dates have their year.
+    axes.set_xlabel("week, by its first day (Sunday)", loc="left")
     axes.set_ylabel(f"{what.split()[-1]} a week")
     # So that no dot is cut off at the top.
     axes.set_ylim(0, max(1.0, 1.08 * max(values.values())))
@@ -171,8 +172,8 @@ def _label_months(axes: "Axes", months: Mapping[int, str], at_most: int = 13) ->
     step = next(step for step in (1, 2, 3, 6, 12, 24, 48) if len(months) <= at_most * step or step == 48)
     ticks = [number for number in months if (number - 1) % step == 0]
     axes.set_xticks(ticks, [months[number] for number in ticks])
-    # A few bars would be as wide as the plot.
-    margin = 0.6 + max(0, 6 - len(months)) / 2
+    # One bar would be as wide as the plot; with more room beside three, their labels would overlap.
+    margin = 0.6 + max(0, 4 - len(months)) / 2
     axes.set_xlim(min(months) - margin, max(months) + margin)
 
 
