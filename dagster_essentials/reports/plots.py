@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure, FigureBase
 
-    from dagster_essentials.warehouse.month_versions import MonthVersion
-
 DAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 YELLOW = "#b8860b"
 """As dark as the colour of the taxis can be told from white: WCAG asks for a contrast of 3, and this has 3.2."""
@@ -74,23 +72,6 @@ def draw_weeks(
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     _label_numbers(axes.yaxis)
     axes.grid(alpha=0.3)
-
-
-def plot_versions(versions: "Sequence[MonthVersion]", title: str) -> bytes:
-    """Bars of the trips of the `versions` of the month `title`, oldest first, each with the day on which it was loaded."""
-    figure = _figure(6.4, 3.6)
-    axes = figure.subplots()
-    labels = [
-        f"version {version.version}\n{version.loaded_at.date() if version.loaded_at else 'before the record'}"
-        for version in versions
-    ]
-    bars = axes.bar(labels, [version.num_trips for version in versions], color=YELLOW)
-    axes.bar_label(bars, [f"{version.num_trips:,}" for version in versions])
-    axes.set_title(f"Trips of {title}, by version of its file")
-    axes.set_ylabel("trips")
-    axes.margins(y=0.15)
-    _label_numbers(axes.yaxis)
-    return _png(figure)
 
 
 FLEETS = {
