@@ -8,7 +8,7 @@ dagster instance info >/dev/null
 trap 'kill $(jobs -p); wait' EXIT
 trap 'exit 143' TERM INT
 dagster code-server start --host 127.0.0.1 --port 4266 --module-name dagster_essentials.definitions --location-name dagster_essentials &
-# If the daemon finds no code server, its queued runs fail.
+# Without a code server, the daemon would find no schedules, and let queued runs wait.
 until dagster api grpc-health-check --port 4266 >/dev/null 2>&1; do kill -0 $!; sleep 1; done
 dagster-daemon run --workspace deploy/workspace.yaml &
 dagster-webserver --host 0.0.0.0 --port 3000 --workspace deploy/workspace.yaml &

@@ -52,10 +52,8 @@ def remove_stale_temporaries(path: Path) -> None:
     prefix = f".{path.name}."
     # A run lists the folder twice for each of its months, so no path is made of a name before that is the right one.
     with os.scandir(path.parent) as entries:
-        names = [entry.name for entry in entries if entry.name.startswith(prefix)]
+        names = [entry.name for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(_SUFFIX)]
     for name in names:
-        if not name.endswith(_SUFFIX):
-            continue
         entry = path.with_name(name)
         try:
             with open(entry, "rb") as stale:

@@ -79,8 +79,8 @@ class QualityRule:
             missing value are not true: those are counted by `Column.max_missing`.
         limit: the share of the month's rows, 0 to 1, above which the check warns.
         description: what is counted, and why the limit is where it is.
-        key: columns of a rule about rows that are alike: one that differs from all others in these is none. So `violations`
-            need only see the others, which gives the same number in less time, and is not another rule.
+        key: columns in which duplicate rows agree, for a rule that counts duplicates. `violations` are then counted among the
+            rows that share their key with another one only: the same number in less time, so not another rule.
     """
 
     name: str

@@ -91,8 +91,10 @@ def replace_trips_by_fleet(
         with atomic_write(csv, files) as csv_part, atomic_write(png, files) as png_part, tables.transaction():
             TRIPS_BY_FLEET.create(tables)
             tables.execute("DELETE FROM trips_by_fleet")
-            names = TRIPS_BY_FLEET.column_names.removesuffix(", is_complete")
-            tables.execute(f"INSERT INTO trips_by_fleet ({names}) {' UNION ALL '.join(queries)}")
+            tables.execute(
+                "INSERT INTO trips_by_fleet (partition_date, fleet, num_trips, total_amount, trip_distance) "
+                + " UNION ALL ".join(queries)
+            )
             rows = tables.execute(
                 "SELECT partition_date, fleet, num_trips FROM trips_by_fleet ORDER BY partition_date, fleet"
             ).fetchall()

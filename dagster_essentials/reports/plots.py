@@ -1,4 +1,4 @@
-"""The plots: weeks as a line, Manhattan as a map, a request by hour and day, and bars of versions, months and fleets.
+"""The plots: weeks as a line, zones as a map, a request by hour and day, and bars of months and fleets.
 
 The data is passed in; nothing here reads files or the database. Each `plot_` is a PNG, as bytes; each `draw_` draws the same on
 a figure of any size, for `report.py`. matplotlib is imported by the functions that plot, so that only their runs pay for it
@@ -207,30 +207,24 @@ def plot_hours(trips: Mapping[tuple[int, int], int], days: Mapping[int, int], ti
         title, is_sample: for the texts.
     """
     figure = _figure(9, 4, is_sample)
-    draw_hours(figure, trips, days, title)
-    return _png(figure)
-
-
-def draw_hours(figure: "FigureBase", trips: Mapping[tuple[int, int], int], days: Mapping[int, int], title: str) -> None:
-    """As `plot_hours`."""
     means = [
         [trips.get((hour, day), 0) / days[day] if days.get(day) else float("nan") for hour in range(24)]
         for day in range(7)
     ]
     axes = figure.subplots()
     axes.set_facecolor("#dddddd")
-    highest = max(1.0, *(mean for row in means for mean in row if mean == mean), 1.0)
+    highest = max([1.0, *(mean for row in means for mean in row if mean == mean)])
     cells = axes.pcolormesh(means, cmap="viridis_r", vmin=0, vmax=highest, edgecolors="white")
     cells.set_linewidth(0.4)
     axes.set_title(title)
     unknown = "" if all(days.get(day) for day in range(7)) else " (grey: no such day is loaded)"
     axes.set_xlabel(f"hour of the day in which the trip began{unknown}")
-    step = 1 if _width(figure) > 6 else 3
-    axes.set_xticks([hour + 0.5 for hour in range(0, 24, step)], [str(hour) for hour in range(0, 24, step)])
-    axes.set_yticks([day + 0.5 for day in range(7)], DAYS if step == 1 else [day[:3] for day in DAYS])
+    axes.set_xticks([hour + 0.5 for hour in range(24)], [str(hour) for hour in range(24)])
+    axes.set_yticks([day + 0.5 for day in range(7)], DAYS)
     axes.invert_yaxis()
     bar = figure.colorbar(cells, ax=axes, label="trips in the hour, mean of the days")
     _label_numbers(bar.ax.yaxis)
+    return _png(figure)
 
 
 def _width(figure: "FigureBase") -> float:
@@ -254,13 +248,11 @@ def _short(value: float) -> str:
     return f"{value / unit:,.6g}{name}" if unit > 1 or abs(value) < 1000 else f"{value:,.0f}"
 
 
-def _figure(width: float, height: float, is_sample: bool | None = None) -> "FigureBase":
-    """A figure of that size in inches, above a line on the source of the data, unless that is not known."""
+def _figure(width: float, height: float, is_sample: bool) -> "FigureBase":
+    """A figure of that size in inches, above a line on the source of the data."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    if is_sample is None:
-        return figure
     # In a part of its own: a legend below the plot would lie on it.
     top, line = figure.subfigures(2, 1, height_ratios=[height - 0.25, 0.25])  # type: ignore[misc]
     line.text(0.01, 0.5, SAMPLE if is_sample else SOURCE, va="center", fontsize=8, color="#555555")

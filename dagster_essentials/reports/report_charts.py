@@ -102,12 +102,13 @@ def week_charts(days: Sequence[Day]) -> list[Chart]:
     charts = []
     for position, what in enumerate(("trips", "dollars")):
         values = {week: figures[week][position] for week in weeks}
-        complete = {f"{week}": value for week, value in values.items() if week not in incomplete}
+        by_date = {week.isoformat(): value for week, value in values.items()}
+        complete = {week.isoformat(): value for week, value in values.items() if week not in incomplete}
         charts.append(
             Chart(
                 f"Yellow taxi {what} by week",
                 plots.svg(f"weeks{what}", f"A line: yellow taxi {what} of each week", _line(values, incomplete, what)),
-                f"{_most(complete or {f'{week}': value for week, value in values.items()}, 'in the week of ')}.",
+                f"{_most(complete or by_date, 'in the week of ')}.",
                 "Weeks go from Sunday to Saturday. A hollow dot is a week of which some days are not loaded, not a decline."
                 if incomplete
                 else "Weeks go from Sunday to Saturday.",
