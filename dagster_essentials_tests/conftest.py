@@ -31,7 +31,7 @@ from dagster_essentials.warehouse.file import file_tables  # noqa: E402
 from dagster_essentials_tests.cluster.servers import postgres, s3  # noqa: E402
 from dagster_essentials_tests.support.lake_servers import LakeServers  # noqa: E402
 from dagster_essentials_tests.support.loading import load_month  # noqa: E402
-from dagster_essentials_tests.support.project import DISK, NO_REAL_DATA, REAL_DATA, REAL_MONTHS, Project  # noqa: E402
+from dagster_essentials_tests.support.project import DISK, NO_REAL_DATA, REAL_DATA, REAL_MONTHS, ROOT, Project  # noqa: E402
 from dagster_essentials_tests.support.source_server import SourceServer  # noqa: E402
 
 # Processes that tests start have the default: no fleets.
@@ -128,7 +128,9 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture(scope="session")
 def kept_instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
     # A schedule opens its instance anew, so an ephemeral one will not do, and one on disk takes half a second to make.
-    with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("instance"))) as instance:
+    folder = tmp_path_factory.mktemp("instance")
+    shutil.copy(ROOT / ".dagster/dagster.yaml", folder)
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
         yield instance
 
 

@@ -45,6 +45,8 @@ from dagster_essentials_tests.support.receivers import SECRET, MailServer, Webho
 from dagster_essentials_tests.support.run_results import FLEETS, TRIPS, publish
 from dagster_essentials_tests.support.source_server import SourceServer, status
 
+pytestmark = pytest.mark.slow
+
 UI = "https://dagster.example.org"
 
 

@@ -9,7 +9,6 @@ import dagster as dg
 import pytest
 from PIL import Image
 
-from dagster_essentials import defs
 from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.project import ROOT, Project
@@ -44,27 +43,6 @@ def assert_job_is_done(project: Project) -> None:
     with Image.open(project.folder / "outputs" / "manhattan_map.png") as image:
         image.load()
     assert project.temporary_files() == []
-
-
-def test_a_range_of_the_whole_job_from_the_command_line_is_one_run(lesson: Project) -> None:
-    job = defs.resolve_job_def("trip_update_job")
-    assert {key.to_user_string() for key in job.asset_layer.selected_asset_keys} == set(JOB)
-
-    result = lesson.run(
-        *("asset", "materialize", "-m", "dagster_essentials", "--select", ",".join(JOB)),
-        *("--partition-range", f"{KEYS[0]}...{KEYS[-1]}"),
-    )
-
-    assert result.returncode == 0, result.stdout
-    with dg.DagsterInstance.from_config(str(lesson.home)) as instance:
-        (run,) = instance.get_runs()
-        assert run.status == dg.DagsterRunStatus.SUCCESS
-        for name in JOB:
-            key = dg.AssetKey(name.split("/"))
-            records = instance.fetch_materializations(key, limit=10).records
-            assert {record.run_id for record in records} == {run.run_id}, name
-            assert sorted(str(record.partition_key) for record in records) == (KEYS if "trips" in name else ["None"])
-    assert_job_is_done(lesson)
 
 
 # What the daemon does with a backfill of all assets ("Materialize all" in the UI), with each run executed when it is launched.

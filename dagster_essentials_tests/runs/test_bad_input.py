@@ -1,6 +1,7 @@
 """Bad months: the catalogue of faults, and what runs do about them. Nothing that was there is lost."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,10 @@ from dagster_essentials.ingestion.download import download
 from dagster_essentials.ingestion.file_format import FileSchema, Parquet
 from dagster_essentials.ingestion.month_files import validate_month
 from dagster_essentials_tests.support.faults import FAULTS, Fault, Outcome
-from dagster_essentials_tests.support.faults.samples import rewrite, sample
-from dagster_essentials_tests.support.project import DISK, NO_REAL_DATA, REAL_DATA, Project, failure_text, materialize
+from dagster_essentials_tests.support.faults.samples import sample
+from dagster_essentials_tests.support.project import DISK, REAL_DATA, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import (
     TRIPS,
-    Snapshot,
     check_evaluations,
     load_two_months,
     materialized_partitions,
@@ -29,7 +29,7 @@ from dagster_essentials_tests.support.run_results import (
     take_snapshot,
     warnings,
 )
-from dagster_essentials_tests.support.source_server import SourceServer
+from dagster_essentials_tests.support.source_server import Answer, SourceServer
 
 MATERIALIZE_AGAIN = re.compile(r"[Mm]aterialize( it)? again")
 
@@ -76,133 +76,120 @@ IN_RUNS = [
 """One or more for each way in which a month is refused; the harness in `chaos/` runs all of them."""
 
 
-def assert_is_refused(
-    project: Project,
-    instance: dg.DagsterInstance,
-    source_server: SourceServer,
-    url: str,
-    message: str,
-    before: Snapshot,
-) -> None:
-    result = materialize(project, instance, TRIPS, "2023-01")
-
-    assert not result.success
-    text = failure_text(result)
-    assert f"2023-01 ({url}): " in text
-    assert re.search(message, text)
-    assert MATERIALIZE_AGAIN.search(text) or "column_mapping.py" in text, "it says what to do"
-    assert "2023-02" not in text
-    assert take_snapshot(project) == before
-    assert materialized_partitions(instance, trips.taxi_trips_file) == ["2023-01-01", "2023-02-01"]
-    assert materialized_partitions(instance, trips.taxi_trips) == ["2023-01-01", "2023-02-01"]
-
-    publish(source_server, "2023-01", sample("2023-01", 250))
-    assert materialize(project, instance, TRIPS, "2023-01").success, "it is loaded when the source is right again"
-    assert project.rows() == {"2023-01": 250, "2023-02": 300}
-
-
-@pytest.mark.parametrize("name", IN_RUNS)
-def test_a_refused_month_fails_the_run_and_is_unchanged(
-    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, name: str
-) -> None:
-    before = load_two_months(project, instance, source_server)
-    (answer,) = FAULTS[name].answers(source_server, sample("2023-01", 400), Random(1))
-    url = publish(source_server, "2023-01", answer)
-
-    assert_is_refused(project, instance, source_server, url, FAULTS[name].message, before)
-
-
 REAL_FILES = {
     "error_page_saved_as.parquet": r"it begins with '.*\"not_found\".*Open the address in a browser",
     "truncated_2024-01.parquet": r"it does not end like one \(2,471,291 bytes\)",
 }
+"""Published bad files, and the messages with which they are refused."""
 
 
-@pytest.mark.parametrize("name", REAL_FILES)
-def test_a_real_bad_file_fails_the_run_and_the_month_is_unchanged(
-    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, name: str
+def months_from_2021(count: int) -> list[str]:
+    return [f"{2021 + number // 12}-{number % 12 + 1:02}" for number in range(count)]
+
+
+def assert_are_named(text: str, expected: Mapping[str, tuple[str, str]]) -> None:
+    """The failure of a run has a line for each month, with its address or path, its reason, a pattern, and what to do."""
+    for month, (place, message) in expected.items():
+        (reason,) = [line for line in text.splitlines() if line.startswith(f"{month} ({place}): ")]
+        assert re.search(message, reason), (month, reason)
+        assert MATERIALIZE_AGAIN.search(reason) or "column_mapping.py" in reason, "it says what to do"
+
+
+def test_each_refused_month_of_a_range_is_unchanged_and_loaded_when_the_source_is_right_again(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
-    file = REAL_DATA / "bad" / name
-    if not file.exists():
-        pytest.skip(NO_REAL_DATA)
-    before = load_two_months(project, instance, source_server)
-    url = publish(source_server, "2023-01", file.read_bytes())
+    messages = {name: FAULTS[name].message for name in IN_RUNS}
+    has_real_files = (REAL_DATA / "bad").is_dir()
+    if has_real_files:
+        messages |= REAL_FILES
+    *months, good = months_from_2021(len(messages) + 1)
+    # The first half has been loaded before.
+    loaded = months[: len(months) // 2]
+    for month in loaded:
+        publish(source_server, month, sample(month))
+    assert materialize(project, instance, TRIPS, loaded[0], loaded[-1]).success
+    before = take_snapshot(project)
 
-    assert_is_refused(project, instance, source_server, url, REAL_FILES[name], before)
+    def answer(name: str, month: str) -> bytes | Answer:
+        if name in REAL_FILES:
+            return (REAL_DATA / "bad" / name).read_bytes()
+        return FAULTS[name].answers(source_server, sample(month, 400), Random(1))[0]
 
-
-@pytest.mark.parametrize(
-    "name", ["403", "closed halfway, always", "an HTML page", "no rows", "a column missing", "zeroed pages"]
-)
-def test_a_refused_month_leaves_nothing_where_nothing_was(
-    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, name: str
-) -> None:
-    (answer,) = FAULTS[name].answers(source_server, sample("2023-01", 400), Random(1))
-    url = publish(source_server, "2023-01", answer)
-
-    result = materialize(project, instance, TRIPS, "2023-01")
+    names = Random(1).sample(sorted(messages), len(messages))
+    urls = {
+        month: publish(source_server, month, answer(name, month)) for month, name in zip(months, names, strict=True)
+    }
+    publish(source_server, good, sample(good))
+    result = materialize(project, instance, TRIPS, months[0], good)
 
     assert not result.success
-    assert re.search(re.escape(f"2023-01 ({url}): ") + f".*({FAULTS[name].message})", failure_text(result))
-    assert take_snapshot(project) == Snapshot({}, [], [])
-    assert materialized_partitions(instance, trips.taxi_trips_file) == []
-    assert materialized_partitions(instance, trips.taxi_trips) == []
+    text = failure_text(result)
+    assert_are_named(text, {month: (urls[month], messages[name]) for month, name in zip(months, names, strict=True)})
+    assert f"{good} (" not in text
+    after = take_snapshot(project)
+    assert {name: after.files.get(name) for name in before.files} == before.files
+    assert [row for row in after.rows if good not in row] == before.rows
+    assert set(project.rows()) == {*loaded, good}
+    assert {path.name for path in (project.folder / "raw").glob("*.parquet")} == {
+        project.file(month).name for month in (*loaded, good)
+    }
+    for asset in TRIPS:
+        assert materialized_partitions(instance, asset) == [f"{month}-01" for month in (*loaded, good)]
+
+    for month in months:
+        publish(source_server, month, sample(month, 250))
+    assert materialize(project, instance, TRIPS, months[0], good).success
+    assert project.rows() == {**dict.fromkeys(months, 250), good: 300}
 
 
 # Files that were put there by hand, or changed, after the download
 
 
-@pytest.mark.parametrize(
-    ("name", "cause"),
-    [
-        ("zeroed pages", "TProtocolException|Invalid"),
-        ("half a vendor", r"VendorID holds a number that is not whole: 1\.5"),
-        ("a number beyond 32 bits", "3000000000"),
-        ("a flag of 101 bytes", "store_and_fwd_flag holds a text of more than 100 bytes"),
-    ],
-)
-def test_a_bad_file_put_there_by_hand_leaves_the_table_unchanged(
-    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, name: str, cause: str
-) -> None:
-    before = load_two_months(project, instance, source_server)
-    project.file("2023-01").write_bytes(FAULTS[name].file(sample("2023-01", 400)))
-
-    result = materialize(project, instance, [trips.taxi_trips], "2023-01")
-
-    assert not result.success
-    text = failure_text(result)
-    assert f"2023-01 ({project.file('2023-01')}): " in text
-    assert "the month is unchanged" in text
-    assert re.search(cause, text)
-    assert re.search(r"Delete the file, and materialize.*column_mapping\.py", text)
-    assert ".partial" not in text
-    assert "/dev/fd" not in text, "the file has the name by which a person finds it"
-    after = take_snapshot(project)
-    assert (after.columns, after.rows) == (before.columns, before.rows)
-    february = project.file("2023-02").name
-    assert after.files[february] == before.files[february]
-    assert materialized_partitions(instance, trips.taxi_trips) == ["2023-01-01", "2023-02-01"]
-    assert warnings(instance, result.run_id) == set(), "they are about what is loaded"
-
-    publish(source_server, "2023-01", sample("2023-01", 250))
-    assert materialize(project, instance, TRIPS, "2023-01").success, "it is loaded when the source is right again"
-    assert project.rows() == {"2023-01": 250, "2023-02": 300}
+BY_HAND = {
+    "zeroed pages": "TProtocolException|Invalid",
+    "half a vendor": r"VendorID holds a number that is not whole: 1\.5",
+    "a number beyond 32 bits": "3000000000",
+    "a flag of 101 bytes": "store_and_fwd_flag holds a text of more than 100 bytes",
+    "no rows": "the file has no rows",
+}
+"""The messages of bad files that no download has refused."""
 
 
-def test_an_empty_file_put_there_by_hand_does_not_empty_the_month(
+def test_bad_files_put_there_by_hand_leave_the_table_unchanged(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
-    before = load_two_months(project, instance, source_server)
-    project.file("2023-01").write_bytes(rewrite(sample("2023-01"), "FROM month LIMIT 0"))
+    *months, good = months_from_2021(len(BY_HAND) + 1)
+    for month in (*months, good):
+        publish(source_server, month, sample(month))
+    loaded = materialize(project, instance, TRIPS, months[0], good)
+    assert loaded.success
+    before, recorded = take_snapshot(project), materialized_partitions(instance, trips.taxi_trips)
+    for month, name in zip(months, BY_HAND, strict=True):
+        project.file(month).write_bytes(FAULTS[name].file(sample(month, 400)))
 
-    result = materialize(project, instance, [trips.taxi_trips], "2023-01")
+    result = materialize(project, instance, [trips.taxi_trips], months[0], months[-1])
 
     assert not result.success
     text = failure_text(result)
-    assert f"2023-01 ({project.file('2023-01')}): " in text
-    assert "the file has no rows" in text
-    assert MATERIALIZE_AGAIN.search(text) or "Delete the file, and materialize" in text
-    assert take_snapshot(project).rows == before.rows
+    for month, cause in zip(months, BY_HAND.values(), strict=True):
+        (reason,) = [line for line in text.splitlines() if line.startswith(f"{month} ({project.file(month)}): ")]
+        assert "the month is unchanged" in reason.lower()
+        assert re.search(cause, reason)
+        assert re.search(r"Delete the file, and materialize", reason)
+    assert ".partial" not in text
+    assert "/dev/fd" not in text, "a file has the name by which a person finds it"
+    after = take_snapshot(project)
+    assert (after.columns, after.rows) == (before.columns, before.rows)
+    assert after.files[project.file(good).name] == before.files[project.file(good).name]
+    assert materialized_partitions(instance, trips.taxi_trips) == recorded
+    assert warnings(instance, result.run_id) == warnings(instance, loaded.run_id), "they are about what is loaded"
+
+    for month in months:
+        publish(source_server, month, sample(month, 250))
+    assert materialize(project, instance, TRIPS, months[0], good).success, (
+        "they are loaded when the source is right again"
+    )
+    assert project.rows() == {**dict.fromkeys(months, 250), good: 300}
 
 
 def test_a_missing_file_says_what_to_materialize_first(

@@ -9,10 +9,8 @@ import dagster as dg
 import duckdb
 import pytest
 
-from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.support.dagster_dev import copy_with_environment
-from dagster_essentials_tests.support.project import ROOT, Project
-from dagster_essentials_tests.support.source_server import SourceServer
+from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -79,20 +77,3 @@ def test_make_run_loads_the_months_of_the_lesson_and_prints_them(clone: Path) ->
         assert len(instance.get_materialized_partitions(dg.AssetKey("taxi_trips"))) == 3
         # The whole job for the three months is one run; the weeks and the request are one each.
         assert instance.get_runs_count() == 3
-
-
-def test_the_job_loads_a_month_from_the_command_line_and_then_the_same_month_again(
-    project: Project, source_server: SourceServer, tmp_path: Path
-) -> None:
-    source_server.files["/taxi_zones.csv"] = write_zones(tmp_path / "taxi_zones.csv").read_bytes()
-    partition = ("--tags", '{"dagster/partition": "2023-01-01"}')
-    for rows in (1_001, 1_002):
-        source_server.put_month("2023-01", write_month(tmp_path / "source", "2023-01", rows).read_bytes())
-        result = project.run("job", "execute", "-m", "dagster_essentials", "-j", "trip_update_job", *partition)
-        assert result.returncode == 0, result.stdout
-        assert project.rows() == {"2023-01": rows}
-    with dg.DagsterInstance.from_config(str(project.home)) as instance:
-        for asset in ("taxi_trips_file", "taxi_trips"):
-            records = instance.fetch_materializations(dg.AssetKey(asset), limit=10).records
-            assert [record.partition_key for record in records] == ["2023-01-01", "2023-01-01"]
-        assert len(instance.fetch_materializations(dg.AssetKey("manhattan_map"), limit=10).records) == 2

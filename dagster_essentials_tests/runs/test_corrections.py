@@ -18,6 +18,8 @@ from dagster_essentials_tests.support.run_results import TRIPS, publish
 from dagster_essentials_tests.support.source_server import SourceServer, status
 from dagster_essentials_tests.support.ticks import tick
 
+pytestmark = pytest.mark.slow
+
 NEW_YORK = ZoneInfo("America/New_York")
 SUNDAY = datetime(2023, 6, 4, tzinfo=NEW_YORK)
 MONTHS = ("2022-12", "2023-01", "2023-02")

@@ -27,8 +27,6 @@ from dagster_essentials_tests.support.run_results import (
 )
 from dagster_essentials_tests.support.source_server import SourceServer
 
-pytestmark = pytest.mark.duckdb
-
 
 @pytest.mark.parametrize("how", [NOTEBOOK, RUN], ids=["by a notebook", "by a run of another instance"])
 def test_a_run_waits_for_a_database_in_use_and_succeeds(

@@ -130,26 +130,11 @@ def test_a_range_of_the_job_is_one_run_that_prints_its_progress_only(fresh: Path
         assert materialized(fresh, asset) == [None]
 
 
-def test_a_month_of_the_job_and_a_month_of_some_assets(fresh: Path) -> None:
-    run_dg(fresh, "launch", "--job", "trip_update_job", "--partition", "2023-02-01")
-    assert rows(fresh) == {"2023-02": 302}
-    run_dg(fresh, "launch", "--assets", "taxi_trips_file,taxi_trips", "--partition", "2023-01-01")
-    assert rows(fresh) == MONTHS
-    assert len(materialized(fresh, "manhattan_map")) == 1
-
-
 def test_a_job_of_months_that_is_launched_without_one_says_how_to_give_it(fresh: Path) -> None:
     for job in ("trip_update_job", "weekly_update_job"):
         output = run_dg(fresh, "launch", "--job", job, code=1)
         assert "The run has no partition. Launch it for one (--partition) or for a range" in output
     assert materialized(fresh, "taxi_trips_file") == []
-
-
-def test_a_range_of_some_assets_and_the_assets_upstream_of_one(fresh: Path) -> None:
-    run_dg(fresh, "launch", "--assets", "+taxi_trips", "--partition-range", "2023-01-01...2023-02-01")
-    assert rows(fresh) == MONTHS
-    run_dg(fresh, "launch", "--assets", "trips_by_week", "--partition-range", "2023-01-01...2023-01-15")
-    assert materialized(fresh, "trips_by_week") == ["2023-01-01", "2023-01-08", "2023-01-15"]
 
 
 def test_a_month_that_is_not_published_ends_dg_with_1_and_the_others_are_loaded(fresh: Path) -> None:
@@ -161,19 +146,6 @@ def test_a_month_that_is_not_published_ends_dg_with_1_and_the_others_are_loaded(
     assert rows(fresh) == MONTHS
     assert materialized(fresh, "taxi_trips") == ["2023-01-01", "2023-02-01"]
     assert runs(fresh) == [("trip_update_job", "FAILURE")]
-
-
-def test_all_events_of_a_run_are_in_its_history_though_the_terminal_shows_none(fresh: Path) -> None:
-    run_dg(fresh, "launch", "--assets", "taxi_zones_file")
-    with dg.DagsterInstance.from_config(str(fresh / ".dagster")) as instance:
-        (run,) = instance.get_runs()
-        types = {entry.dagster_event_type for entry in instance.all_logs(run.run_id)}
-    assert {
-        dg.DagsterEventType.RUN_START,
-        dg.DagsterEventType.STEP_SUCCESS,
-        dg.DagsterEventType.ASSET_MATERIALIZATION,
-        dg.DagsterEventType.RUN_SUCCESS,
-    } <= types
 
 
 def test_the_activated_environment_turns_telemetry_off_until_it_is_deactivated(clone: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from dagster_essentials_tests.support.run_results import (
 )
 from dagster_essentials_tests.support.source_server import SourceServer
 
+pytestmark = pytest.mark.slow
+
 NO_SPACE = "Free some disk space"
 
 

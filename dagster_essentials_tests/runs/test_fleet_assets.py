@@ -400,6 +400,8 @@ def test_each_job_has_the_assets_of_its_own_partitions() -> None:
 LIST_DEFINITIONS = """
 from dagster_essentials import defs
 from dagster_essentials.jobs import FLEET_TRIPS
+
+pytestmark = pytest.mark.slow
 repository = defs.get_repository_def()
 print(*[key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()])
 print(*[job.name for job in repository.get_all_jobs()], *[schedule.name for schedule in repository.schedule_defs])

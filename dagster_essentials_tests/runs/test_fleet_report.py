@@ -26,6 +26,8 @@ from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, Pr
 from dagster_essentials_tests.support.run_results import FLEETS, TRIPS, publish
 from dagster_essentials_tests.support.source_server import SourceServer
 
+pytestmark = pytest.mark.slow
+
 FILES = {
     ("yellow", "2023-01"): 300,
     ("green", "2023-01"): 310,

@@ -209,6 +209,8 @@ from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
 
+pytestmark = pytest.mark.slow
+
 target = ModuleTarget("dagster_essentials.definitions", None, None, "dagster_essentials")
 with (
     dg.DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance,

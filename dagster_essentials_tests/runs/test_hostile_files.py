@@ -27,7 +27,7 @@ from dagster_essentials_tests.support.faults.samples import read_arrow, sample, 
 from dagster_essentials_tests.support.project import ROOT, Project, failure_text, materialize
 from dagster_essentials_tests.support.source_server import SourceServer
 
-pytestmark = pytest.mark.duckdb
+pytestmark = pytest.mark.slow
 
 ROWS = 3000
 MEASURED = [*HOSTILE_FILES, *(fault for fault in DAMAGED_FILES if fault.name.startswith(("footer size", "a billion")))]

@@ -11,6 +11,8 @@ from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.support.dagster_dev import BIN
 from dagster_essentials_tests.support.project import ROOT
 
+pytestmark = pytest.mark.slow
+
 LAUNCH, MATERIALIZE = ["dg", "launch", "--assets"], ["dagster", "asset", "materialize", "--select"]
 
 

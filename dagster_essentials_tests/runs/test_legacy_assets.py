@@ -15,6 +15,8 @@ from dagster_essentials_tests.support.legacy_files import legacy_file
 from dagster_essentials_tests.support.project import Project
 from dagster_essentials_tests.support.run_results import check_evaluations
 
+pytestmark = pytest.mark.slow
+
 MATERIALIZE = ("asset", "materialize", "-m", "dagster_essentials")
 MONTHS = ("--partition-range", "2010-12-01...2011-01-01")
 

@@ -9,7 +9,7 @@ import pytest
 
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, REAL_MONTHS, Project
 
-pytestmark = [pytest.mark.duckdb, pytest.mark.skipif(not REAL_DATA.is_dir(), reason=NO_REAL_DATA)]
+pytestmark = [pytest.mark.slow, pytest.mark.duckdb, pytest.mark.skipif(not REAL_DATA.is_dir(), reason=NO_REAL_DATA)]
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from dagster_essentials_tests.support.project import Project, failure_text, mate
 from dagster_essentials_tests.support.run_results import FLEETS, TRIPS, check_evaluations, publish, step_log
 from dagster_essentials_tests.support.source_server import SourceServer
 
+pytestmark = pytest.mark.slow
+
 MONTHS = ("2022-12", "2023-01", "2023-02")
 
 

@@ -11,6 +11,8 @@ from dagster_essentials.reports.report import render_report
 from dagster_essentials_tests.support.loaded_trips import daily, load_trips, load_zones, materialized_metadata
 from dagster_essentials_tests.support.project import Project, failure_text, materialize
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings("ignore")
 def test_asset_job_and_schedule_are_registered_when_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ from dagster_essentials_tests.support.project import Project, failure_text, mate
 from dagster_essentials_tests.support.source_server import SourceServer, status
 from dagster_essentials_tests.unit.test_download import SECRET, demanding_password
 
+pytestmark = pytest.mark.slow
+
 ASSETS = [trips.taxi_trips_file, trips.taxi_trips]
 SQL = ["x'); DROP TABLE trips; --", 'x"); DROP TABLE trips; --', "2023-01'; DROP TABLE trips; --", "$month", "{}", "%s"]
 

@@ -17,6 +17,8 @@ from dagster_essentials_tests.support.project import Project, materialize
 from dagster_essentials_tests.support.run_results import TRIPS, publish, step_log
 from dagster_essentials_tests.support.source_server import SourceServer, cut_off, status
 
+pytestmark = pytest.mark.slow
+
 NOT_PUBLISHED = "not published (the source answered 403)"
 
 

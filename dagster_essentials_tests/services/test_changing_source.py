@@ -1,4 +1,4 @@
-"""A source that publishes, corrects, shrinks and enlarges months for a simulated year, and schedules that follow it."""
+"""A source that publishes, corrects, shrinks and enlarges months for seven simulated months, and schedules that follow it."""
 
 import random
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def digest_of(content: bytes) -> tuple[Any, ...]:
     return query_file(content, f"SELECT {OF_FILE} FROM month")[0]
 
 
-def test_the_table_follows_a_source_that_changes_for_a_year(
+def test_the_table_follows_a_source_that_changes_for_seven_months(
     project: Project, history: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     source: dict[str, bytes] = {}
@@ -70,7 +70,7 @@ def test_the_table_follows_a_source_that_changes_for_a_year(
             for request in tick(history, today, schedule)[0]:
                 assert materialize(project, history, TRIPS, str(request.partition_key)[:7]).success
 
-    for today in days(datetime(2022, 1, 3, tzinfo=NEW_YORK), datetime(2023, 1, 5, tzinfo=NEW_YORK)):
+    for today in days(datetime(2022, 1, 3, tzinfo=NEW_YORK), datetime(2022, 8, 5, tzinfo=NEW_YORK)):
         change_source(today)
         run_what_is_due(today)
         if today.weekday() == 6 and project.rows():
@@ -79,6 +79,6 @@ def test_the_table_follows_a_source_that_changes_for_a_year(
             assert {month: tuple(digest) for month, *digest in in_table} == {
                 month: digest_of(source[month]) for month, *_ in in_table
             }, today
-    assert corrected > 8
-    assert set(project.rows()) >= {f"2022-{number:02}" for number in range(1, 11)}
+    assert corrected > 4
+    assert set(project.rows()) >= {f"2022-{number:02}" for number in range(1, 6)}
     assert max(number for (number,) in project.query("SELECT version FROM month_versions")) > 1

@@ -237,10 +237,6 @@ def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: S
     assert "because it is not published" in message["text"]
 
 
-def test_a_backfill_from_a_month_to_a_month_from_the_command_line(dev: Dev) -> None:
-    _backfill(dev, "--from", "2023-01-01", "--to", "2023-02-01", months=["2023-01", "2023-02"])
-
-
 def test_a_backfill_of_all_months_from_the_command_line(dev: Dev) -> None:
     _backfill(dev, "--all", "yes", months=list(MONTHS))
     assert dev.rows() == MONTHS
@@ -277,42 +273,6 @@ def _finished_backfill(dev: Dev, backfill: str) -> str:
         return str(found) if found in final else ""
 
     return str(dev.wait_for(final_status, f"backfill {backfill} to finish"))
-
-
-def test_an_asset_backfill_from_the_ui_is_one_run_that_records_each_month_once(dev: Dev) -> None:
-    files, trips = dev.materialized("taxi_trips_file"), dev.materialized("taxi_trips")
-    backfill = _launch_backfill(
-        dev,
-        assetSelection=[{"path": ["taxi_trips_file"]}, {"path": ["taxi_trips"]}],
-        partitionNames=KEYS,
-    )
-    assert _finished_backfill(dev, backfill) == "COMPLETED_SUCCESS"
-    (run,) = dev.runs(**{"dagster/backfill": backfill})
-    assert run.status == dg.DagsterRunStatus.SUCCESS
-    assert dev.materialized("taxi_trips_file") == sorted(files + KEYS)
-    assert dev.materialized("taxi_trips") == sorted(trips + KEYS)
-    assert dev.rows() == MONTHS
-
-
-def test_a_job_backfill_from_the_ui_loads_its_months(dev: Dev) -> None:
-    backfill = _launch_backfill(
-        dev,
-        selector={"repositorySelector": JOB, "partitionSetName": "trip_update_job_partition_set"},
-        partitionNames=KEYS[:3],
-    )
-    assert _finished_backfill(dev, backfill) in ("COMPLETED", "COMPLETED_SUCCESS")
-    runs = dev.finished_runs(1, **{"dagster/backfill": backfill})
-    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
-    assert dev.rows() == MONTHS
-
-
-def test_a_range_from_the_command_line_is_loaded_in_one_run(dev: Dev) -> None:
-    result = dev.dagster(
-        *("asset", "materialize", "-m", "dagster_essentials", "--select", "taxi_trips_file,taxi_trips"),
-        *("--partition-range", "2023-02-01...2023-04-01"),
-    )
-    assert result.returncode == 0, result.stdout
-    assert dev.rows() == MONTHS
 
 
 def test_a_month_that_fails_in_a_backfill_is_failed_in_the_ui_and_the_others_are_loaded(

@@ -207,23 +207,6 @@ def test_a_backfill_of_the_job_has_runs_of_the_job(page: Page, dev: Dev, screens
     assert loaded(dev) == published(dev)
 
 
-def test_a_backfill_of_the_job_from_the_command_line_has_a_run_for_each_month(dev: Dev) -> None:
-    def backfill(runs: int, *options: str) -> list[str]:
-        before = {run.run_id for run in dev.runs()}
-        result = dev.dagster("job", "backfill", "-j", "trip_update_job", *options, "--noprompt")
-        assert result.returncode == 0, result.stdout
-        finished = [run for run in dev.finished_runs(len(before) + runs) if run.run_id not in before]
-        assert {(run.job_name, run.status) for run in finished} == {("trip_update_job", dg.DagsterRunStatus.SUCCESS)}
-        return sorted(run.tags["dagster/partition"] for run in finished)
-
-    assert backfill(3, "--all", "yes") == KEYS
-    assert backfill(2, "--partitions", "2023-01-01,2023-03-01") == ["2023-01-01", "2023-03-01"]
-    assert backfill(2, "--from", "2023-02-01", "--to", "2023-03-01") == KEYS[1:]
-    # As the concept page has it, for an earlier release of Dagster.
-    assert re.search("No such option.*-p", dev.dagster("job", "backfill", "-p", "trip_update_job").stdout)
-    assert loaded(dev) == published(dev)
-
-
 def test_a_load_is_forced_by_the_config_of_a_backfill(page: Page, dev: Dev) -> None:
     before = load_times(dev)
     open_asset(page, "taxi_trips", "Partitions")

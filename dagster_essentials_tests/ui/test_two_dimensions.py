@@ -180,23 +180,6 @@ def test_a_rectangle_of_assets_loads_what_is_published_and_the_missing_month_say
     expect(reason).to_be_visible()
 
 
-def test_a_backfill_from_the_command_line_has_a_run_for_each_partition(dev: Dev, source: SourceServer) -> None:
-    def backfill(*options: str, runs: int) -> set[str]:
-        before = {run.run_id for run in dev.runs()}
-        result = dev.dagster("job", "backfill", "-j", "fleet_update_job", *options, "--noprompt")
-        assert result.returncode == 0, result.stdout
-        finished = [run for run in dev.finished_runs(len(before) + runs) if run.run_id not in before]
-        assert {run.status for run in finished} == {dg.DagsterRunStatus.SUCCESS}
-        return {run.tags["dagster/partition"] for run in finished}
-
-    keys = {"green|2023-03-01", "fhvhv|2023-01-01"}
-    assert backfill("--partitions", ",".join(keys), runs=2) == keys
-    # A slice of all partitions in their order, not a rectangle.
-    slice_ = {"green|2023-02-01", "green|2023-03-01", "fhv|2023-01-01"}
-    assert backfill("--from", "green|2023-02-01", "--to", "fhv|2023-01-01", runs=3) == slice_
-    assert fleet_rows(dev)["green", "2023-03"] == ROWS["green", "2023-03"]
-
-
 def test_with_fleets_all_assets_can_be_launched_for_all_partitions_only(page: Page) -> None:
     """So there are no fleets by default: this is the second step of the lesson."""
     go_to(page, "Lineage")

@@ -28,8 +28,6 @@ from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.loading import load_month, month_file
 from dagster_essentials_tests.support.project import DISK
 
-pytestmark = pytest.mark.duckdb
-
 WRITER = """
 import sys
 from pathlib import Path

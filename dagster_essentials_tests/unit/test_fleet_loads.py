@@ -23,7 +23,7 @@ from dagster_essentials_tests.support.faults.samples import rewrite
 from dagster_essentials_tests.support.fleet_files import fleet_sample, read_trips, trips_in_table
 from dagster_essentials_tests.support.loading import load_month
 
-pytestmark = pytest.mark.duckdb
+pytestmark = pytest.mark.slow
 
 LOADED = [("yellow", "2023-02"), ("green", "2023-02"), ("fhv", "2023-02"), ("fhvhv", "2023-02"), ("green", "2023-03")]
 TABLES = ("trips", "fleet_trips", "month_versions", "trips_by_day", "pickups_by_zone", "all_trips")

@@ -16,7 +16,7 @@ from dagster_essentials_tests.support.fleet_files import ERAS, fleet_sample, row
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA
 
-pytestmark = pytest.mark.duckdb
+pytestmark = pytest.mark.slow
 
 Trip = Mapping[str, Any]
 Rule = Callable[[Trip, datetime, datetime], bool]

@@ -31,7 +31,7 @@ from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import DISK, NO_REAL_DATA, REAL_DATA
 from dagster_essentials_tests.support.source_server import SourceServer, status
 
-pytestmark = pytest.mark.duckdb
+pytestmark = [pytest.mark.slow, pytest.mark.duckdb]
 
 REAL_FLEET_MONTHS = [
     *(("green", month) for month in ("2023-01", "2023-02", "2024-01")),

@@ -15,7 +15,7 @@ from dagster_essentials.sample import write_fleet_month
 from dagster_essentials_tests.support.project import NO_REAL_DATA, REAL_DATA, ROOT
 from dagster_essentials_tests.unit.test_sample import count, query
 
-pytestmark = pytest.mark.duckdb
+pytestmark = pytest.mark.slow
 
 TYPES = {
     "i": pa.int32(),

@@ -12,8 +12,6 @@ from dagster_essentials.orchestration.database import HeldTables
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.warehouse.tables import Tables
 
-pytestmark = pytest.mark.duckdb
-
 
 @pytest.fixture
 def resource(tmp_path: Path) -> LockedDuckDBResource:

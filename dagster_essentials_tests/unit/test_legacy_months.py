@@ -32,7 +32,7 @@ from dagster_essentials_tests.support.legacy_files import (
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import DISK, REAL_DATA
 
-pytestmark = pytest.mark.duckdb
+pytestmark = [pytest.mark.slow, pytest.mark.duckdb]
 
 NULL = None
 

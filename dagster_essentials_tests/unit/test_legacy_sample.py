@@ -12,6 +12,8 @@ from dagster_essentials.sample import write_month
 from dagster_essentials_tests.support.legacy_files import LEGACY_DATA, LEGACY_MONTHS, real_rows, types_of
 from dagster_essentials_tests.unit.test_sample import count, query
 
+pytestmark = pytest.mark.slow
+
 ROWS = 100_000
 
 

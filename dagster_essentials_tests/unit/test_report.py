@@ -23,8 +23,6 @@ from dagster_essentials_tests.support.fleet_files import fleet_sample
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import DISK
 
-pytestmark = pytest.mark.duckdb
-
 MONTHS = [
     ("yellow", "2019-01"),
     ("yellow", "2019-02"),

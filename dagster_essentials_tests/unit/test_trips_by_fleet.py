@@ -18,6 +18,8 @@ from dagster_essentials_tests.support.fleet_files import common_columns, fleet_s
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import DISK
 
+pytestmark = pytest.mark.slow
+
 ROWS = {("yellow", "2019-01"): 60, ("yellow", "2019-02"): 50, ("green", "2019-01"): 40, ("green", "2019-02"): 30}
 ROWS |= {("fhv", "2019-01"): 220, ("fhv", "2019-02"): 20, ("fhvhv", "2019-02"): 200}
 

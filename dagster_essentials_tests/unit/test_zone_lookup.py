@@ -17,6 +17,8 @@ from dagster_essentials.errors import ZonesError
 from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.support.project import DISK, REAL_DATA
 
+pytestmark = pytest.mark.slow
+
 Points = npt.NDArray[np.float64]
 ZONES_CSV = REAL_DATA / "taxi_zones.csv"
 KAGGLE = REAL_DATA / "legacy" / "points_2009_2010.csv"
