@@ -183,15 +183,14 @@ class _Moved(Project):
         return self.database_folder / "it's; a [database].duckdb"
 
 
-@pytest.mark.parametrize("name", SQL)
 def test_unknown_columns_of_any_name_are_ignored(
-    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, name: str, tmp_path: Path
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, tmp_path: Path
 ) -> None:
-    quoted = name.replace('"', '""')
+    columns = ", ".join('1 AS "{}"'.format(name.replace('"', '""')) for name in SQL)
     original = write_month(tmp_path, "2023-01", 100)
     changed = tmp_path / "changed.parquet"
     with duckdb.connect() as connection:
-        connection.execute(f"COPY (SELECT *, 1 AS \"{quoted}\" FROM '{original}') TO '{changed}'")
+        connection.execute(f"COPY (SELECT *, {columns} FROM '{original}') TO '{changed}'")
     source_server.put_month("2023-01", original.read_bytes())
     assert materialize(project, instance, ASSETS, "2023-01").success
     source_server.put_month("2023-01", changed.read_bytes())
@@ -199,7 +198,7 @@ def test_unknown_columns_of_any_name_are_ignored(
     assert materialize(project, instance, ASSETS, "2023-01").success
 
     assert project.rows() == {"2023-01": 100}
-    assert map_columns(read_schema(changed), "2026-06", YELLOW).unknown == [name]
+    assert set(map_columns(read_schema(changed), "2026-06", YELLOW).unknown) == set(SQL)
 
 
 @pytest.mark.parametrize("value", SQL)
