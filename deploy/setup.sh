@@ -63,4 +63,12 @@ if [ -e .venv/.ready ] || ! complete; then
         fail "The packages could not be installed, see above. They come from a package index: try again when it can be reached."
     }
 fi
+# Python compiles what it imports: here, so that the first command need not, and for users who may not write to .venv.
+unset PYTHONDONTWRITEBYTECODE
+compile() {
+    .venv/bin/python -c "import $1" 2>/dev/null || true
+}
+compile 'dagster_dg_cli.cli, dagster_webserver.cli, dagster._daemon.cli' &
+compile 'dagster_essentials.definitions, dagster_essentials.reports.plots, duckdb, matplotlib.figure, pyarrow.parquet'
+wait
 mv .venv/.incomplete .venv/.ready

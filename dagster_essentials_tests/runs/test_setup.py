@@ -22,6 +22,7 @@ case "$*" in
     "-m venv .venv") {venv} ;;
     "-m pip install "*uv) exit 1 ;;
     "-m pip install "*) {has_pip} && echo pip >> installers ;;
+    *"import dagster"*) ;;
     *requires*) [ -e .venv/complete ] && exec '{real}' -c "$2" || exec '{real}' -S -c "$2" ;;
     *) exec '{real}' -c 'import sys
 sys.version_info, sys.executable = {version_info}, "{path}"
