@@ -58,8 +58,8 @@ def test_the_short_form_finds_no_violation() -> None:
     summary = re.search(r"^(\d+) kills, (\d+) kinds of source faults$", output, re.MULTILINE)
     assert summary is not None, output
     kills, inputs = map(int, summary.groups())
-    assert kills >= 5
-    assert inputs >= 6
+    assert kills >= 3
+    assert inputs >= 3
     assert re.search(r"^seed 7, \d+ minutes$", output, re.MULTILINE), "it can be repeated"
 
 
