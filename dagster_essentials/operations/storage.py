@@ -92,9 +92,13 @@ class _OpenFiles:
             self._engines.clear()
 
 
-class _RunStorage(SqliteRunStorage):
+class _InOneFile:
+    """A storage whose file is at `_conn_string`."""
+
+    _conn_string: str
+
     def __init__(self, address: str):
-        super().__init__(address)
+        super().__init__(address)  # type: ignore[call-arg]
         self._files = _OpenFiles()
 
     @contextmanager
@@ -106,18 +110,12 @@ class _RunStorage(SqliteRunStorage):
         self._files.close()
 
 
-class _ScheduleStorage(SqliteScheduleStorage):
-    def __init__(self, address: str):
-        super().__init__(address)
-        self._files = _OpenFiles()
+class _RunStorage(_InOneFile, SqliteRunStorage):
+    pass
 
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        with self._files.transaction(self._conn_string) as connection:
-            yield connection
 
-    def dispose(self) -> None:
-        self._files.close()
+class _ScheduleStorage(_InOneFile, SqliteScheduleStorage):
+    pass
 
 
 class _EventLogStorage(SqliteEventLogStorage):
