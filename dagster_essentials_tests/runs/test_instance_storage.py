@@ -9,7 +9,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from dagster_essentials.operations import storage
+import dagster_essentials_instance
 from dagster_essentials_tests.support.project import ROOT
 
 SETTINGS = (ROOT / ".dagster/dagster.yaml").read_text()
@@ -94,14 +94,14 @@ def test_a_page_that_shows_a_run_gets_every_event_of_a_process_that_still_runs(
         assert process.poll() is None
         instance.end_watch_event_logs(run_id, on_event)
         instance.report_engine_event("nobody looks at it any more", job_name="job", run_id=run_id)
-    time.sleep(2 * storage.POLL_SECONDS)
+    time.sleep(2 * dagster_essentials_instance.POLL_SECONDS)
     assert shown == expected
 
 
 def test_a_file_that_was_closed_for_others_is_opened_again(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "MAX_FILES", 2)
+    monkeypatch.setattr(dagster_essentials_instance, "MAX_FILES", 2)
     runs = [run_month(instance) for _ in range(4)]
     for run_id in [*runs, *reversed(runs)]:
         assert instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_SUCCESS)
