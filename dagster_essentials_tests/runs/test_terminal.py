@@ -67,10 +67,10 @@ def test_the_command_line_shows_a_failure_without_stack_traces(project: Project,
     assert result.returncode == 1
     assert result.stdout.count("not published") == 1
     assert "Stack Trace" not in result.stdout
-    assert re.findall("(?:STEP|RUN)_FAILURE - (.*)", result.stdout) == [
-        'Execution of step "taxi_trips" failed.',
-        "Execution of run for \"__ASSET_JOB\" failed. Steps failed: ['taxi_trips'].",
-    ]
+    *step, run = re.findall("(?:STEP|RUN)_FAILURE - (.*)", result.stdout)
+    # On a busy machine, Dagster can lose the last line of the process of a step.
+    assert step in (['Execution of step "taxi_trips" failed.'], [])
+    assert run == "Execution of run for \"__ASSET_JOB\" failed. Steps failed: ['taxi_trips']."
 
 
 def failed_lines(capsys: pytest.CaptureFixture[str], *texts: str) -> list[int]:
