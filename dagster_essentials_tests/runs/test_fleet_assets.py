@@ -30,6 +30,8 @@ from dagster_essentials_tests.support.run_results import (
 )
 from dagster_essentials_tests.support.source_server import SourceServer
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("green", "fhv", "fhvhv")
 MONTHS = ("2023-01", "2023-02", "2023-03")
 ROWS = {(fleet, month): 300 + 10 * NAMES.index(fleet) + MONTHS.index(month) for fleet in NAMES for month in MONTHS}
@@ -401,7 +403,6 @@ LIST_DEFINITIONS = """
 from dagster_essentials import defs
 from dagster_essentials.jobs import FLEET_TRIPS
 
-pytestmark = pytest.mark.slow
 repository = defs.get_repository_def()
 print(*[key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()])
 print(*[job.name for job in repository.get_all_jobs()], *[schedule.name for schedule in repository.schedule_defs])

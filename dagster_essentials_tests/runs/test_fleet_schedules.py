@@ -23,6 +23,8 @@ from dagster_essentials_tests.support.run_results import FLEETS, publish
 from dagster_essentials_tests.support.source_server import SourceServer, status
 from dagster_essentials_tests.support.ticks import tick, with_months
 
+pytestmark = pytest.mark.slow
+
 NEW_YORK = ZoneInfo("America/New_York")
 
 
@@ -208,8 +210,6 @@ import dagster as dg
 from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.workspace.load_target import ModuleTarget
 from dagster._scheduler.scheduler import launch_scheduled_runs
-
-pytestmark = pytest.mark.slow
 
 target = ModuleTarget("dagster_essentials.definitions", None, None, "dagster_essentials")
 with (
