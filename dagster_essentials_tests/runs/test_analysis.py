@@ -19,7 +19,7 @@ from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import DISK, ROOT
 
-pytestmark = pytest.mark.duckdb
+pytestmark = [pytest.mark.slow, pytest.mark.duckdb]
 
 PAGE = (ROOT / "docs/analysis.md").read_text()
 QUERIES: list[tuple[str, str]] = re.findall(r"```sql\n(.*?)```\n\n((?:\|[^\n]*\n)*)", PAGE, re.DOTALL)

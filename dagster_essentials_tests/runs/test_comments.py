@@ -4,6 +4,7 @@ import re
 
 import dagster as dg
 import duckdb
+import pytest
 
 from dagster_essentials.assets.metrics import trips_by_week
 from dagster_essentials.assets.trips import taxi_trips, taxi_zones
@@ -17,6 +18,8 @@ from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.loaded_trips import daily, load_trips, load_zones
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, materialize
+
+pytestmark = pytest.mark.slow
 
 COMMENTS_OF = (
     "SELECT comment FROM duckdb_tables() WHERE table_name = $1 "

@@ -28,7 +28,10 @@ from dagster_essentials.orchestration.events import (
 )
 from dagster_essentials_tests.support.project import ROOT
 
-pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning", "ignore::dagster.PreviewWarning"),
+]
 
 MONTHS = dg.MonthlyPartitionsDefinition("2023-01-01", end_date="2023-04-01")
 KEYS = ["2023-01-01", "2023-02-01", "2023-03-01"]

@@ -16,7 +16,7 @@ from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, fai
 from dagster_essentials_tests.support.run_results import TRIPS, ZONES, publish
 from dagster_essentials_tests.support.source_server import SourceServer
 
-pytestmark = pytest.mark.duckdb
+pytestmark = [pytest.mark.slow, pytest.mark.duckdb]
 
 
 @pytest.mark.parametrize("what", ["text", "a damaged database"])

@@ -34,6 +34,8 @@ from dagster_essentials_tests.support.project import DISK, REAL_DATA, Project, f
 from dagster_essentials_tests.support.run_results import TRIPS, ZONES, publish
 from dagster_essentials_tests.support.source_server import SourceServer
 
+pytestmark = pytest.mark.slow
+
 ZONE_COLUMNS = ["pickup_zone", "pickup_borough", "dropoff_zone", "dropoff_borough"]
 
 

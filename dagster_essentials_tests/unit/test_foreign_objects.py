@@ -26,7 +26,7 @@ from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import DISK
 
-pytestmark = pytest.mark.duckdb
+pytestmark = [pytest.mark.slow, pytest.mark.duckdb]
 
 REQUEST = Request("january.json", "Manhattan", "2023-01-01", "2023-02-01")
 WEEKS = ["2023-01-08", "2023-01-15"]
