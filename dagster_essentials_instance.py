@@ -10,7 +10,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from threading import Event, Lock, Thread
+from threading import Event, Thread
 from typing import Any
 
 import dagster as dg
@@ -27,7 +27,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import QueuePool
 
 MAX_FILES = 16
-"""The number of files that one of the three storages keeps open; each run has a file of its own."""
+"""The number of files of events that a process keeps open: that of all assets, and one for each of the last runs."""
 POLL_SECONDS = 0.5
 """The time after which the page of a run shows what is new."""
 
@@ -60,56 +60,30 @@ class OpenSqliteStorage(DagsterSqliteStorage):
         return cls.from_local(config_value["base_dir"], inst_data)
 
 
-class _OpenFiles:
-    """The engines of the files that were used last."""
-
-    def __init__(self) -> None:
-        self._engines: OrderedDict[str, Engine] = OrderedDict()
-        self._lock = Lock()
-
-    @contextmanager
-    def transaction(self, address: str) -> Iterator[Connection]:
-        with self._engine(address).begin() as connection:
-            yield connection
-
-    def _engine(self, address: str) -> Engine:
-        with self._lock:
-            if address not in self._engines:
-                self._engines[address] = create_engine(
-                    address,
-                    poolclass=QueuePool,
-                    max_overflow=-1,
-                    connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
-                )
-            self._engines.move_to_end(address)
-            while len(self._engines) > MAX_FILES:
-                # Connections that another thread uses are closed when it returns them.
-                self._engines.popitem(last=False)[1].dispose()
-            return self._engines[address]
-
-    def close(self) -> None:
-        with self._lock:
-            for engine in self._engines.values():
-                engine.dispose()
-            self._engines.clear()
+def _engine(address: str) -> Engine:
+    return create_engine(
+        address,
+        # By default, SQLAlchemy 1 closes a file after each use.
+        poolclass=QueuePool,
+        max_overflow=-1,
+        connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+    )
 
 
 class _InOneFile:
-    """A storage whose file is at `_conn_string`."""
-
-    _conn_string: str
+    """A storage whose only file is at the `address`."""
 
     def __init__(self, address: str):
         super().__init__(address)  # type: ignore[call-arg]
-        self._files = _OpenFiles()
+        self._engine = _engine(address)
 
     @contextmanager
     def connect(self) -> Iterator[Connection]:
-        with self._files.transaction(self._conn_string) as connection:
+        with self._engine.begin() as connection:
             yield connection
 
     def dispose(self) -> None:
-        self._files.close()
+        self._engine.dispose()
 
 
 class _RunStorage(_InOneFile, SqliteRunStorage):
@@ -122,7 +96,7 @@ class _ScheduleStorage(_InOneFile, SqliteScheduleStorage):
 
 class _EventLogStorage(SqliteEventLogStorage):
     def __init__(self, base_dir: str):
-        self._files = _OpenFiles()
+        self._engines: OrderedDict[str, Engine] = OrderedDict()
         self._ended: dict[tuple[str, EventHandlerFn], Event] = {}
         super().__init__(base_dir)
 
@@ -132,9 +106,20 @@ class _EventLogStorage(SqliteEventLogStorage):
             # Creates the file and its tables.
             with super()._connect(shard):
                 pass
-        # One thread at a time, as in Dagster's own.
-        with self._db_lock, self._files.transaction(self.conn_string_for_shard(shard)) as connection:
-            yield connection
+        # One thread at a time, as in Dagster's own: no engine is in use when another one takes its place.
+        with self._db_lock:
+            if shard not in self._engines:
+                self._engines[shard] = _engine(self.conn_string_for_shard(shard))
+            self._engines.move_to_end(shard)
+            if len(self._engines) > MAX_FILES:
+                self._engines.popitem(last=False)[1].dispose()
+            with self._engines[shard].begin() as connection:
+                yield connection
+
+    def _close(self) -> None:
+        with self._db_lock:
+            while self._engines:
+                self._engines.popitem()[1].dispose()
 
     def watch(self, run_id: str, cursor: str | None, callback: EventHandlerFn) -> None:
         # Dagster's own waits for a change of the file, but what an open file gains is in the log beside it, and is written there
@@ -154,11 +139,11 @@ class _EventLogStorage(SqliteEventLogStorage):
             ended.set()
 
     def wipe(self) -> None:
-        self._files.close()
+        self._close()
         super().wipe()
 
     def dispose(self) -> None:
-        for ended in self._ended.values():
+        for ended in list(self._ended.values()):
             ended.set()
         super().dispose()
-        self._files.close()
+        self._close()

@@ -1,7 +1,7 @@
 #!/bin/sh
 # `pip install` with these arguments in .venv, by uv, which takes five seconds where pip takes a minute, and is fetched where
 # there is none. pip does it where uv fails: some machines have only told pip of their mirror. Neither compiles what it installs:
-# of 100 MB of Python, a quarter is ever imported.
+# most of it is never imported.
 set -eu
 # The certificates of the machine, as pip has them, and no cache where the home is read-only.
 export UV_SYSTEM_CERTS=true

@@ -99,8 +99,7 @@ def test_each_refused_month_of_a_range_is_unchanged_and_loaded_when_the_source_i
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     messages = {name: FAULTS[name].message for name in IN_RUNS}
-    has_real_files = (REAL_DATA / "bad").is_dir()
-    if has_real_files:
+    if (REAL_DATA / "bad").is_dir():
         messages |= REAL_FILES
     *months, good = months_from_2021(len(messages) + 1)
     # The first half has been loaded before.

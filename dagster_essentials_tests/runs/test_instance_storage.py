@@ -105,3 +105,10 @@ def test_a_file_that_was_closed_for_others_is_opened_again(
     runs = [run_month(instance) for _ in range(4)]
     for run_id in [*runs, *reversed(runs)]:
         assert instance.all_logs(run_id, of_type=dg.DagsterEventType.RUN_SUCCESS)
+
+
+def test_to_open_it_imports_nothing_of_the_package(home: Path) -> None:
+    # A process that did would run the package of the environment, not that of the current folder.
+    code = "import sys, dagster as dg; dg.DagsterInstance.from_config(sys.argv[1]); print('dagster_essentials' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code, str(home)], check=True, capture_output=True, text=True).stdout
+    assert printed == "False\n"
