@@ -70,6 +70,8 @@ def page(chromium: Browser, dev: Dev) -> Iterator[Page]:
     context.set_default_timeout(TIMEOUT)
     page = context.new_page()
     page.goto("/")
+    # It redirects when it knows the code locations; a click before that is lost.
+    page.wait_for_url(re.compile("/overview/"))
     yield page
     context.close()
 
