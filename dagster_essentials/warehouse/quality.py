@@ -14,6 +14,9 @@ from dagster_essentials.warehouse.catalog import has_table
 from dagster_essentials.warehouse.month_versions import MonthVersion
 from dagster_essentials.warehouse.tables import Tables
 
+MAX_ALIKE = 100_000
+"""Keys that are bound to a statement. Of a file that was doubled there are millions, and to count in all rows takes less."""
+
 
 @dataclass(frozen=True)
 class MonthProfile:
@@ -43,7 +46,7 @@ def profile_month(tables: Tables, dataset: Dataset, month: str, relation: str | 
         f"count(*) FILTER (NOT coalesce({dataset.time} >= $first AND {dataset.time} < $next, false))",
         rounded_sum(dataset.total_amount),
         rounded_sum(dataset.trip_distance),
-        *(f"count(*) FILTER ({_is_missing(column)})" for column in limited),
+        *(_missing(column) for column in limited),
         *(rule.violations for rule in counted),
     ]
     rows = f"{relation or dataset.table} WHERE {dataset.month_rows}"
@@ -56,7 +59,7 @@ def profile_month(tables: Tables, dataset: Dataset, month: str, relation: str | 
     violations = dict(zip([rule.name for rule in counted], others[len(limited) :], strict=True))
     for rule in dataset.rules:
         if rule.key:
-            violations[rule.name] = tables.execute(_among_alike(rule, rows), values).fetchall()[0][0]
+            violations[rule.name] = _count_among_alike(tables, rule, rows, values)
     return MonthProfile(
         total,
         outside,
@@ -67,18 +70,32 @@ def profile_month(tables: Tables, dataset: Dataset, month: str, relation: str | 
     )
 
 
-def _among_alike(rule: QualityRule, rows: str) -> str:
-    """The query of a `rule` over those of the `rows` that are not alone with their key."""
-    # A hash is never null, and as equal keys have equal ones, a collision only lets the rule see more rows. Sorted, the keys of
-    # 3 million rows take 0.55 of the CPU time of a hash table with them, whose access is random.
-    key = f"hash({', '.join(rule.key)})"
-    keys = f"SELECT key, lag(key) OVER (ORDER BY key) AS before FROM (SELECT {key} AS key FROM {rows})"
-    return f"SELECT {rule.violations} FROM {rows} AND {key} IN (SELECT key FROM ({keys}) WHERE key = before)"
+def _count_among_alike(tables: Tables, rule: QualityRule, rows: str, values: Mapping[str, object]) -> int:
+    """The violations of a `rule`, counted among those of the `rows` that are not alone with their key."""
+    # Not at the top: loading the code location needs no numpy.
+    import numpy as np
+
+    # Half of a hash. Equal keys have equal ones, and where others have, the rule only sees more rows: 1,071 pairs of 3 million.
+    # numpy sorts them in 0.1 s; with the sort of DuckDB, a month takes 0.51 s of CPU time instead of 0.21.
+    key = f"(hash({', '.join(rule.key)}) >> 32)::UINTEGER"
+    keys = np.sort(tables.execute(f"SELECT {key} AS key FROM {rows}", values).fetchnumpy()["key"])
+    alike = np.unique(keys[1:][keys[1:] == keys[:-1]])
+    if len(alike) > MAX_ALIKE:
+        return _single(tables, f"SELECT {rule.violations} FROM {rows}", values)
+    among = f"{key} IN (SELECT unnest($alike::UINTEGER[]))"
+    return _single(tables, f"SELECT {rule.violations} FROM {rows} AND {among}", {**values, "alike": alike.tolist()})
 
 
-def _is_missing(column: Column) -> str:
-    is_null = f"{column.name} IS NULL"
-    return f"{is_null} OR isnan({column.name})" if column.type == "DOUBLE" else is_null
+def _single(tables: Tables, query: str, values: Mapping[str, object]) -> int:
+    ((count,),) = tables.execute(query, values).fetchall()
+    return int(count)
+
+
+def _missing(column: Column) -> str:
+    """SQL for the number of rows without a value."""
+    # The table knows which values are null: for the ten columns of 3 million trips, 0.04 s of CPU time. As conditions, 0.11.
+    value = f"nullif({column.name}, 'nan')" if column.type == "DOUBLE" else column.name
+    return f"count(*) - count({value})"
 
 
 def rounded_sum(value: str) -> str:

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from dagster_essentials.datasets.yellow import COLUMNS, YELLOW
-from dagster_essentials.warehouse.quality import profile_month
+from dagster_essentials.warehouse import quality
 from dagster_essentials.warehouse.tables import Tables
 
 pytestmark = pytest.mark.duckdb
@@ -59,8 +59,12 @@ def repeated(rows: Sequence[Row], month: str) -> int:
     return count
 
 
+@pytest.mark.parametrize("limit", [quality.MAX_ALIKE, 0], ids=["few alike", "many alike"])
 @pytest.mark.parametrize("seed", range(12))
-def test_rows_that_repeat_another_one_are_counted_exactly(seed: int) -> None:
+def test_rows_that_repeat_another_one_are_counted_exactly(
+    seed: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quality, "MAX_ALIKE", limit)
     random = Random(seed)
     rows = random_rows(random, random.choice([1, 2, 40, 300]))
     tables = Tables(duckdb.connect())
@@ -68,7 +72,7 @@ def test_rows_that_repeat_another_one_are_counted_exactly(seed: int) -> None:
     tables.connection.executemany(f"INSERT INTO trips VALUES ({', '.join('?' * len(COLUMNS))})", rows)
 
     for month in MONTHS:
-        profile = profile_month(tables, YELLOW, month)
+        profile = quality.profile_month(tables, YELLOW, month)
         assert profile.violations["no_duplicates"] == repeated(rows, month)
         assert profile.rows == sum(month in row for row in rows)
         assert [*profile.violations] == [rule.name for rule in YELLOW.rules]
