@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol, runtime_checkable
@@ -43,6 +44,9 @@ class FileFormat(Protocol):
     def relation(self) -> str:
         """SQL for the rows of a file, which is bound as `$file`."""
 
+    def parallel(self, schema: FileSchema, threads: int) -> str:
+        """SQL for the same rows, in any order, that keeps so many `threads` busy if possible."""
+
     def read_schema(self, file: BinaryIO) -> FileSchema:
         """Read the columns of an open file.
 
@@ -73,6 +77,25 @@ class Parquet:
     def relation(self) -> str:
         """SQL for the rows of a file, without columns that DuckDB derives from a folder like ``env=prod``."""
         return "read_parquet($file, hive_partitioning = false)"
+
+    def parallel(self, schema: FileSchema, threads: int) -> str:
+        """The rows in parts of equal size, one for each thread.
+
+        DuckDB gives a thread whole row groups, and the TLC's months have three: of two threads, one reads the last alone. Of
+        the rows before or after a part it reads nothing, so that the parts take as much CPU time as the whole.
+        """
+        parts = min(threads, (schema.rows or 0) // MIN_PART_ROWS)
+        if parts < 2 or "file_row_number" in [name.lower() for name, _ in schema.columns]:
+            return self.relation
+        rows = "SELECT * FROM read_parquet($file, hive_partitioning = false, file_row_number = true) WHERE"
+        bounds = [(schema.rows or 0) * part // parts for part in range(1, parts)]
+        # Open at both ends: no row is left out, however many the footer counts.
+        conditions = [
+            f"file_row_number < {bounds[0]}",
+            *(f"file_row_number >= {first} AND file_row_number < {end}" for first, end in pairwise(bounds)),
+            f"file_row_number >= {bounds[-1]}",
+        ]
+        return f"({' UNION ALL '.join(f'{rows} {condition}' for condition in conditions)})"
 
     def read_schema(self, file: BinaryIO) -> FileSchema:
         """Read the footer. See `FileFormat.read_schema`."""
@@ -125,6 +148,9 @@ class Parquet:
         # DuckDB's readers treat *, ? and [ in a path as patterns.
         yield descriptor if same else glob.escape(str(path))
 
+
+MIN_PART_ROWS = 122_880
+"""A row group of a table in DuckDB. Smaller parts would only make smaller ones."""
 
 MAX_FOOTER_BYTES = 4_000_000
 """A real month's footer has 10,000 to 80,000; 24 million rows in DuckDB's row groups of 122,880 rows need 600,000."""

@@ -14,6 +14,7 @@ import duckdb
 from dagster_essentials.errors import LoadError, QueryError, RowCountMismatchError, SchemaError
 from dagster_essentials.ingestion.column_mapping import ColumnMapping, map_columns
 from dagster_essentials.ingestion.dataset import Dataset
+from dagster_essentials.ingestion.file_format import FileSchema
 from dagster_essentials.ingestion.month_files import (
     MonthFile,
     OpenMonthFile,
@@ -143,7 +144,9 @@ def _load_month(
     """Execute the statements, check what has been inserted, and record it as a version of the month."""
     dataset, month = source.dataset, source.month
     values = {"month": month, "file": source.reader_path, **dataset.constants}
-    rows = tables.stage(dataset.table, dataset.folders(month), f"{source.month_file} {statements.query}", values)
+    rows = tables.stage(
+        dataset.table, dataset.folders(month), f"{source.month_file(tables.threads)} {statements.query}", values
+    )
     # Counted before the transaction if possible, so that others do not wait for it.
     profile = profile_month(tables, dataset, month, rows.relation) if rows.relation else None
     with tables.transaction():
@@ -169,8 +172,7 @@ class _Source:
     dataset: Dataset
     month: str
     reader_path: str
-    rows: int | None
-    columns: Sequence[tuple[str, object]]
+    schema: FileSchema
     content: DownloadedFile
     mapping: ColumnMapping
     reference: Reference | None
@@ -179,16 +181,16 @@ class _Source:
     def fingerprint(self) -> str:
         return fingerprint_mapping(self.mapping, self.reference.fingerprint if self.reference else None, self.dataset)
 
-    @property
-    def month_file(self) -> str:
-        """The common table expression `month_file`."""
+    def month_file(self, threads: int) -> str:
+        """The common table expression `month_file`, to be read by so many `threads`."""
         columns = ", ".join(
             f"({value})::{column.type} AS {column.name}"
             for column, value in zip(self.dataset.columns, self.mapping.expressions, strict=True)
             if column.name not in self.dataset.folders(self.month)
         )
+        rows = self.dataset.file_format.parallel(self.schema, threads)
         # Materialized, all columns of the month would be held in memory.
-        return f"WITH month_file AS NOT MATERIALIZED (SELECT {columns} FROM {self.dataset.file_format.relation})"
+        return f"WITH month_file AS NOT MATERIALIZED (SELECT {columns} FROM {rows})"
 
 
 def _read_source(file: MonthFile, opened: OpenMonthFile) -> _Source:
@@ -211,8 +213,7 @@ def _read_source(file: MonthFile, opened: OpenMonthFile) -> _Source:
         file.dataset,
         file.month,
         opened.reader_path,
-        opened.schema.rows,
-        opened.schema.columns,
+        opened.schema,
         content,
         mapping,
         reference,
@@ -247,7 +248,7 @@ def _check_rows(tables: Tables, source: _Source, profile: MonthProfile) -> None:
         LoadError: they do not.
     """
     dataset, month = source.dataset, source.month
-    expected = source.rows
+    expected = source.schema.rows
     if expected is None:
         (expected,) = tables.execute(
             f"SELECT count(*) FROM {dataset.file_format.relation}", {"file": source.reader_path}
@@ -295,7 +296,7 @@ def _record_version(
         trip_distance=profile.trip_distance,
         etag=source.content.etag,
         last_modified=source.content.last_modified,
-        file_columns=[f"{name} {type_}" for name, type_ in source.columns],
+        file_columns=[f"{name} {type_}" for name, type_ in source.schema.columns],
         columns_unknown=source.mapping.unknown,
         columns_absent=source.mapping.absent,
         zones=source.reference.fingerprint if source.reference else None,

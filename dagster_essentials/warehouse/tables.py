@@ -36,6 +36,12 @@ class Tables:
         ).fetchall()[0]
         return str(path or "the database in memory")
 
+    @property
+    def threads(self) -> int:
+        """How many threads DuckDB executes a statement with."""
+        (threads,) = self.connection.execute("SELECT current_setting('threads')").fetchall()[0]
+        return int(threads)
+
     def execute(self, sql: str, values: Values | None = None) -> duckdb.DuckDBPyConnection:
         """Execute a statement with the bound `values`; of a mapping, those that the statement names."""
         if isinstance(values, Mapping):
@@ -100,8 +106,9 @@ class Tables:
             advice = "Free some disk space for the database (DUCKDB_DATABASE), and materialize again."
         elif isinstance(error, duckdb.FatalException):
             advice = "DuckDB has closed the database after this error of its own. Materialize again."
-        elif isinstance(error, duckdb.OutOfMemoryException):
-            advice = "Give DuckDB more memory (DUCKDB_MEMORY_LIMIT), and materialize again."
+        # A commit has it as the reason of another error.
+        elif isinstance(error, duckdb.OutOfMemoryException) or re.search("failed to (pin|allocate)", str(error)):
+            advice = "Give DuckDB more memory (DUCKDB_MEMORY_LIMIT) or fewer threads (DUCKDB_THREADS), and materialize again."
         return QueryError(f"{what}: {text}. {advice}")
 
 

@@ -74,10 +74,10 @@ class _Instance:
     def __init__(self, config: Mapping[str, Any]):
         self._spill = tempfile.TemporaryDirectory(prefix="duckdb-", ignore_cleanup_errors=True)
         self.connection = duckdb.connect(":memory:", config={**config, "temp_directory": self._spill.name})
+        set_options(self.connection, config)
         self.is_attached = False
 
     def attach(self, lake: Lake, connect_string: str, password: str) -> None:
-        set_options(self.connection)
         for extension in EXTENSIONS:
             _load_extension(self.connection, extension)
         if lake.store:
