@@ -66,9 +66,7 @@ FULL = (
 )
 SHORT = (
     Scenario("kills of CLI runs", lambda box: kills.kill_cli_runs(box, 3)),
-    Scenario("source faults", lambda box: sources.source_faults(box, 3)),
-    Scenario("paused runs", lambda box: overlap.paused_runs(box, 1)),
-    Scenario("file size limits", lambda box: disk.file_size_limit(box, 1)),
+    Scenario("source faults", lambda box: sources.source_faults(box, 2)),
 )
 
 

@@ -59,7 +59,7 @@ def test_the_short_form_finds_no_violation() -> None:
     assert summary is not None, output
     kills, inputs = map(int, summary.groups())
     assert kills >= 3
-    assert inputs >= 3
+    assert inputs >= 2
     assert re.search(r"^seed 7, \d+ minutes$", output, re.MULTILINE), "it can be repeated"
 
 

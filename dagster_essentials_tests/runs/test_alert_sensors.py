@@ -256,10 +256,12 @@ def test_an_error_that_nobody_expected_is_reported_without_secrets(
 
 
 def crashed_run(instance: dg.DagsterInstance, job: str = "trip_update_job", **tags: str) -> dg.DagsterRun:
-    """A run for 2023-05 whose process is gone."""
+    """A run for 2023-05 whose process is gone, and which Dagster does not try again unless its `tags` say so."""
     run = dg.DagsterRun(job, status=dg.DagsterRunStatus.STARTED, tags={"dagster/partition": "2023-05-01", **tags})
     instance.add_run(run)
     instance.report_run_failed(run, "Its process, 123, is gone. Launch it again.")
+    # Now Dagster says that it will try again. Without a daemon, the sensor would wait 15 s for that.
+    instance.add_run_tags(run.run_id, {"dagster/will_retry": tags.get("dagster/will_retry", "false")})
     return run
 
 
@@ -284,6 +286,7 @@ def test_of_a_range_whose_process_is_gone_all_months_are_named(
     run = dg.DagsterRun("__ASSET_JOB", status=dg.DagsterRunStatus.STARTED, tags=tags, asset_selection=keys)
     history.add_run(run)
     history.report_run_failed(run, "It is gone.")
+    history.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
     ticks.tick()
     (message,) = webhook.messages
     assert message["months"] == [f"2023-{number:02}" for number in range(5, 10)]
