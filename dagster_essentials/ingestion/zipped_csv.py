@@ -42,10 +42,6 @@ class ZippedCsv:
             "escape = '\"', comment = '', strict_mode = true, null_padding = false)"
         )
 
-    def parallel(self, schema: FileSchema, threads: int) -> str:
-        """The rows: DuckDB reads a CSV with all threads."""
-        return self.relation
-
     def read_schema(self, file: BinaryIO) -> FileSchema:
         """Read the header of the CSV in the archive. See `FileFormat.read_schema`."""
         import pyarrow as pa

@@ -14,7 +14,7 @@ import duckdb
 from dagster_essentials.errors import LoadError, QueryError, RowCountMismatchError, SchemaError
 from dagster_essentials.ingestion.column_mapping import ColumnMapping, map_columns
 from dagster_essentials.ingestion.dataset import Dataset
-from dagster_essentials.ingestion.file_format import FileSchema
+from dagster_essentials.ingestion.file_format import FileSchema, ReadInParts
 from dagster_essentials.ingestion.month_files import (
     MonthFile,
     OpenMonthFile,
@@ -188,7 +188,8 @@ class _Source:
             for column, value in zip(self.dataset.columns, self.mapping.expressions, strict=True)
             if column.name not in self.dataset.folders(self.month)
         )
-        rows = self.dataset.file_format.parallel(self.schema, threads)
+        reader = self.dataset.file_format
+        rows = reader.in_parts(self.schema, threads) if isinstance(reader, ReadInParts) else reader.relation
         # Materialized, all columns of the month would be held in memory.
         return f"WITH month_file AS NOT MATERIALIZED (SELECT {columns} FROM {rows})"
 
@@ -209,15 +210,7 @@ def _read_source(file: MonthFile, opened: OpenMonthFile) -> _Source:
         raise LoadError(
             f"the file cannot be read ({error.strerror}). The month is unchanged. {_download_again(file.dataset)}"
         ) from None
-    return _Source(
-        file.dataset,
-        file.month,
-        opened.reader_path,
-        opened.schema,
-        content,
-        mapping,
-        reference,
-    )
+    return _Source(file.dataset, file.month, opened.reader_path, opened.schema, content, mapping, reference)
 
 
 def _is_loaded(tables: Tables, versions: Sequence[MonthVersion], source: _Source) -> bool:

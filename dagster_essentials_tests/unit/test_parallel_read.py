@@ -24,11 +24,12 @@ pytestmark = pytest.mark.duckdb
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_format, "MIN_PART_ROWS", 10)
+    monkeypatch.setattr(file_format, "ROW_GROUPS_PER_THREAD", 1000)
 
 
 def relation(path: Path, threads: int) -> str:
     with open(path, "rb") as file:
-        return Parquet().parallel(Parquet().read_schema(file), threads)
+        return Parquet().in_parts(Parquet().read_schema(file), threads)
 
 
 def rows(relation: str, path: Path) -> list[str]:
@@ -66,6 +67,16 @@ def test_a_month_is_loaded_whole_by_any_number_of_threads(tmp_path: Path, thread
         ).fetchall()
     columns = [table.column(name).to_pylist() for name in ("tpep_pickup_datetime", "PULocationID", "total_amount")]
     assert loaded == sorted(zip(*columns, strict=True))
+
+
+@pytest.mark.parametrize(("groups", "parts"), [(1, 2), (3, 2), (7, 2), (8, 1), (20, 1)])
+def test_many_row_groups_need_no_parts(
+    tmp_path: Path, groups: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_format, "ROW_GROUPS_PER_THREAD", 4)
+    path = tmp_path / "month.parquet"
+    path.write_bytes(write_arrow(read_arrow(sample("2023-01", 20 * groups)), row_group_size=20))
+    assert relation(path, 2).count("read_parquet") == parts
 
 
 def test_a_file_that_numbers_its_rows_itself_is_loaded(tmp_path: Path) -> None:
