@@ -98,7 +98,7 @@ def main() -> None:
         prog="python -m dagster_essentials_tests.chaos", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--seed", type=int, default=SystemRandom().randrange(1_000_000), help="of everything random")
-    parser.add_argument("--minutes", type=float, default=45, help="after which no scenario is started (45)")
+    parser.add_argument("--minutes", type=float, default=90, help="after which no scenario is started (90)")
     parser.add_argument("--short", action="store_true", help="a few faults of some scenarios, in about a minute")
     parser.add_argument("--only", action="append", help="run only scenarios with this in their name")
     parser.add_argument("--jobs", type=int, default=3, help="how many scenarios run at the same time (3)")

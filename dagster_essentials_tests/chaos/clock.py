@@ -24,6 +24,8 @@ FIRST, END = "2023-07", "2024-01"
 """Half a year: with a whole one, the runs of 53 weeks would take half of the time."""
 LOADABLE = [month for month in MONTHS if FIRST <= month < END]
 LAG_MONTHS = 2
+WEEKS_BEHIND = 13
+"""From the end of a week until it is a partition: on whatever day, its months ended `LAG_MONTHS` ago."""
 MONTHLY, WEEKLY = SCHEDULES
 SCHEDULE_TAG, PARTITION_TAG, KEY_TAG = "dagster/schedule_name", "dagster/partition", "dagster/run_key"
 BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
@@ -229,11 +231,8 @@ class Timeline:
             for week, parts in WEEKS.items()
             if parts <= loaded and self._aggregated.get(week) != {month: loads[month] for month in parts}
         }
-        settled = {
-            week
-            for week in weeks
-            if all(loadable_from(month) <= newest_tick(WEEKLY, self.now) for month in WEEKS[week])
-        }
+        monday = newest_tick(WEEKLY, self.now).astimezone(ZoneInfo(NEW_YORK)).date()
+        settled = {week for week in weeks if date.fromisoformat(week) + timedelta(weeks=1 + WEEKS_BEHIND) <= monday}
         keys = {f"{month}-01" for month in months}
         due = {MONTHLY: Due(keys, keys), WEEKLY: Due(settled, weeks)}
         return {
