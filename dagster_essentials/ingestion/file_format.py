@@ -66,7 +66,7 @@ class FileFormat(Protocol):
 
 @runtime_checkable
 class ReadInParts(Protocol):
-    """What a format may have beside the members of `FileFormat`."""
+    """A `FileFormat` whose files several threads can read at a time; optional."""
 
     def in_parts(self, schema: FileSchema, threads: int) -> str:
         """SQL for the rows of `FileFormat.relation`, in any order, that keeps so many `threads` busy."""
@@ -165,7 +165,7 @@ class Parquet:
 MIN_PART_ROWS = 122_880
 """A row group of a table in DuckDB. Smaller parts would only make smaller ones."""
 ROW_GROUPS_PER_THREAD = 4
-"""So many are shared well enough: a month of fhvhv in 8 row groups takes 17.9 s of CPU time as a whole, in two parts 19.4."""
+"""So many are shared well enough: a month of fhvhv in 8 row groups takes 20.7 s of CPU time as a whole, in two parts 22.6."""
 
 MAX_FOOTER_BYTES = 4_000_000
 """A real month's footer has 10,000 to 80,000; 24 million rows in DuckDB's row groups of 122,880 rows need 600,000."""

@@ -80,15 +80,10 @@ def _count_among_alike(tables: Tables, rule: QualityRule, rows: str, values: Map
     key = f"(hash({', '.join(rule.key)}) >> 32)::UINTEGER"
     keys = np.sort(tables.execute(f"SELECT {key} AS key FROM {rows}", values).fetchnumpy()["key"])
     alike = np.unique(keys[1:][keys[1:] == keys[:-1]])
-    if len(alike) > MAX_ALIKE:
-        return _single(tables, f"SELECT {rule.violations} FROM {rows}", values)
-    among = f"{key} IN (SELECT unnest($alike::UINTEGER[]))"
-    return _single(tables, f"SELECT {rule.violations} FROM {rows} AND {among}", {**values, "alike": alike.tolist()})
-
-
-def _single(tables: Tables, query: str, values: Mapping[str, object]) -> int:
-    ((count,),) = tables.execute(query, values).fetchall()
-    return int(count)
+    among = f"AND {key} IN (SELECT unnest($alike::UINTEGER[]))" if len(alike) <= MAX_ALIKE else ""
+    query = f"SELECT {rule.violations} FROM {rows} {among}"
+    ((violations,),) = tables.execute(query, {**values, "alike": alike.tolist()}).fetchall()
+    return int(violations)
 
 
 def _missing(column: Column) -> str:

@@ -1,7 +1,5 @@
 """A month's file is read by several threads at a time: each row once, whatever the file looks like."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -41,15 +39,16 @@ def test_the_parts_have_each_row_of_a_random_file_once(tmp_path: Path, seed: int
     random, path, read = Random(seed), tmp_path / "month.parquet", 0
     for _ in range(12):
         path.write_bytes(random_file(sample("2023-01", random.choice([20, 21, 300])), random)[1])
-        # Some have types that DuckDB does not know, and names for which there is no number of a row.
-        with suppress(PipelineError, duckdb.Error):
+        try:
             whole = [row.removesuffix(")") for row in rows(Parquet().relation, path)]
-            for threads in (2, 3, 7):
-                parts = relation(path, threads)
-                assert parts.count("read_parquet") == min(threads, len(whole) // 10)
-                in_parts = [row.rpartition(",")[0] for row in rows(parts, path)]
-                assert sorted(in_parts) == sorted(row.rstrip(",") for row in whole)
-            read += 1
+            parts = {threads: relation(path, threads) for threads in (2, 3, 7)}
+        except (PipelineError, duckdb.Error):
+            continue  # Some have types that DuckDB does not know.
+        for threads, query in parts.items():
+            assert query.count("read_parquet") == min(threads, len(whole) // 10)
+            in_parts = [row.rpartition(",")[0] for row in rows(query, path)]
+            assert sorted(in_parts) == sorted(row.rstrip(",") for row in whole)
+        read += 1
     assert read >= 5
 
 
@@ -93,7 +92,7 @@ def test_a_file_that_numbers_its_rows_itself_is_loaded(tmp_path: Path) -> None:
         ({"memory_limit": "100MB"}, 1),
         ({"memory_limit": "300MB"}, 1),
         ({"memory_limit": "300MB", "threads": 3}, 3),
-        ({"memory_limit": "300GB"}, os.cpu_count()),
+        ({"memory_limit": "300GB"}, Tables(duckdb.connect()).threads),
     ],
 )
 def test_duckdb_has_as_many_threads_as_its_memory_allows(
