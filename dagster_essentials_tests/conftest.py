@@ -44,8 +44,10 @@ LONGEST_FIRST = (
     "test_lake",
     "test_lesson",
     "test_two_dimensions",
+    "test_dagster_dev",
     "test_chaos",
-    "test_changing_source",
+    "test_docs",
+    "test_services",
 )
 
 

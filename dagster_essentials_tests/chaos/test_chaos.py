@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -74,55 +73,21 @@ def test_the_phases_are_functions_of_the_pipeline() -> None:
 # A harness that cannot fail proves nothing
 
 
-def kill_at(phase: str) -> Callable[[Sandbox], None]:
-    """A scenario: a load, and one of the next version that is killed in `phase`."""
-
-    def scenario(sandbox: Sandbox) -> None:
-        month = MONTHS[0]
-        sandbox.materialize([month])
-        sandbox.check("a load", [month], succeeded=True)
-        sandbox.publish(month)
-        sandbox.hooks.arm(phase, 1, lambda process, _: os.kill(process, signal.SIGKILL))
-        sandbox.materialize([month])
-        assert sandbox.hooks.disarm()
-        sandbox.report.faults[f"SIGKILL to a run, {phase}"] += 1
-        sandbox.check(f"a kill, {phase}", [month], killed=True)
-
-    return scenario
-
-
-def error_page(sandbox: Sandbox) -> None:
-    """A load, and an error page in the place of the next version."""
-    month = MONTHS[0]
-    sandbox.materialize([month])
-    sandbox.check("a load", [month], succeeded=True)
-    sandbox.source.put_month(month, b"<html>")
-    sandbox.materialize([month])
-    sandbox.report.faults["source fault: an error page"] += 1
-    sandbox.check("an error page", [month])
-
-
-LOAD = "dagster_essentials/warehouse/load.py"
-COMMIT = '        tables.execute("COMMIT; BEGIN")\n'
-
-
-def a_delete_committed_before_the_insert(project: Path) -> None:
-    insert = "        rows.insert_into(statements.table)\n"
-    replace(project / LOAD, insert, COMMIT + insert)
-
-
-def rows_committed_before_their_version(project: Path) -> None:
-    aggregates = "        for aggregate in statements.aggregates:\n"
-    replace(project / LOAD, aggregates, COMMIT + aggregates)
-
-
-def a_file_written_under_its_final_name(project: Path) -> None:
+def broken_in_three_places(root: Path, target: Path) -> Path:
+    """A copy of the project that commits and writes too early, and so loses what it promises if it is disturbed there."""
+    project = copy_of_project(root, target)
+    commit = '        tables.execute("COMMIT; BEGIN")\n'
+    # A delete is committed before the insert, and the rows before their version.
+    for line in ("rows.insert_into(statements.table)\n", "for aggregate in statements.aggregates:\n"):
+        replace(project / "dagster_essentials/warehouse/load.py", f"        {line}", f"{commit}        {line}")
+    # A file is written under its final name.
     replace(
         project / "dagster_essentials/ingestion/atomic_write.py",
         "            yield temporary\n            files.upload(temporary, path, cancellation)\n"
         "            temporary.replace(path)\n",
         "            yield path\n",
     )
+    return project
 
 
 def replace(file: Path, old: str, new: str) -> None:
@@ -131,50 +96,31 @@ def replace(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-@pytest.mark.parametrize(
-    ("break_it", "scenario", "faults", "expected"),
-    [
-        (
-            a_delete_committed_before_the_insert,
-            kill_at("insert_into"),
-            "1 kills, 0 kinds of source faults",
-            ["a kill, insert_into: 2023-01: 0 rows, neither the previous version nor one that was tried"],
-        ),
-        (
-            rows_committed_before_their_version,
-            kill_at("record_version"),
-            "1 kills, 0 kinds of source faults",
-            [
-                "a kill, record_version: 2023-01: the last version in month_versions is of another file than the rows in the "
-                "table",
-                "a kill, record_version: 2023-01: trips_by_day is not what the rows in the table add up to",
-                "a kill, record_version: 2023-01: pickups_by_zone is not what the rows in the table add up to",
-            ],
-        ),
-        (
-            a_file_written_under_its_final_name,
-            error_page,
-            "0 kills, 1 kinds of source faults",
-            ["an error page: 2023-01: taxi_trips_2023-01.parquet is not a version that the source ever had"],
-        ),
-    ],
-)
-def test_a_broken_pipeline_is_reported_with_exit_code_1(
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    break_it: Callable[[Path], None],
-    scenario: Callable[[Sandbox], None],
-    faults: str,
-    expected: list[str],
-) -> None:
-    def broken_copy(root: Path, target: Path) -> Path:
-        copy = copy_of_project(root, target)
-        break_it(copy)
-        return copy
+def two_kills_and_an_error_page(sandbox: Sandbox) -> None:
+    """A load of three months, and for each of them a next version whose load is disturbed in another place."""
+    months = MONTHS[:3]
+    sandbox.materialize(months)
+    sandbox.check("a load", months, succeeded=True)
+    for month, phase in zip(months, ("insert_into", "record_version"), strict=False):
+        sandbox.publish(month)
+        sandbox.hooks.arm(phase, 1, lambda process, _: os.kill(process, signal.SIGKILL))
+        sandbox.materialize([month])
+        assert sandbox.hooks.disarm()
+        sandbox.report.faults[f"SIGKILL to a run, {phase}"] += 1
+        sandbox.check(f"a kill, {phase}", [month], killed=True)
+    sandbox.source.put_month(months[2], b"<html>")
+    sandbox.materialize([months[2]])
+    sandbox.report.faults["source fault: an error page"] += 1
+    sandbox.check("an error page", [months[2]])
 
-    monkeypatch.setattr("dagster_essentials_tests.chaos.sandbox.copy_of_project", broken_copy)
+
+def test_a_broken_pipeline_is_reported_with_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dagster_essentials_tests.chaos.sandbox.copy_of_project", broken_in_three_places)
     monkeypatch.setattr("dagster_essentials_tests.chaos.sandbox.ROWS", 300)
-    monkeypatch.setattr(chaos, "SHORT", (chaos.Scenario("broken", scenario), chaos.Scenario("another", scenario)))
+    scenarios = [chaos.Scenario(name, two_kills_and_an_error_page) for name in ("broken", "another")]
+    monkeypatch.setattr(chaos, "SHORT", scenarios)
     monkeypatch.setattr(sys, "argv", ["chaos", "--short", "--only", "broken", "--seed", "1"])
     with pytest.raises(SystemExit) as ended:
         chaos.main()
@@ -182,10 +128,16 @@ def test_a_broken_pipeline_is_reported_with_exit_code_1(
 
     assert ended.value.code == 1
     reported = [line.removeprefix("VIOLATION: ") for line in output.splitlines() if line.startswith("VIOLATION: ")]
-    assert set(expected) <= set(reported), output
+    assert {
+        "a kill, insert_into: 2023-01: 0 rows, neither the previous version nor one that was tried",
+        "a kill, record_version: 2023-02: the last version in month_versions is of another file than the rows in the table",
+        "a kill, record_version: 2023-02: trips_by_day is not what the rows in the table add up to",
+        "a kill, record_version: 2023-02: pickups_by_zone is not what the rows in the table add up to",
+        "an error page: 2023-03: taxi_trips_2023-03.parquet is not a version that the source ever had",
+    } <= set(reported), output
     assert table(output)["broken"] == table(output)["total"]
     assert table(output)["total"][-1] == len(reported)
-    assert faults in output
+    assert "2 kills, 1 kinds of source faults" in output
     (kept,) = re.findall("The sandboxes with violations are in (.*)", output)
     assert (Path(kept) / "sandbox-0/project/data/staging/data.duckdb").exists()
     shutil.rmtree(kept)

@@ -1,5 +1,9 @@
 """The oracle of the fleets finds what no run may leave: each test changes a database that is right."""
 
+import shutil
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -16,23 +20,24 @@ KEYS = [("green", "2023-01"), ("fhv", "2023-01"), ("fhvhv", "2023-02")]
 CHANGED = KEYS[0]
 
 
+@dataclass
 class Warehouse:
-    """The months of `KEYS`, loaded; the source has a second version of the first one."""
+    """The months of `KEYS`, loaded into a database in `folder`; the source has a second version of the first one."""
 
-    def __init__(self, folder: Path, source: SourceServer):
-        self.database, self.oracle, self.source = folder / "data.duckdb", FleetOracle(), source
-        self.file = folder / "month.parquet"
-        for key in KEYS:
-            self.oracle.publish(source, key)
-            self.load(*key)
-        assert self.check(KEYS, newest=True) == []
-        self.oracle.publish(source, CHANGED)
+    folder: Path
+    oracle: FleetOracle
+    source: SourceServer
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "data.duckdb"
 
     def load(self, fleet: str, month: str) -> None:
         """Load what the source has."""
-        self.file.write_bytes(self.source.files[f"/trip-data/{fleet}_tripdata_{month}.parquet"])
+        file = self.folder / "month.parquet"
+        file.write_bytes(self.source.files[f"/trip-data/{fleet}_tripdata_{month}.parquet"])
         with duckdb.connect(str(self.database)) as connection:
-            load_month(connection, month, self.file, dataset=FLEETS[fleet])
+            load_month(connection, month, file, dataset=FLEETS[fleet])
 
     def sql(self, statement: str) -> None:
         with duckdb.connect(str(self.database)) as connection:
@@ -42,10 +47,24 @@ class Warehouse:
         return [*self.oracle.check(self.database, tried, newest)]
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warehouse]:
+    """The first warehouse, which the others are copies of."""
+    with pytest.MonkeyPatch.context() as patch, SourceServer() as source:
+        patch.setattr("dagster_essentials_tests.chaos.fleets.ROWS", 300)
+        warehouse = Warehouse(tmp_path_factory.mktemp("warehouse"), FleetOracle(), source)
+        for key in KEYS:
+            warehouse.oracle.publish(source, key)
+            warehouse.load(*key)
+        assert warehouse.check(KEYS, newest=True) == []
+        warehouse.oracle.publish(source, CHANGED)
+        yield warehouse
+
+
 @pytest.fixture
-def warehouse(tmp_path: Path, source_server: SourceServer, monkeypatch: pytest.MonkeyPatch) -> Warehouse:
-    monkeypatch.setattr("dagster_essentials_tests.chaos.fleets.ROWS", 300)
-    return Warehouse(tmp_path, source_server)
+def warehouse(kept: Warehouse, tmp_path: Path) -> Warehouse:
+    shutil.copytree(kept.folder, tmp_path, dirs_exist_ok=True)
+    return Warehouse(tmp_path, deepcopy(kept.oracle), kept.source)
 
 
 def test_the_version_before_and_the_one_that_was_tried_are_both_right(warehouse: Warehouse) -> None:

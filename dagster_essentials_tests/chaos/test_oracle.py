@@ -17,11 +17,11 @@ from PIL import Image
 from dagster_essentials.orchestration.partition_run import FAILED
 from dagster_essentials.reports.weekly import TRIPS_BY_WEEK
 from dagster_essentials.sample import write_zones
+from dagster_essentials_tests.chaos.derived_tables import check_derived_tables
 from dagster_essentials_tests.chaos.oracle import (
     FILE_ASSET,
     FROM_FILE,
     TABLE_ASSET,
-    Digest,
     Oracle,
     read_table,
     version_of,
@@ -53,13 +53,9 @@ class Warehouse:
         self.oracle.publish(month, content)
         self.tried.add(month)
 
-    def sql(self, statement: str, **values: Any) -> None:
+    def sql(self, statement: str) -> None:
         with duckdb.connect(str(self.project.database)) as connection:
-            connection.execute(statement, values)
-
-    def digests(self) -> dict[str, Digest]:
-        with duckdb.connect(str(self.project.database), read_only=True) as connection:
-            return read_table(connection)
+            connection.execute(statement)
 
     def load(self, month: str, content: bytes) -> None:
         """Load as a run does that is killed before it records the month."""
@@ -456,7 +452,6 @@ def test_rows_of_a_month_that_the_source_never_had_are_a_violation(warehouse: Wa
 
 # Violations in the tables beside `trips`: each statement changes one of them, and no trip
 
-
 OF_ANOTHER_FILE = "2023-01: the last version in month_versions is of another file than the rows in the table"
 BESIDE: dict[str, tuple[str, list[str]]] = {
     "no row for a month": (
@@ -520,13 +515,22 @@ for table, key in KEYS.items():
         BESIDE[f"another {column} in {table}"] = (f"UPDATE {table} SET {column} = {column} + 1 {first_row}", differs)
 
 
-@pytest.mark.parametrize(("statement", "expected"), BESIDE.values(), ids=BESIDE)
-def test_a_wrong_row_beside_trips_is_a_violation_even_after_a_kill(
-    warehouse: Warehouse, statement: str, expected: list[str]
-) -> None:
+def test_a_wrong_row_beside_trips_is_a_violation(warehouse: Warehouse) -> None:
+    known = {month: (version.sha256, version.digest[0]) for month, version in warehouse.oracle.table.items()}
+    found = {}
+    with duckdb.connect(str(warehouse.project.database)) as connection:
+        for what, (statement, _) in BESIDE.items():
+            connection.execute(f"BEGIN; {statement}")
+            found[what] = [*check_derived_tables(connection, MONTHS, known)]
+            connection.execute("ROLLBACK")
+        assert [*check_derived_tables(connection, MONTHS, known)] == []
+    assert found == {what: expected for what, (_, expected) in BESIDE.items()}
+
+
+def test_a_wrong_row_beside_trips_is_a_violation_even_after_a_kill(warehouse: Warehouse) -> None:
+    statement, expected = BESIDE["the last row is missing"]
     warehouse.publish("2023-01", NEXT)
-    for part in statement.split(";"):
-        warehouse.sql(part)
+    warehouse.sql(statement)
     assert warehouse.check(killed=True) == expected
 
 
@@ -595,19 +599,21 @@ ANOTHER_VALUE = {
 
 
 def test_a_changed_value_is_another_digest_in_every_column(warehouse: Warehouse) -> None:
-    before = warehouse.digests()
     unseen = []
-    for column, (_, type_) in FROM_FILE.items():
-        [(row,)] = warehouse.project.query("SELECT max(rowid) FROM trips WHERE partition_date = '2023-01'")
-        kept = warehouse.project.query(f"SELECT {column} FROM trips WHERE rowid = $1", row)[0][0]
-        another = ANOTHER_VALUE[str(type_)].format(column)
-        warehouse.sql(f"UPDATE trips SET {column} = {another} WHERE rowid = $row", row=row)
-        now = warehouse.digests()
-        if now["2023-01"] == before["2023-01"] or now["2023-02"] != before["2023-02"]:
-            unseen.append(column)
-        warehouse.sql(f"UPDATE trips SET {column} = $kept WHERE rowid = $row", row=row, kept=kept)
+    with duckdb.connect(str(warehouse.project.database)) as connection:
+        before = read_table(connection)
+        for column, (_, type_) in FROM_FILE.items():
+            another = ANOTHER_VALUE[str(type_)].format(column)
+            connection.execute(
+                f"BEGIN; UPDATE trips SET {column} = {another} "
+                "WHERE rowid = (SELECT max(rowid) FROM trips WHERE partition_date = '2023-01')"
+            )
+            now = read_table(connection)
+            connection.execute("ROLLBACK")
+            if now["2023-01"] == before["2023-01"] or now["2023-02"] != before["2023-02"]:
+                unseen.append(column)
+        assert read_table(connection) == before
     assert unseen == []
-    assert warehouse.digests() == before
 
 
 def test_a_wrong_version_is_reported_once(warehouse: Warehouse) -> None:
@@ -765,18 +771,25 @@ BROKEN: dict[str, tuple[str, Callable[[Path], bytes], str]] = {
 }
 
 
-def test_complete_outputs_are_accepted(warehouse: Warehouse, tmp_path: Path) -> None:
+def test_complete_outputs_are_accepted_and_a_damaged_one_is_not(warehouse: Warehouse, tmp_path: Path) -> None:
     warehouse.oracle.zones = zones(tmp_path)
     for name, make in OUTPUTS.values():
         warehouse.write(name, make(tmp_path))
     assert warehouse.check() == []
+    warehouse.write(OUTPUTS["PNG"][0], b"")
+    (found,) = warehouse.check(killed=True)
+    assert "damaged" in found
 
 
 @pytest.mark.parametrize(("what", "make", "expected"), BROKEN.values(), ids=BROKEN)
 def test_a_damaged_output_is_a_violation(
-    warehouse: Warehouse, tmp_path: Path, what: str, make: Callable[[Path], bytes], expected: str
+    tmp_path: Path, what: str, make: Callable[[Path], bytes], expected: str
 ) -> None:
-    warehouse.oracle.zones = zones(tmp_path)
-    warehouse.write(OUTPUTS[what][0], make(tmp_path))
-    (found,) = warehouse.check(killed=True)
+    oracle = Oracle(
+        tmp_path / "data", tmp_path / "home", zones=zones(tmp_path), published={month: [] for month in MONTHS}
+    )
+    path = oracle.data_dir / OUTPUTS[what][0]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(make(tmp_path))
+    (found,) = oracle._check_files()
     assert expected in found

@@ -26,8 +26,6 @@ class LocalCluster:
 
     folder: Path
     environ: dict[str, str] = field(repr=False)
-    catalog: str = field(repr=False)
-    history: str = field(repr=False)
     parts: "dict[str, subprocess.Popen[bytes]]" = field(default_factory=dict)
     ui_url: str | None = None
 
@@ -50,6 +48,11 @@ class LocalCluster:
         if done.returncode:
             raise ServerError(f"dagster {' '.join(arguments)} failed:\n{done.stdout[-3000:]}")
         return done.stdout
+
+    @property
+    def history(self) -> str:
+        """The address of the database with Dagster's history."""
+        return self.environ["DAGSTER_POSTGRES_URL"]
 
     @property
     def lake(self) -> Lake:
@@ -114,7 +117,7 @@ def local_cluster(
             "TAXI_FLEETS": "green,fhv,fhvhv",
             "MPLCONFIGDIR": str(folder / "matplotlib"),
         }
-        cluster = LocalCluster(folder, environ, database.url("lake"), database.url("dagster"))
+        cluster = LocalCluster(folder, environ)
         # Creates the tables: the parts, started together, would all do so.
         cluster.dagster("instance", "info")
         _start_parts(stack, cluster, code_port, has_ui, workers)

@@ -1,21 +1,23 @@
 """A whole cluster on this machine, under kills and overlapping runs: nobody helps, and the oracle finds no wrong state."""
 
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
+from datetime import date
 from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
-from urllib.request import urlopen
+from urllib.parse import urlsplit
 
 import duckdb
 import psutil
@@ -26,39 +28,65 @@ from pyarrow.fs import FileSelector, S3FileSystem, copy_files
 
 from dagster_essentials.errors import ConnectionLostError
 from dagster_essentials.ingestion.months import months_between
-from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials.sample import write_month
 from dagster_essentials.warehouse.lake import Lake
 from dagster_essentials_tests.chaos.oracle import Oracle
 from dagster_essentials_tests.chaos.sandbox import LAUNCH
-from dagster_essentials_tests.cluster.local import LocalCluster, local_cluster
-from dagster_essentials_tests.cluster.servers import PASSWORD
+from dagster_essentials_tests.cluster.local import LocalCluster
+from dagster_essentials_tests.cluster.servers import PASSWORD, accepts
 from dagster_essentials_tests.support.dagster_dev import JOB, ask_ui
 from dagster_essentials_tests.support.lake_servers import opened
 from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.cluster
 
-MONTHS = months_between("2023-01", "2024-12")
+MONTHS = months_between("2023-01", "2024-02")
 ROWS = 5_000
 SECONDS = 300
 """For all runs of a test to end: a time-out, not a wait."""
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[LocalCluster]:
-    with (
-        tempfile.TemporaryDirectory(prefix="taxi-cluster-", ignore_cleanup_errors=True) as name,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        source = Path(name) / "source"
-        for number, month in enumerate(MONTHS):
-            write_month(source, month, ROWS + number)
-        zones = write_zones(source / "taxi_zones.csv")
-        with local_cluster(Path(name), str(source), str(zones)) as cluster:
-            # The oracle opens the instance in this process.
-            for variable in ("DAGSTER_POSTGRES_URL", "TAXI_CELERY_BROKER", "TAXI_CELERY_BACKEND"):
-                patch.setenv(variable, cluster.environ[variable])
-            yield cluster
+def command() -> Iterator["subprocess.Popen[str]"]:
+    """`make cluster`, with one month that it loads; the tests add the others to its source. The last test ends it."""
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "dagster_essentials_tests.cluster", "--end", MONTHS[0], "--rows", "1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        yield process
+        process.send_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def address(command: "subprocess.Popen[str]") -> str:
+    """The address of the UI that the command prints, when it has loaded its month."""
+    assert command.stdout is not None
+    lines = iter(command.stdout.readline, "")
+    address = next(line.removeprefix("UI: ").strip() for line in lines if line.startswith("UI: "))
+    assert f"{MONTHS[0]}: 1,000 trips\n" in lines
+    return address
+
+
+@pytest.fixture(scope="module")
+def parts(command: "subprocess.Popen[str]", address: str) -> dict[str, psutil.Process]:
+    """The processes of Dagster, by the names of their folders. PostgreSQL, Redis and S3 know nothing of it."""
+    processes = psutil.Process(command.pid).children()
+    return {Path(each.cwd()).name: each for each in processes if "DAGSTER_HOME" in each.environ()}
+
+
+@pytest.fixture(scope="module")
+def cluster(address: str, parts: Mapping[str, psutil.Process]) -> Iterator[LocalCluster]:
+    environ = parts["daemon"].environ()
+    cluster = LocalCluster(Path(environ["DAGSTER_HOME"]).parent, environ, ui_url=address)
+    for number, month in enumerate(MONTHS[1:], start=1):
+        write_month(cluster.folder / "source", month, ROWS + number)
+    with pytest.MonkeyPatch.context() as patch:
+        # The oracle opens the instance in this process.
+        for variable in ("DAGSTER_POSTGRES_URL", "TAXI_CELERY_BROKER", "TAXI_CELERY_BACKEND"):
+            patch.setenv(variable, environ[variable])
+        yield cluster
 
 
 @contextmanager
@@ -99,11 +127,11 @@ def copy_objects(cluster: LocalCluster, oracle: Oracle) -> None:
     copy_files(folder, str(oracle.data_dir), source_filesystem=files(cluster))
 
 
-def launch(cluster: LocalCluster, **tags: str) -> None:
+def launch(cluster: LocalCluster, job: str = "trip_update_job", **tags: str) -> None:
     """Launch a run in the UI: Dagster retries it as one of a schedule, and not those of `dagster job backfill`."""
     assert cluster.ui_url is not None
     params = {
-        "selector": {**JOB, "jobName": "trip_update_job"},
+        "selector": {**JOB, "jobName": job},
         "runConfigData": {},
         "executionMetadata": {"tags": [{"key": f"dagster/{key}", "value": value} for key, value in tags.items()]},
     }
@@ -157,7 +185,7 @@ def counting(cluster: LocalCluster) -> Iterator[set[tuple[str, int]]]:
     is_over = Event()
 
     def count() -> None:
-        while not is_over.wait(0.5):
+        while not is_over.wait(2):
             with suppress(ConnectionLostError):
                 seen.update(rows(cluster).items())
 
@@ -170,25 +198,44 @@ def counting(cluster: LocalCluster) -> Iterator[set[tuple[str, int]]]:
         reader.result()
 
 
-def test_a_backfill_over_three_workers_survives_kills(cluster: LocalCluster, oracle: Oracle) -> None:
+def test_the_containers_have_the_settings_and_commands_of_the_local_cluster(
+    cluster: LocalCluster, parts: Mapping[str, psutil.Process]
+) -> None:
+    """No test starts containers."""
+    services = yaml.safe_load((ROOT / "deploy/compose-cluster.yaml").read_text())["services"]
+    names = {name for name in cluster.environ if name.startswith(("TAXI_", "DUCK", "AWS_")) or "POSTGRES" in name}
+    assert len(parts) == 6
+    for name, part in parts.items():
+        service = services[re.sub(r"-\d+$", "", name)]
+        # What is loaded is up to the user there, and the image has the port.
+        others = {"TAXI_TRIPS_URL", "TAXI_ZONES_URL", "TAXI_FLEETS", "TAXI_CODE_PORT"}
+        assert names - set(service["environment"]) == others
+        options = re.findall(r"--(?!host|port)[\w-]+ [^\s\"]+", service["command"])
+        assert options
+        executed = " ".join(part.cmdline())
+        assert [option for option in options if option.replace("deploy/", f"{ROOT}/deploy/") not in executed] == []
+
+
+def test_a_backfill_over_three_workers_survives_kills(
+    cluster: LocalCluster, parts: Mapping[str, psutil.Process], oracle: Oracle
+) -> None:
     oracle.note_start(MONTHS)
-    for month in MONTHS:
+    for month in MONTHS[1:]:
         launch(cluster, partition=f"{month}-01")
     with counting(cluster) as seen:
-        until(lambda: len(seen) >= 3 and _is_loading(cluster, "worker-1"), lambda: _logs(cluster))
+        until(lambda: len(seen) >= 3 and _is_loading(cluster, parts["worker-1"]), lambda: _logs(cluster))
         # With the process that executes the run.
-        os.killpg(cluster.parts["worker-1"].pid, signal.SIGKILL)
-        until(lambda: len(seen) >= 8, lambda: _logs(cluster))
+        os.killpg(parts["worker-1"].pid, signal.SIGKILL)
+        until(lambda: len(seen) >= 5, lambda: _logs(cluster))
         until(lambda: _has_interrupted_a_load(cluster), lambda: _logs(cluster))
         wait_until_done(cluster, runs=len(MONTHS))
     assert seen <= {(month, pq.read_metadata(source(cluster, month)).num_rows) for month in MONTHS}
     copy_objects(cluster, oracle)
     assert oracle.check(MONTHS, killed=True, succeeded=True) == []
     assert oracle.table.keys() == {*MONTHS}
-    assert PASSWORD not in _logs(cluster)
 
 
-def _is_loading(cluster: LocalCluster, worker: str) -> bool:
+def _is_loading(cluster: LocalCluster, worker: psutil.Process) -> bool:
     """True if the worker executes a run whose month is not loaded yet.
 
     If it is killed earlier, while Dagster counts the run as starting, that is noticed after two minutes. If it is killed
@@ -200,7 +247,7 @@ def _is_loading(cluster: LocalCluster, worker: str) -> bool:
         "WHERE dagster_event_type = 'PIPELINE_START' AND status = 'STARTED' AND run_id NOT IN "
         "(SELECT run_id FROM event_logs WHERE dagster_event_type = 'STEP_SUCCESS' AND step_key = 'taxi_trips')",
     )
-    processes = {process.pid for process in psutil.Process(cluster.parts[worker].pid).children()}
+    processes = {process.pid for process in worker.children()}
     return any(int(pid) in processes for (event,) in starts for pid in re.findall(r'"pid": (\d+)', event))
 
 
@@ -234,6 +281,30 @@ def test_overlapping_runs_replace_each_month_once(cluster: LocalCluster, oracle:
     assert oracle.check_repaired(MONTHS) == []
 
 
+def test_weeks_and_maintenance_are_runs_of_the_workers(cluster: LocalCluster, oracle: Oracle) -> None:
+    before = sum(cluster.run_states().values())
+    launch(
+        cluster,
+        "weekly_update_job",
+        asset_partition_range_start="2023-01-01",
+        asset_partition_range_end="2023-01-22",
+    )
+    wait_until_done(cluster, runs=before + 1)
+    launch(cluster, "lake_maintenance_job")
+    wait_until_done(cluster, runs=before + 2)
+    assert history(cluster, "SELECT count(*) FROM event_logs WHERE event LIKE '%merged % files, expired %'") == [(1,)]
+    pickups = pq.read_table(source(cluster, "2023-01"))["tpep_pickup_datetime"].to_pylist()
+    counts = Counter((pickup.date() - date(2023, 1, 1)).days // 7 for pickup in pickups)
+    with opened(cluster.lake) as tables:
+        weeks = tables.execute("SELECT num_trips FROM trips_by_week ORDER BY period").fetchall()
+    assert weeks == [(counts[week],) for week in range(4)]
+    copy_objects(cluster, oracle)
+    assert len((oracle.data_dir / "outputs/trips_by_week.csv").read_text().splitlines()) == 1 + 4
+    assert json.loads((oracle.data_dir / "staging/manhattan_stats.geojson").read_text())["months"] == MONTHS
+    assert oracle.check([], killed=False) == []
+    assert PASSWORD not in _logs(cluster)
+
+
 def test_the_oracle_finds_what_is_wrong_in_the_lake(cluster: LocalCluster, oracle: Oracle) -> None:
     with opened(cluster.lake) as tables:
         tables.execute("INSERT INTO trips FROM trips WHERE partition_date = '2024-01' LIMIT 1")
@@ -254,39 +325,16 @@ def test_the_files_of_a_worker_are_in_no_other_place_than_s3(cluster: LocalClust
     assert {f"taxi_trips_{month}.parquet" for month in MONTHS} <= on_s3
 
 
-def test_the_containers_have_the_settings_and_commands_of_the_local_cluster(cluster: LocalCluster) -> None:
-    """No test starts containers."""
-    services = yaml.safe_load((ROOT / "deploy/compose-cluster.yaml").read_text())["services"]
-    names = {name for name in cluster.environ if name.startswith(("TAXI_", "DUCK", "AWS_")) or "POSTGRES" in name}
-    for name, part in cluster.parts.items():
-        service = services[re.sub(r"-\d+$", "", name)]
-        # What is loaded is up to the user there, and the image has the port.
-        others = {"TAXI_TRIPS_URL", "TAXI_ZONES_URL", "TAXI_FLEETS", "TAXI_CODE_PORT"}
-        assert names - set(service["environment"]) == others
-        options = re.findall(r"--(?!host|port)[\w-]+ [^\s\"]+", service["command"])
-        assert options
-        executed = " ".join(map(str, part.args)) if isinstance(part.args, list) else ""
-        assert [option for option in options if option.replace("deploy/", f"{ROOT}/deploy/") not in executed] == []
-
-
-def test_the_command_ends_everything_it_started() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "dagster_essentials_tests.cluster", "--end", "2023-01", "--rows", "1000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    lines = iter(process.stdout.readline, "")
-    address = next(line.removeprefix("UI: ").strip() for line in lines if line.startswith("UI: "))
-    with urlopen(f"{address}/server_info", timeout=30) as answer:
-        assert answer.status == 200
-    assert any(line == "2023-01: 1,000 trips\n" for line in lines)
-    group = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
-    started = [int(pid) for pid in group.stdout.split()]
+def test_the_command_ends_everything_it_started(command: "subprocess.Popen[str]", cluster: LocalCluster) -> None:
+    started = psutil.Process(command.pid).children(recursive=True)
     assert len(started) >= 8
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=SECONDS)
+    command.send_signal(signal.SIGINT)
+    output, _ = command.communicate(timeout=SECONDS)
     assert output.endswith("ended\n")
-    assert process.returncode == 0
-    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    assert command.returncode == 0
+    _, left = psutil.wait_procs(started, timeout=10)
+    assert left == []
+    environ = cluster.environ
+    servers = [cluster.history, environ["TAXI_CELERY_BROKER"], environ["AWS_ENDPOINT_URL"], cluster.ui_url]
+    assert [address for address in servers if accepts(urlsplit(address).port or 0)] == []
+    assert not cluster.folder.exists()

@@ -26,7 +26,6 @@ from dagster_essentials_tests.support.lake_servers import (
     LakeServers,
     assert_consistent,
     file,
-    load_at_once,
     opened,
 )
 from dagster_essentials_tests.support.loading import load_month
@@ -61,8 +60,9 @@ setattr(resolve_name(parent), name, hang)
 def test_a_killed_writer_leaves_the_month_as_it_was_and_frees_it(
     lake_servers: LakeServers, lake: Lake, samples: Path, tmp_path: Path, target: str
 ) -> None:
-    load_at_once(lake_servers, lake, samples, [["2023-01"]])
-    code = HANG.format(target=target) + LOAD.format(months=["2023-01"], folder=str(samples), force=True)
+    with opened(lake) as tables:
+        load_month(tables, "2023-01", file(samples, "2023-01"))
+    code = HANG.format(target=target) + LOAD.format(months=["2023-01"], folder=str(samples), rounds=[True])
     process = lake_servers.start(lake, code)
     assert process.stdin is not None
     assert process.stdout is not None

@@ -5,16 +5,23 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import dagster as dg
 import pytest
 from pyarrow.fs import FileSelector, S3FileSystem
 
+from dagster_essentials import defs, settings
+from dagster_essentials.errors import DownloadError, WriteError
+from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials.sensors import adhoc_request_sensor
 from dagster_essentials_tests.cluster.servers import PASSWORD, free_port
 from dagster_essentials_tests.support.lake_servers import LakeServers
 
@@ -48,12 +55,13 @@ class Bucket:
         with self.files.open_output_stream(f"{self.name}/taxi/{name}") as target:
             target.write(content)
 
-    def run(self, worker: str, *command: str, fails: bool = False, **environ: str) -> str:
+    def materialize(self, worker: str, assets: str, *partition: str, fails: bool = False) -> str:
+        command = ("-m", "dagster", "asset", "materialize", "-m", "dagster_essentials", "--select", assets, *partition)
         disk = self.folder / worker
         disk.mkdir(exist_ok=True)
         done = subprocess.run(
             [sys.executable, *command],
-            env={**self.environ, "TMPDIR": str(disk), "DAGSTER_HOME": str(self.folder), **environ},
+            env={**self.environ, "TMPDIR": str(disk), "DAGSTER_HOME": str(self.folder)},
             cwd=self.folder,
             text=True,
             stdout=subprocess.PIPE,
@@ -64,10 +72,6 @@ class Bucket:
         assert PASSWORD not in done.stdout
         assert bool(done.returncode) == fails, done.stdout
         return done.stdout
-
-    def materialize(self, worker: str, assets: str, *partition: str, fails: bool = False, **environ: str) -> str:
-        command = ("-m", "dagster", "asset", "materialize", "-m", "dagster_essentials", "--select", assets)
-        return self.run(worker, *command, *partition, fails=fails, **environ)
 
 
 @pytest.fixture
@@ -94,33 +98,29 @@ def bucket(lake_servers: LakeServers, tmp_path: Path) -> Iterator[Bucket]:
     assert not list(tmp_path.glob("*/**/raw/*.fetched"))
 
 
-def test_a_worker_loads_what_another_one_downloaded(bucket: Bucket) -> None:
-    bucket.materialize("one", "taxi_trips_file", "--partition", "2023-01-01")
-    bucket.materialize("one", "taxi_zones_file")
+def test_workers_share_what_is_on_s3_and_nothing_else(bucket: Bucket) -> None:
+    month = ("--partition", "2023-01-01")
+    bucket.materialize("one", "taxi_trips_file,taxi_zones_file", *month)
     source = bucket.folder / "source"
     assert bucket.objects() == {
         "raw/taxi_trips_2023-01.parquet": (source / "yellow_tripdata_2023-01.parquet").read_bytes(),
         "raw/taxi_zones.csv": (source / "taxi_zones.csv").read_bytes(),
     }
 
-    output = bucket.materialize("two", "taxi_trips_file", "--partition", "2023-01-01")
+    output = bucket.materialize("two", "taxi_trips_file", *month)
     assert "unchanged at the source" in output
-    bucket.materialize("three", "taxi_trips", "--partition", "2023-01-01")
+    bucket.materialize("three", "taxi_trips,taxi_zones,manhattan/manhattan_stats", *month)
     assert not list((bucket.folder / "three").rglob("*.parquet"))
-    bucket.materialize("three", "taxi_zones,manhattan/manhattan_stats")
-    bucket.materialize("two", "manhattan_map")
-    bucket.materialize("two", "trips_by_week", "--partition", "2023-01-08")
+    bucket.materialize("four", "manhattan_map,trips_by_week", "--partition", "2023-01-08")
     objects = bucket.objects()
     assert json.loads(objects["staging/manhattan_stats.geojson"])["months"] == ["2023-01"]
     assert objects["outputs/manhattan_map.png"].startswith(b"\x89PNG")
     assert len(objects["outputs/trips_by_week.csv"].splitlines()) == 2
 
-
-def test_a_month_that_is_not_on_s3_is_not_taken_from_a_disk(bucket: Bucket) -> None:
-    bucket.materialize("one", "taxi_trips_file", "--partition", "2023-01-01")
+    # What is not on S3 is not taken from a disk.
     bucket.files.delete_file(f"{bucket.name}/taxi/raw/taxi_trips_2023-01.parquet")
     assert list((bucket.folder / "one").rglob("taxi_trips_2023-01.parquet"))
-    output = bucket.materialize("one", "taxi_trips", "--partition", "2023-01-01", fails=True)
+    output = bucket.materialize("one", "taxi_trips", *month, fails=True)
     assert "Materialize taxi_trips_file for this month first" in output
 
 
@@ -131,6 +131,7 @@ import os, signal, threading
 from urllib.request import urlopen
 from dagster_essentials import settings
 from dagster_essentials.ingestion.atomic_write import atomic_write
+from dagster_essentials.ingestion.data_folder import DataFolder
 
 files = settings.SETTINGS.files
 
@@ -162,33 +163,49 @@ def test_an_upload_that_is_interrupted_leaves_no_part_of_a_file(bucket: Bucket, 
     assert content in (b"before", LARGE)
 
 
-def test_requests_are_read_from_s3(bucket: Bucket) -> None:
+def test_requests_are_read_from_s3(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(bucket.folder))
+    monkeypatch.setattr(settings, "SETTINGS", settings.read_settings(bucket.environ))
     request = {"start_date": "2023-01-10", "end_date": "2023-01-20", "borough": "Manhattan"}
+
+    def requested() -> list[str]:
+        result = adhoc_request_sensor(dg.build_sensor_context(repository_def=defs.get_repository_def()))
+        assert isinstance(result, dg.SensorResult)
+        return [run.tags["taxi/request"] for run in result.run_requests or ()]
+
     bucket.put("requests/january.json", json.dumps(request).encode())
-    code = (
-        "import dagster as dg\n"
-        "from dagster_essentials import defs\n"
-        "from dagster_essentials.sensors import adhoc_request_sensor\n"
-        "context = dg.build_sensor_context(repository_def=defs.get_repository_def())\n"
-        "print([run.run_config for run in adhoc_request_sensor(context).run_requests])\n"
-    )
-    assert "january.json" in bucket.run("one", "-c", code)
+    assert requested() == ["january.json"]
     bucket.files.delete_file(f"{bucket.name}/taxi/requests/january.json")
-    assert "january.json" not in bucket.run("one", "-c", code)
+    assert requested() == []
 
 
-@pytest.mark.parametrize(
-    ("changed", "text"),
-    [
-        ({"TAXI_DATA_DIR": "s3://no-such-bucket/taxi"}, "TAXI_DATA_DIR"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:{port}"}, "AWS_ENDPOINT_URL"),
-    ],
-    ids=["no such bucket", "no server"],
-)
-def test_a_bucket_that_cannot_be_used_is_reported(bucket: Bucket, changed: dict[str, str], text: str) -> None:
+def read(path: Path, files: DataFolder) -> None:
+    files.fetch(path)
+
+
+def write(path: Path, files: DataFolder) -> None:
+    with atomic_write(path, files):
+        pass
+
+
+NO_BUCKET = {"TAXI_DATA_DIR": "s3://no-such-bucket/taxi"}
+NO_SERVER = {"AWS_ENDPOINT_URL": "http://127.0.0.1:{port}"}
+
+
+@pytest.mark.parametrize(("use", "changed"), [(write, NO_BUCKET), (write, NO_SERVER), (read, NO_SERVER)])
+def test_a_bucket_that_cannot_be_used_is_reported(
+    bucket: Bucket,
+    monkeypatch: pytest.MonkeyPatch,
+    use: Callable[[Path, DataFolder], None],
+    changed: dict[str, str],
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(bucket.folder))
     environ = {name: value.format(port=free_port()) for name, value in changed.items()}
+    files = settings.read_settings({**bucket.environ, **environ}).files
     began = time.monotonic()
-    output = bucket.materialize("one", "taxi_trips_file", "--partition", "2023-01-01", fails=True, **environ)
+    with pytest.raises((DownloadError, WriteError)) as raised:
+        use(files.path / "raw" / "taxi_trips_2023-01.parquet", files)
     assert time.monotonic() - began < 60
-    assert text in output
-    assert "materialize again" in output
+    for text in (*changed, "materialize again"):
+        assert text in str(raised.value)
+    assert PASSWORD not in str(raised.value)

@@ -1,9 +1,6 @@
 """The sensors of alerts: which failed runs and late months arrive at real receivers, what they say, and how often."""
 
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -376,21 +373,15 @@ def test_without_a_receiver_a_tick_skips_and_says_what_to_set(
     ],
     ids=["webhook", "e-mail"],
 )
-def test_with_a_receiver_the_sensors_are_on_without_a_click(environ: dict[str, str]) -> None:
+def test_with_a_receiver_the_sensors_are_on_without_a_click(configure: Configure, environ: dict[str, str]) -> None:
     # Without one they are off, like all others: that is in the snapshot of the definitions.
-    code = (
-        "from dagster_essentials import defs\n"
-        "for sensor in defs.get_repository_def().sensor_defs: print(sensor.name, sensor.default_status.value)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, **environ}, text=True, capture_output=True, check=True
-    )
-    assert sorted(result.stdout.splitlines()) == [
-        "adhoc_request_sensor STOPPED",
-        "late_month_alert_sensor RUNNING",
-        "quality_alert_sensor RUNNING",
-        "run_failure_alert_sensor RUNNING",
-    ]
+    configure(**environ)
+    statuses = {sensor.name: sensor.default_status.value for sensor in alert_sensors.alert_sensors([])}
+    assert statuses == {
+        "late_month_alert_sensor": "RUNNING",
+        "quality_alert_sensor": "RUNNING",
+        "run_failure_alert_sensor": "RUNNING",
+    }
 
 
 # Late months. December 2025 is late from 26 March 2026 on.

@@ -72,62 +72,44 @@ def cancel(project: Project, sent: signal.Signals, when: Callable[[str], bool]) 
     assert project.temporary_files() == []
 
 
-def assert_can_be_launched_again(project: Project, source_server: SourceServer, before: dict[str, int]) -> None:
-    """Nothing was changed; a run right after, from a source that is well, loads all months."""
-    assert project.rows() == before
+def assert_can_be_launched_again(project: Project, source_server: SourceServer, rows: int) -> None:
+    """A run right after, from a source that is well, loads all months: `rows` trips in the first, one more in each next."""
     source_server.answers.clear()
-    for number, month in enumerate(MONTHS):
-        source_server.put_month(month, sample(month, 300 + number))
+    expected = {month: rows + number for number, month in enumerate(MONTHS)}
+    for month, trips in expected.items():
+        source_server.put_month(month, sample(month, trips))
     done = project.run(*ASSETS, *RANGE)
     assert done.returncode == 0, done.stdout
-    assert project.rows() == {month: 300 + number for number, month in enumerate(MONTHS)}
+    assert project.rows() == expected
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
-def test_a_run_that_downloads(project: Project, source_server: SourceServer, sent: signal.Signals) -> None:
+def test_a_run_ends_wherever_it_is_cancelled_and_can_be_launched_again(
+    project: Project, source_server: SourceServer
+) -> None:
+    """Each run is the one that is launched again after the one before it was cancelled."""
+    # While it downloads.
     source_server.put_month("2023-01", sample("2023-01"))
     for month in MONTHS[1:]:
         source_server.answers[source_server.put_month(month, b"")] = [drip]
+    for sent in (signal.SIGINT, signal.SIGTERM):
+        source_server.requests.clear()
+        cancel(project, sent, lambda _: len(source_server.requests) == 3 and project.file("2023-01").exists())
+        assert [month for month in MONTHS if project.file(month).exists()] == ["2023-01"]
 
-    cancel(project, sent, lambda output: len(source_server.requests) == 3 and project.file("2023-01").exists())
-
-    assert [month for month in MONTHS if project.file(month).exists()] == ["2023-01"]
-    assert_can_be_launched_again(project, source_server, {})
-
-
-@pytest.fixture(scope="module")
-def large() -> bytes:
-    """A month whose 29 million rows take several seconds to validate, and longer to load."""
-    return repeated_rows(29_000_000)(sample("2023-01"), Random(1))
-
-
-def test_a_run_that_validates(project: Project, source_server: SourceServer, large: bytes) -> None:
-    for month in MONTHS:
-        source_server.put_month(month, large)
-
-    cancel(project, signal.SIGTERM, lambda output: len(list(project.file("2023-01").parent.glob(".*.partial"))) == 3)
-
-    assert_can_be_launched_again(project, source_server, {})
-
-
-def test_a_run_that_waits_for_the_database(project: Project, source_server: SourceServer) -> None:
+    # While it waits for the database.
+    source_server.answers.clear()
     for month in MONTHS:
         source_server.put_month(month, sample(month))
     with project.connect():
         cancel(project, signal.SIGINT, lambda output: "in use by process" in output)
+    assert project.rows() == {}
+    assert_can_be_launched_again(project, source_server, 310)
 
-    assert_can_be_launched_again(project, source_server, {})
-
-
-def test_a_run_that_loads(project: Project, source_server: SourceServer, large: bytes) -> None:
-    for month in MONTHS:
-        source_server.put_month(month, sample(month, 100))
-    assert project.run(*ASSETS, *RANGE).returncode == 0
+    # While it loads: 29 million rows take several seconds.
     before = project.rows()
-    source_server.put_month("2023-01", large)
-    database = project.database.with_name("data.duckdb.lock")
-    database.unlink()
-
-    cancel(project, signal.SIGTERM, lambda output: database.exists())
-
-    assert_can_be_launched_again(project, source_server, before)
+    source_server.put_month("2023-01", repeated_rows(29_000_000)(sample("2023-01"), Random(1)))
+    lock = project.database.with_name("data.duckdb.lock")
+    lock.unlink()
+    cancel(project, signal.SIGTERM, lambda _: lock.exists())
+    assert project.rows() == before
+    assert_can_be_launched_again(project, source_server, 320)

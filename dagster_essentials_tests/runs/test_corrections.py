@@ -45,7 +45,7 @@ def path_of(month: str) -> str:
     return f"/trip-data/yellow_tripdata_{month}.parquet"
 
 
-def test_without_a_correction_every_loaded_month_is_asked_for_by_its_headers(
+def test_what_a_tick_says_and_requests_if_nothing_is_corrected_or_the_source_gives_no_answer(
     loaded: Project, history: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     assert corrections(history) == (
@@ -53,6 +53,24 @@ def test_without_a_correction_every_loaded_month_is_asked_for_by_its_headers(
         "Nothing is corrected: the source has the loaded version of all 3 loaded months.",
     )
     assert sorted(source_server.requests) == [("HEAD", path_of(month), 0) for month in MONTHS]
+
+    publish(source_server, "2022-12", status(405))
+    months, reason = corrections(history)
+    assert months == []
+    assert "Could not ask the source about 2022-12 (http://" in reason
+    assert "405" in reason
+    publish(source_server, "2022-12", status(403))
+    months, reason = corrections(history)
+    assert months == []
+    assert "The source does not have these loaded months any more: 2022-12." in reason
+    assert "405" not in reason
+
+    for month in ("2022-12", "2023-02"):
+        publish(source_server, month, sample(month, 310))
+    # Such an answer ends the questions, but not the tick.
+    for code, requested in ((405, ["2022-12"]), (501, ["2022-12"]), (403, ["2022-12", "2023-02"])):
+        publish(source_server, "2023-01", status(code))
+        assert corrections(history)[0] == requested
 
 
 def test_corrected_months_are_requested_oldest_first_until_they_are_loaded(
@@ -97,33 +115,6 @@ def test_a_new_etag_for_the_same_content_is_requested_once(
     assert materialize(loaded, history, TRIPS, "2023-01").success
     assert corrections(history)[0] == []
     assert loaded.query("SELECT loaded_at FROM month_versions WHERE month = '2023-01'") == before
-
-
-@pytest.mark.parametrize(("code", "months"), [(405, ["2022-12"]), (501, ["2022-12"]), (403, ["2022-12", "2023-02"])])
-def test_a_month_for_which_the_source_gives_no_answer_ends_the_questions_but_not_the_tick(
-    code: int, months: list[str], loaded: Project, history: dg.DagsterInstance, source_server: SourceServer
-) -> None:
-    for month in ("2022-12", "2023-02"):
-        publish(source_server, month, sample(month, 310))
-    publish(source_server, "2023-01", status(code))
-    assert corrections(history)[0] == months
-
-
-@pytest.mark.parametrize(
-    ("code", "says"),
-    [
-        (405, "Could not ask the source about 2022-12 (http://"),
-        (403, "The source does not have these loaded months any more: 2022-12."),
-    ],
-)
-def test_a_tick_without_a_run_says_what_the_source_answered(
-    code: int, says: str, loaded: Project, history: dg.DagsterInstance, source_server: SourceServer
-) -> None:
-    publish(source_server, "2022-12", status(code))
-    months, reason = corrections(history)
-    assert months == []
-    assert says in reason
-    assert ("405" in reason) == (code == 405)
 
 
 def test_with_nothing_loaded_the_tick_asks_for_nothing(

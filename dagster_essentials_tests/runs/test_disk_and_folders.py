@@ -22,64 +22,43 @@ from dagster_essentials_tests.support.source_server import SourceServer
 
 pytestmark = pytest.mark.slow
 
-NO_SPACE = "Free some disk space"
 
-
-def run_with_full_disk(project: Project, first: str, last: str) -> tuple[int, str]:
-    """Materialize the months from `first` to `last` where no file can grow beyond 600 kB; returns exit code and output."""
-
-    def limit_file_size() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
-
-    # With Dagster's own storage: the log of a file that stays open would be the first to reach the limit.
-    project.home.mkdir()
-    (project.home / "dagster.yaml").touch()
-    process = project.run(
-        *("asset", "materialize", "-m", "dagster_essentials.definitions"),
-        *("--select", "taxi_trips_file,taxi_trips", "--partition-range", f"{first}-01...{last}-01"),
-        preexec_fn=limit_file_size,
-    )
-    return process.returncode, process.stdout
-
-
-def test_a_disk_that_is_full_during_a_download_leaves_everything_unchanged(
+def test_a_disk_that_is_full_during_a_download_or_a_load_leaves_everything_unchanged(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
-    before = load_two_months(project, instance, source_server)
-    publish(source_server, "2023-01", bytes(2_000_000))
-
-    code, output = run_with_full_disk(project, "2023-01", "2023-01")
-
-    assert code != 0
-    assert f"2023-01 failed: {project.file('2023-01')} could not be written (File too large)." in output
-    assert NO_SPACE in output
-    assert "materialize again" in output
-    assert take_snapshot(project) == before
-    assert source_server.requested("/trip-data/yellow_tripdata_2023-01.parquet") == 2, "it is not retried"
-
-
-def test_a_disk_that_is_full_during_a_load_leaves_the_table_unchanged(
-    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
-) -> None:
-    before = load_two_months(project, instance, source_server)
+    load_two_months(project, instance, source_server)
     # DuckDB fails when it writes its log, when it writes the rows at the end, or when it writes them on the way.
     sizes = {"2023-03": 20_000, "2023-04": 100_000, "2023-05": 130_000}
     for month, rows in sizes.items():
         publish(source_server, month, sample(month, rows))
     assert materialize(project, instance, [trips.taxi_trips_file], "2023-03", "2023-05").success
+    before = take_snapshot(project)
+    publish(source_server, "2023-02", bytes(2_000_000))
+    # With Dagster's own storage: the log of a file that stays open would be the first to reach the limit.
+    project.home.mkdir()
+    (project.home / "dagster.yaml").touch()
 
-    code, output = run_with_full_disk(project, "2023-03", "2023-05")
+    def limit_file_size() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
 
-    assert code != 0
-    assert "0 of 3 months loaded" in output
-    for number, month in enumerate(sizes, start=1):
-        failed = f" {month} ({number} of 3) failed ({project.file(month)}): "
-        [line] = [line for line in output.splitlines() if failed in line]
-        assert "the month is unchanged" in line
-        assert NO_SPACE in line, line
+    process = project.run(
+        *("asset", "materialize", "-m", "dagster_essentials.definitions"),
+        *("--select", "taxi_trips_file,taxi_trips", "--partition-range", "2023-02-01...2023-05-01"),
+        preexec_fn=limit_file_size,
+    )
+
+    output = process.stdout
+    assert process.returncode != 0
+    assert "0 of 4 months loaded" in output
+    says = {"2023-02": f": {project.file('2023-02')} could not be written (File too large)."}
+    says |= {month: f" ({project.file(month)}): " for month in sizes}
+    for number, (month, text) in enumerate(says.items(), start=1):
+        [line] = [line for line in output.splitlines() if f" {month} ({number} of 4) failed{text}" in line]
+        assert ("the month is unchanged" in line) == (month in sizes)
+        assert "Free some disk space" in line, line
         assert "materialize again" in line
-    after = take_snapshot(project)
-    assert (after.columns, after.rows) == (before.columns, before.rows)
+    assert source_server.requested("/trip-data/yellow_tripdata_2023-02.parquet") == 2, "it is not retried"
+    assert take_snapshot(project) == before
     assert project.temporary_files() == []
 
     assert materialize(project, instance, TRIPS, "2023-03", "2023-05").success, "they are loaded when there is space"
@@ -132,8 +111,8 @@ def test_a_database_folder_that_cannot_be_made_fails_all_months_and_names_the_pa
     assert materialized_partitions(instance, trips.taxi_trips) == []
 
 
-@pytest.mark.parametrize("folder", ["env=prod", "VendorID=7", "a * folder", "an [1]", "it's {one}"])
-def test_special_characters_in_the_name_of_a_folder_change_nothing(
+@pytest.mark.parametrize("folder", ["env=prod", "VendorID=7"])
+def test_an_equals_sign_in_the_name_of_a_folder_changes_nothing(
     project: Project,
     instance: dg.DagsterInstance,
     source_server: SourceServer,
@@ -141,12 +120,9 @@ def test_special_characters_in_the_name_of_a_folder_change_nothing(
     folder: str,
 ) -> None:
     publish(source_server, "2023-01", sample("2023-01"))
-    # What a glob pattern would match as well, and first.
-    other = project.folder / folder.replace("*", "!") / "taxi_trips_2023-01.parquet"
-    other.parent.mkdir()
-    other.write_bytes(sample("2023-02", 200))
-    escaped = str(project.folder / folder).replace("{", "{{").replace("}", "}}")
-    monkeypatch.setattr(constants, "TAXI_TRIPS_TEMPLATE_FILE_PATH", escaped + "/taxi_trips_{}.parquet")
+    monkeypatch.setattr(
+        constants, "TAXI_TRIPS_TEMPLATE_FILE_PATH", f"{project.folder}/{folder}/taxi_trips_{{}}.parquet"
+    )
 
     result = materialize(project, instance, TRIPS, "2023-01")
 

@@ -13,7 +13,6 @@ from dagster_essentials import defs
 from dagster_essentials.assets.fleets import fleet_trips, fleet_trips_file, trips_by_fleet
 from dagster_essentials.datasets.fleets import FLEETS as DATASETS
 from dagster_essentials.resources import LockedDuckDBResource
-from dagster_essentials_tests.support.dagster_dev import BIN
 from dagster_essentials_tests.support.faults.answers import ERROR_PAGE
 from dagster_essentials_tests.support.faults.samples import query_file
 from dagster_essentials_tests.support.fleet_files import as_published, fleet_sample
@@ -44,7 +43,6 @@ def published(project: Project, source_server: SourceServer) -> Project:
     """A source with three months of each fleet."""
     for (fleet, month), rows in ROWS.items():
         publish(source_server, month, fleet_sample(fleet, month, rows), fleet)
-    project.environ["TAXI_FLEETS"] = ",".join(NAMES)
     return project
 
 
@@ -133,6 +131,9 @@ def test_what_is_recorded_of_a_month_is_that_of_the_fleet(published: Project, in
         assert (file.tags or {})["dagster/data_version"] == sha256
         assert (table.tags or {})["dagster/data_version"].startswith(f"{sha256}-")
         versions.add((table.tags or {})["dagster/data_version"])
+        # As Dagster's own: a filter on a fleet finds its events by these.
+        dimensions = {"dagster/partition/fleet": fleet, "dagster/partition/month": f"{month}-01"}
+        assert dimensions.items() <= (file.tags or {}).items() & (table.tags or {}).items()
         of_file, of_table = month_page(instance, fleet_trips_file, key), month_page(instance, fleet_trips, key)
         assert of_file["path"] == str(fleet_file(published, fleet, month))
         assert of_file["dagster/uri"] == f"{published.trips_url}/{fleet}_tripdata_{month}.parquet"
@@ -147,18 +148,6 @@ def test_what_is_recorded_of_a_month_is_that_of_the_fleet(published: Project, in
 
 def query_version(project: Project, fleet: str, month: str) -> list[tuple[Any, ...]]:
     return project.query("SELECT sha256 FROM month_versions WHERE (fleet, month) = (?, ?)", fleet, month)
-
-
-def test_materializations_have_the_tags_of_both_dimensions_as_dagster_s_own(
-    published: Project, instance: dg.DagsterInstance
-) -> None:
-    assert materialize(published, instance, FLEETS, "green|2023-01", "fhv|2023-01").success
-    for asset in FLEETS:
-        # The keys of the tags of all events, and not of one of them: a filter on a fleet finds its events by these.
-        for fleet in ("green", "fhv"):
-            tags = {"dagster/partition/fleet": fleet, "dagster/partition/month": "2023-01-01"}
-            assert tags.items() <= (latest(instance, asset, f"{fleet}|2023-01-01").tags or {}).items()
-        assert instance.get_materialized_partitions(asset.key) == {"green|2023-01-01", "fhv|2023-01-01"}
 
 
 OF_EVERY_FLEET = {"rows_match_file", "values_present", "columns_known", "similar_to_previous_version"}
@@ -180,11 +169,7 @@ def test_every_check_is_about_the_months_of_the_fleets_that_have_its_rule(
         "2 loaded months: all pass. The highest is fhv 2023-0"
     )
 
-
-def test_a_month_s_page_has_the_figures_of_the_checks_of_its_fleet(
-    published: Project, instance: dg.DagsterInstance
-) -> None:
-    assert materialize(published, instance, FLEETS, "green|2023-01", "fhvhv|2023-01").success
+    # A month's page has the figures of its fleet.
     counts = {
         ("green", "no_negative_amounts"): "total_amount < 0",
         ("fhv", "pickup_zone_present"): "PUlocationID IS NULL",
@@ -232,6 +217,10 @@ def test_in_a_range_the_good_months_are_recorded_and_the_run_fails_naming_the_ba
     evaluations = check_evaluations(instance, result.run_id)
     assert set(evaluations) == {spec.name for spec in fleet_trips.check_specs}
     assert (evaluations["rows_match_file"].passed, evaluations["rows_match_file"].metadata["months"].value) == (True, 8)
+
+    publish(source_server, "2023-02", fleet_sample("green", "2023-02", ROWS["green", "2023-02"]), "green")
+    assert materialize(published, instance, FLEETS, "green|2023-02").success
+    assert fleet_rows(published) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -390,7 +379,7 @@ def test_a_month_that_failed_is_tried_again_by_a_run_from_the_failure(
     assert (latest(history, fleet_trips_file, "green|2023-02-01").tags or {})["dagster/data_version"] == sha256
 
 
-# The jobs, and the command line.
+# The jobs.
 
 
 def test_each_job_has_the_assets_of_its_own_partitions() -> None:
@@ -411,65 +400,12 @@ print(*[dataset.name for dataset in FLEET_TRIPS.datasets])
 
 
 def test_the_settings_say_which_fleets_there_are(project: Project) -> None:
-    def definitions(fleets: str) -> str:
-        command = [sys.executable, "-W", "ignore", "-c", LIST_DEFINITIONS]
-        return subprocess.run(
-            command, env={**project.env(), "TAXI_FLEETS": fleets}, cwd=ROOT, check=True, capture_output=True, text=True
-        ).stdout
-
-    # Empty counts as not set.
-    for none in ("", "none"):
-        assert "fleet" not in definitions(none)
-    named = {"fleet_trips_file", "fleet_trips", "trips_by_fleet", "fleet_update_job"}
-    named |= {"fleet_update_job_schedule", "fleet_corrections_schedule"}
-    assert {name for name in definitions("green").split() if "fleet" in name} == named
-    # What is scheduled and watched.
-    assert definitions("green,fhvhv").splitlines()[-1] == "green fhvhv"
-
-
-def launch(project: Project, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run `dg launch` in a folder that is no project, so that its instance is that of `project`."""
-    return subprocess.run(
-        [BIN / "dg", "launch", "-m", "dagster_essentials", *options],
-        cwd=project.folder,
-        env=project.env(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-        check=False,
-    )
-
-
-def test_a_rectangle_from_the_command_line_is_one_run_of_the_whole_job(published: Project) -> None:
-    published.environ.update(TAXI_START_DATE="2023-01-01", TAXI_END_DATE="2023-04-01")
-    result = launch(published, "--job", "fleet_update_job", "--partition-range", "green|2023-01-01...fhvhv|2023-03-01")
-    assert result.returncode == 0, result.stdout[-3000:]
-    assert fleet_rows(published) == ROWS
-    table = published.query("SELECT fleet, partition_date, num_trips FROM trips_by_fleet")
-    assert {(fleet, month): trips for fleet, month, trips in table} == ROWS
-    assert (published.folder / "outputs" / "trips_by_fleet.csv").exists()
-    assert (published.folder / "outputs" / "trips_by_fleet.png").exists()
-    with dg.DagsterInstance.from_config(str(published.home)) as instance:
-        assert instance.get_runs_count() == 1
-        assert materialized_partitions(instance, fleet_trips) == KEYS
-        assert materialized_partitions(instance, trips_by_fleet) == [None]
-
-
-def test_what_the_run_says_of_a_missing_file_is_enough_to_load_it_from_the_command_line(
-    published: Project, source_server: SourceServer
-) -> None:
-    published.environ.update(TAXI_START_DATE="2019-01-01", TAXI_END_DATE="2023-04-01")
-    content = source_server.files.pop("/trip-data/green_tripdata_2023-02.parquet")
-    chosen = ("--assets", "fleet_trips_file,fleet_trips", "--partition")
-    result = launch(published, *chosen, "green|2023-02-01")
-    assert result.returncode != 0
-    assert "green 2023-02 failed (http" in result.stdout
-    assert "Traceback" not in result.stdout
-    source_server.files["/trip-data/green_tripdata_2023-02.parquet"] = content
-    assert launch(published, *chosen, "green|2023-02-01").returncode == 0
-    assert fleet_rows(published) == {("green", "2023-02"): 301}
-    result = launch(published, *chosen, "fhvhv|2019-01-01")
-    assert result.returncode != 0
-    assert "fhvhv 2019-01 failed: there is no such month" in result.stdout
-    assert fleet_rows(published) == {("green", "2023-02"): 301}
+    command = [sys.executable, "-W", "ignore", "-c", LIST_DEFINITIONS]
+    environ = {**project.env(), "TAXI_FLEETS": "green,fhvhv"}
+    listed = subprocess.run(command, env=environ, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    *definitions, scheduled_and_watched = listed.splitlines()
+    assert {name for line in definitions for name in line.split() if "fleet" in name} == {
+        *("fleet_trips_file", "fleet_trips", "trips_by_fleet", "fleet_update_job"),
+        *("fleet_update_job_schedule", "fleet_corrections_schedule"),
+    }
+    assert scheduled_and_watched == "green fhvhv"

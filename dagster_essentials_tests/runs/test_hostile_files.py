@@ -25,6 +25,7 @@ from dagster_essentials_tests.support.faults import FAULTS, HOSTILE_FILES
 from dagster_essentials_tests.support.faults.files import DAMAGED_FILES, UNREADABLE
 from dagster_essentials_tests.support.faults.samples import read_arrow, sample, write_arrow
 from dagster_essentials_tests.support.project import ROOT, Project, failure_text, materialize
+from dagster_essentials_tests.support.run_results import TRIPS
 from dagster_essentials_tests.support.source_server import SourceServer
 
 pytestmark = pytest.mark.slow
@@ -111,33 +112,41 @@ def test_a_hostile_month_is_refused_with_a_message_in_little_time_and_memory(
         assert megabytes < 400, "a dictionary of 2^31 values takes 256 MB for a moment, all others less"
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["100,000 nested columns", "16,777,216 columns claimed", "a billion repeated rows", "a text of 256 MiB, zstd"],
-)
-def test_a_run_with_a_hostile_month_names_it_and_leaves_everything_unchanged(
-    project: Project, instance: dg.DagsterInstance, source_server: SourceServer, name: str
+def test_a_run_with_hostile_months_names_them_and_leaves_everything_unchanged(
+    project: Project, instance: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
-    assets = [trips.taxi_trips_file, trips.taxi_trips]
-    good = sample("2023-01", ROWS)
-    source_server.put_month("2023-01", good)
-    assert materialize(project, instance, assets, "2023-01").success
-    source_server.put_month("2023-01", FAULTS[name].file(good))
+    names = [
+        "100,000 nested columns",
+        "16,777,216 columns claimed",
+        "a billion repeated rows",
+        "a text of 256 MiB, zstd",
+    ]
+    faults = {f"2023-{number:02}": FAULTS[name] for number, name in enumerate(names, start=1)}
+    good = {month: sample(month, ROWS) for month in faults}
+    for month, content in good.items():
+        source_server.put_month(month, content)
+    assert materialize(project, instance, TRIPS, min(faults), max(faults)).success
+    hostile = {month: fault.file(good[month]) for month, fault in faults.items()}
+    for month, content in hostile.items():
+        source_server.put_month(month, content)
 
-    result = materialize(project, instance, assets, "2023-01")
+    result = materialize(project, instance, TRIPS, min(faults), max(faults))
 
     assert not result.success
-    assert re.search(rf"2023-01 \(http.*\): .*({FAULTS[name].message})", failure_text(result))
-    assert project.file("2023-01").read_bytes() == good
-    assert project.rows() == {"2023-01": ROWS}
+    for month, fault in faults.items():
+        assert re.search(rf"{month} \(http.*\): .*({fault.message})", failure_text(result))
+        assert project.file(month).read_bytes() == good[month]
+    assert project.rows() == dict.fromkeys(faults, ROWS)
     assert project.temporary_files() == []
 
-    project.file("2023-01").write_bytes(FAULTS[name].file(good))
-    by_hand = materialize(project, instance, [trips.taxi_trips], "2023-01")
+    for month, content in hostile.items():
+        project.file(month).write_bytes(content)
+    by_hand = materialize(project, instance, [trips.taxi_trips], min(faults), max(faults))
 
     assert not by_hand.success
-    assert f"2023-01 ({project.file('2023-01')}): " in failure_text(by_hand)
-    assert project.rows() == {"2023-01": ROWS}
+    for month in faults:
+        assert f"{month} ({project.file(month)}): " in failure_text(by_hand)
+    assert project.rows() == dict.fromkeys(faults, ROWS)
 
 
 def test_the_limit_of_rows_is_above_that_of_any_month() -> None:

@@ -13,21 +13,16 @@ from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.slow
 
-LAUNCH, MATERIALIZE = ["dg", "launch", "--assets"], ["dagster", "asset", "materialize", "--select"]
 
-
-def materialize_zones(folder: Path, *command: str, **environ: str) -> list[str]:
-    """The warnings of a command that materializes an asset, started in `folder`."""
-    program, *arguments = command
+def test_a_run_in_a_temporary_instance_says_how_to_record_it(tmp_path: Path) -> None:
     result = subprocess.run(
-        [BIN / program, *arguments, "taxi_zones_file", "-m", "dagster_essentials.definitions"],
-        cwd=folder,
+        [BIN / "dg", "launch", "--assets", "taxi_zones_file", "-m", "dagster_essentials.definitions"],
+        cwd=tmp_path,
         env={
             "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "TAXI_DATA_DIR": str(folder / "data"),
-            "TAXI_ZONES_URL": str(write_zones(folder / "zones.csv")),
-            **environ,
+            "HOME": str(tmp_path),
+            "TAXI_DATA_DIR": str(tmp_path / "data"),
+            "TAXI_ZONES_URL": str(write_zones(tmp_path / "zones.csv")),
         },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -36,26 +31,23 @@ def materialize_zones(folder: Path, *command: str, **environ: str) -> list[str]:
         check=False,
     )
     assert result.returncode == 0, result.stdout
-    assert (folder / "data/raw/taxi_zones.csv").exists()
-    texts = ("DAGSTER_HOME is not set", "These runs are recorded")
-    return [line for line in result.stdout.splitlines() if line.startswith(texts)]
-
-
-def test_a_run_in_a_temporary_instance_says_how_to_record_it(tmp_path: Path) -> None:
-    (warning,) = materialize_zones(tmp_path, *LAUNCH)
+    assert (tmp_path / "data/raw/taxi_zones.csv").exists()
+    (warning,) = [line for line in result.stdout.splitlines() if line.startswith("DAGSTER_HOME is not set")]
     assert "Dagster forgets these runs" in warning
     assert warning.endswith(f"export DAGSTER_HOME={ROOT}/.dagster")
 
 
 def test_a_run_with_an_instance_of_another_folder_names_it(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text((ROOT / ".env").read_text())
+    (tmp_path / ".env").touch()
     other = tmp_path / "other folder"
-    (other / ".dagster").mkdir(parents=True)
-    (warning,) = materialize_zones(tmp_path, *MATERIALIZE, PWD=str(other))
-    assert f"These runs are recorded in {other}/.dagster, not in {tmp_path}/.dagster" in warning
-    assert warning.endswith(f"with PWD={tmp_path}.")
-    (tmp_path / ".dagster").mkdir(exist_ok=True)
-    assert materialize_zones(tmp_path, *MATERIALIZE, PWD=str(tmp_path)) == []
+
+    def warning(pwd: Path) -> str | None:
+        return instance_warning({"DAGSTER_HOME": f"{pwd}/.dagster", "PWD": str(pwd)}, ["dg", "launch"], tmp_path)
+
+    text = warning(other) or ""
+    assert f"These runs are recorded in {other}/.dagster, not in {tmp_path}/.dagster" in text
+    assert text.endswith(f"with PWD={tmp_path}.")
+    assert warning(tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from PIL import Image
 
 from dagster_essentials.assets import constants
 from dagster_essentials.assets.metrics import manhattan_map, manhattan_stats, trips_by_week
-from dagster_essentials.errors import ReportError
+from dagster_essentials.errors import PipelineError, ReportError
 from dagster_essentials.reports import manhattan
 from dagster_essentials.resources import LockedDuckDBResource
 from dagster_essentials.sample import write_month, write_zones
@@ -212,7 +212,6 @@ def test_a_duplicate_zone_in_the_zones_table_fails_the_check_of_the_sum(
 @pytest.mark.parametrize(
     ("state", "says"),
     [
-        ("no zones", ["There is no table zones.", "Materialize taxi_zones_file and taxi_zones first."]),
         ("no trips", ["No trips are loaded.", "Materialize taxi_trips_file and taxi_trips"]),
         ("empty trips", ["No trips are loaded.", "Materialize taxi_trips_file and taxi_trips"]),
         ("empty zones", ["no zone of Manhattan", "TAXI_ZONES_URL"]),
@@ -224,10 +223,9 @@ def test_a_duplicate_zone_in_the_zones_table_fails_the_check_of_the_sum(
     ],
 )
 def test_an_unusable_database_fails_with_advice_and_the_file_is_unchanged(
-    state: str, says: list[str], project: Project, instance: dg.DagsterInstance
+    state: str, says: list[str], project: Project
 ) -> None:
-    if state != "no zones":
-        load_zones(project)
+    load_zones(project)
     if state != "no trips":
         load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
     change = {
@@ -242,13 +240,19 @@ def test_an_unusable_database_fails_with_advice_and_the_file_is_unchanged(
     if state in change:
         edit_trips(project, change[state])
     stats_path(project).write_text("earlier")
-    result = materialize(project, instance, [manhattan_stats])
-    assert not result.success
-    text = failure_text(result)
-    assert [part for part in says if part not in text] == []
+    with pytest.raises(PipelineError) as refused, project.connect() as tables:
+        manhattan.write_manhattan_stats(tables, stats_path(project), DISK)
+    assert [part for part in says if part not in str(refused.value)] == []
     assert stats_path(project).read_text() == "earlier"
     assert project.temporary_files() == []
+
+
+def test_without_zones_the_run_of_the_stats_fails_with_advice(project: Project, instance: dg.DagsterInstance) -> None:
+    load_trips(project, "2023-01", daily("2023-01-01", "2023-01-31"))
+    result = materialize(project, instance, [manhattan_stats])
+    assert "There is no table zones. Materialize taxi_zones_file and taxi_zones first." in failure_text(result)
     assert not instance.get_latest_materialization_event(manhattan_stats.key)
+    assert not stats_path(project).exists()
 
 
 @pytest.mark.parametrize("fault", ["file instead of folder", "disk full"])
@@ -308,6 +312,10 @@ def plot(project: Project, instance: dg.DagsterInstance) -> dg.ExecuteInProcessR
     return materialize(project, instance, [manhattan_map])
 
 
+def plot_without_run(project: Project) -> manhattan.ManhattanMap:
+    return manhattan.write_manhattan_map(stats_path(project), map_path(project), DISK)
+
+
 def test_the_map_of_the_real_months_is_a_png_that_its_page_shows(real: Project, instance: dg.DagsterInstance) -> None:
     result = materialize(real, instance, [manhattan_stats, manhattan_map])
     assert result.success
@@ -322,6 +330,7 @@ def test_the_map_of_the_real_months_is_a_png_that_its_page_shows(real: Project, 
     (found,) = materialized_metadata(result, manhattan_map)
     assert decode_picture(found["map"]) == content
     assert found["num_trips"] == sum(num_trips(real).values())
+    assert found["months"] == "2019-01 to 2019-03, 2020-04, 2025-02"
     assert found["path"] == str(map_path(real))
     assert plot(real, instance).success
     assert map_path(real).read_bytes() == content
@@ -393,11 +402,7 @@ def rgb(colour: object) -> tuple[int, ...]:
     ],
 )
 def test_the_title_has_the_months_and_the_number_of_trips(
-    months: list[str],
-    words: str,
-    project: Project,
-    instance: dg.DagsterInstance,
-    monkeypatch: pytest.MonkeyPatch,
+    months: list[str], words: str, project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plotted: list[tuple[list[Any], str]] = []
 
@@ -409,10 +414,9 @@ def test_the_title_has_the_months_and_the_number_of_trips(
     monkeypatch.setattr(manhattan, "plot_map", plot_map)
     zones = [([[square(-74.0, 40.7, 0.01)]], 1000), ([[square(-73.9, 40.7, 0.01)]], 234_567)]
     write_stats(project, zones, months)
-    result = plot(project, instance)
+    assert plot_without_run(project) == manhattan.ManhattanMap(b"a picture", words, 235_567)
     assert plotted == [(zones, f"Yellow taxi trips picked up in Manhattan\n{words}: 235,567 trips")]
     assert map_path(project).read_bytes() == b"a picture"
-    assert materialized_metadata(result, manhattan_map)[0]["months"] == words
 
 
 def test_zones_without_trips_are_plotted(project: Project, instance: dg.DagsterInstance) -> None:
@@ -449,16 +453,14 @@ ONE_ZONE: dict[str, Any] = {"properties": {"num_trips": 1}, "geometry": {"coordi
         json.dumps({"months": ["2023-01", "soon"], "features": [ONE_ZONE], "more": 1}).encode()[:-4],
     ],
 )
-def test_an_invalid_stats_file_fails_the_map_which_is_unchanged(
-    content: bytes, project: Project, instance: dg.DagsterInstance
-) -> None:
+def test_an_invalid_stats_file_fails_the_map_which_is_unchanged(content: bytes, project: Project) -> None:
     stats_path(project).parent.mkdir()
     stats_path(project).write_bytes(content)
     map_path(project).parent.mkdir()
     map_path(project).write_bytes(b"earlier")
-    text = failure_text(plot(project, instance))
-    assert f"{stats_path(project)} is not what manhattan/manhattan_stats writes" in text
-    assert "Materialize it again." in text
+    with pytest.raises(ReportError, match=r"Materialize it again\.") as refused:
+        plot_without_run(project)
+    assert str(refused.value).startswith(f"{stats_path(project)} is not what manhattan/manhattan_stats writes")
     assert map_path(project).read_bytes() == b"earlier"
     assert project.temporary_files() == []
 
@@ -480,25 +482,19 @@ def test_if_the_map_cannot_be_written_the_error_says_where(project: Project, ins
     assert (project.folder / "outputs").read_text() == "not a folder"
 
 
-def test_concurrent_runs_of_the_map_leave_one_complete_map(project: Project, instance: dg.DagsterInstance) -> None:
+def test_concurrent_plots_leave_one_complete_map(project: Project) -> None:
     write_stats(project, [([[square(-74.0, 40.7, 0.01)]], 1), ([[square(-73.99, 40.7, 0.01)]], 2)])
-    assert plot(project, instance).success
-    alone = map_path(project).read_bytes()
+    alone = plot_without_run(project).png
     map_path(project).unlink()
-
-    def plot_another(_: int) -> bool:
-        with dg.DagsterInstance.ephemeral() as another:
-            return plot(project, another).success
-
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(plot_another, range(8)))
+        assert {plotted.png for plotted in pool.map(plot_without_run, [project] * 8)} == {alone}
     assert map_path(project).read_bytes() == alone
     assert project.temporary_files() == []
 
 
 def test_the_lock_of_the_map_is_released_after_an_error(project: Project) -> None:
     with pytest.raises(ReportError) as error:
-        manhattan.write_manhattan_map(stats_path(project), map_path(project), DISK)
+        plot_without_run(project)
     # The error, which refers to the block under the lock, still exists here.
     assert "does not exist" in str(error.value)
     FileLock(map_path(project).with_name(".manhattan_map.png.lock")).acquire(timeout=0)

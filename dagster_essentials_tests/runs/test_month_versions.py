@@ -106,17 +106,6 @@ def test_a_load_can_be_forced(loaded: Project, instance: dg.DagsterInstance) -> 
     assert page(instance)["unchanged"] is False
 
 
-@pytest.mark.slow
-def test_a_load_can_be_forced_on_the_command_line(project: Project, source_server: SourceServer) -> None:
-    publish(source_server, "2023-01", sample("2023-01"))
-    command = ("asset", "materialize", "-m", "dagster_essentials", "--partition", "2023-01-01")
-    assert project.run(*command, "--select", "taxi_trips_file,taxi_trips").returncode == 0
-    change(project, MARK)
-    force = '{"ops": {"taxi_trips": {"config": {"force": true}}}}'
-    result = project.run(*command, "--select", "taxi_trips", "--config-json", force)
-    assert (result.returncode, is_marked(project)) == (0, False), result.stdout
-
-
 @pytest.mark.parametrize("what", ["a rule", "a column"])
 def test_another_rule_or_mapping_makes_every_month_due(
     what: str, loaded: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch

@@ -215,14 +215,3 @@ def test_a_month_that_was_loaded_without_a_download_is_recorded_without_its_file
     assert reconcile(project, instance).success
     assert instance.get_materialized_partitions(taxi_trips.key) == {"2023-01-01"}
     assert instance.get_materialized_partitions(taxi_trips_file.key) == set()
-
-
-def test_the_command_of_the_documents_reconciles(project: Project, source_server: SourceServer) -> None:
-    publish(source_server, "2023-01", sample("2023-01"))
-    selection = ("--select", "taxi_trips_file,taxi_trips", "--partition", "2023-01-01")
-    assert project.run("asset", "materialize", "-m", "dagster_essentials", *selection).returncode == 0
-    for name in ("history", "storage"):
-        (project.home / name).rename(project.folder / name)
-    result = project.run("job", "execute", "-m", "dagster_essentials", "-j", "reconcile_job")
-    assert result.returncode == 0, result.stdout
-    assert "2023-01: recorded version 1" in result.stdout

@@ -1,7 +1,6 @@
 """What a person reads on the terminal: the progress of a run in order, and each failure once."""
 
 import logging
-import re
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -9,12 +8,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from dagster_essentials import defs
 from dagster_essentials.assets import trips
 from dagster_essentials.orchestration.console import print_failures_once
 from dagster_essentials.sample import write_month
 from dagster_essentials_tests.support.faults.samples import sample
 from dagster_essentials_tests.support.project import Project, materialize
-from dagster_essentials_tests.support.run_results import TRIPS, publish, step_log
+from dagster_essentials_tests.support.run_results import TRIPS, materialized_partitions, publish, step_log
 from dagster_essentials_tests.support.source_server import SourceServer, cut_off, status
 
 pytestmark = pytest.mark.slow
@@ -60,19 +60,6 @@ def test_a_range_of_40_months_that_fails_is_less_than_100_lines_with_each_reason
     assert "\n".join(lines).count("not published") == len(missing)
 
 
-def test_the_command_line_shows_a_failure_without_stack_traces(project: Project, source_server: SourceServer) -> None:
-    publish(source_server, "2023-01", sample("2023-01"))
-    command = ("asset", "materialize", "-m", "dagster_essentials", "--select", "taxi_trips_file,taxi_trips")
-    result = project.run(*command, "--partition-range", "2023-01-01...2023-02-01")
-    assert result.returncode == 1
-    assert result.stdout.count("not published") == 1
-    assert "Stack Trace" not in result.stdout
-    *step, run = re.findall("(?:STEP|RUN)_FAILURE - (.*)", result.stdout)
-    # On a busy machine, Dagster can lose the last line of the process of a step.
-    assert step in (['Execution of step "taxi_trips" failed.'], [])
-    assert run == "Execution of run for \"__ASSET_JOB\" failed. Steps failed: ['taxi_trips']."
-
-
 def failed_lines(capsys: pytest.CaptureFixture[str], *texts: str) -> list[int]:
     """How often each of the `texts` was printed."""
     printed = capsys.readouterr().err
@@ -97,11 +84,16 @@ def test_the_reason_of_an_asset_without_partitions_is_printed_once(
     assert failed_lines(capsys, NOT_PUBLISHED, "STEP_FAILURE", "Stack Trace") == [1, 1, 0]
 
 
-def test_a_run_without_partition_says_so_once(
-    project: Project, instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("job", ["trip_update_job", "weekly_update_job"])
+def test_a_job_of_partitions_that_is_launched_without_one_says_once_how_to_give_it(
+    project: Project, instance: dg.DagsterInstance, capsys: pytest.CaptureFixture[str], job: str
 ) -> None:
-    assert not materialize(project, instance, [trips.taxi_trips_file]).success
-    assert failed_lines(capsys, "The run has no partition.", "Stack Trace") == [1, 0]
+    resources = {"database": project.resource()}
+    run = defs.resolve_job_def(job).execute_in_process(instance=instance, resources=resources, raise_on_error=False)
+    assert not run.success
+    says = "The run has no partition. Launch it for one (--partition) or for a range"
+    assert failed_lines(capsys, says, "Stack Trace") == [1, 0]
+    assert materialized_partitions(instance, trips.taxi_trips_file) == []
 
 
 def test_a_bug_and_a_failure_of_somebody_elses_asset_are_printed_once_with_their_stack_trace(

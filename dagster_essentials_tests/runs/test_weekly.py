@@ -7,13 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from errno import EEXIST, ENOSPC
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,12 @@ REAL_WEEKS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def no_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests are about figures: their runs make no picture."""
+    monkeypatch.setattr(weekly, "plot_weeks", lambda *_: b"a picture")
+
+
 def csv_path(project: Project) -> Path:
     return project.folder / "outputs" / "trips_by_week.csv"
 
@@ -79,27 +86,38 @@ def aggregate(
     )
 
 
+def add(one: list[Decimal], other: list[Decimal]) -> list[Decimal]:
+    return [first + second for first, second in zip(one, other, strict=True)]
+
+
+@cache
+def read_days(file: Path, modified: int) -> dict[date, list[Decimal]]:
+    """The trips, dollars, miles and passengers of each day in `file`, in decimal numbers."""
+    names = ["tpep_pickup_datetime", "total_amount", "trip_distance", "passenger_count"]
+    columns = pq.read_table(file, columns=names).to_pydict()
+    days: dict[date, list[Decimal]] = defaultdict(lambda: [Decimal(0)] * 4)
+    for at, *values in zip(*(columns[name] for name in names), strict=True):
+        known = [Decimal(0) if value is None or value != value else Decimal(repr(value)) for value in values]
+        days[at.date()] = add(days[at.date()], [Decimal(1), *known])
+    return days
+
+
 def expected_csv(files: Iterable[Path], weeks: Iterable[str]) -> str:
-    """The expected CSV of `weeks`, computed from `files` in decimal numbers."""
-    trips: Counter[str] = Counter()
+    """The expected CSV of `weeks`, computed from `files`."""
     days: dict[str, set[date]] = defaultdict(set)
     files = list(files)
     months = {re.findall(r"\d{4}-\d{2}", file.name)[-1] for file in files}
-    sums: dict[str, list[Decimal]] = {week: [Decimal(0)] * 3 for week in weeks}
+    sums: dict[str, list[Decimal]] = {week: [Decimal(0)] * 4 for week in weeks}
     for file in files:
-        names = ["tpep_pickup_datetime", "total_amount", "trip_distance", "passenger_count"]
-        columns = pq.read_table(file, columns=names).to_pydict()
-        for at, *values in zip(*(columns[name] for name in names), strict=True):
-            week = (at.date() - timedelta(days=at.isoweekday() % 7)).isoformat()
-            trips[week] += 1
-            if at.strftime("%Y-%m") in months:
-                days[week].add(at.date())
+        for day, values in read_days(file, file.stat().st_mtime_ns).items():
+            week = (day - timedelta(days=day.isoweekday() % 7)).isoformat()
+            if day.strftime("%Y-%m") in months:
+                days[week].add(day)
             if week in sums:
-                known = [Decimal(0) if value is None or value != value else Decimal(repr(value)) for value in values]
-                sums[week] = [total + value for total, value in zip(sums[week], known, strict=True)]
+                sums[week] = add(sums[week], values)
     return HEADER + "".join(
-        f"{week},{trips[week]},{dollars:.2f},{miles:.2f},{passengers:.0f},{len(days[week])}\n"
-        for week, (dollars, miles, passengers) in sorted(sums.items())
+        f"{week},{trips},{dollars:.2f},{miles:.2f},{passengers:.0f},{len(days[week])}\n"
+        for week, (trips, dollars, miles, passengers) in sorted(sums.items())
     )
 
 
@@ -370,8 +388,9 @@ def test_a_range_is_one_query_and_one_plot(
 
 
 def test_the_page_of_a_week_has_its_figures_months_and_data_version(
-    real: Project, instance: dg.DagsterInstance
+    real: Project, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(weekly, "plot_weeks", plot_weeks)
     result = aggregate(real, instance, "2019-01-20", "2019-01-27")
     first, second = materialized_metadata(result, trips_by_week)
     for found, row in zip((first, second), table(real), strict=True):
@@ -576,18 +595,19 @@ def test_files_are_written_while_the_database_is_locked(
 
 
 # One process that has imported everything, so that its children all want the database at the same moment: a first run
-# and a first plot import modules for a second.
+# imports modules for a second.
 AGGREGATE_CONCURRENTLY = """
 import multiprocessing, sys
-from datetime import date
 import dagster as dg
 from dagster_essentials.assets.metrics import trips_by_week
-from dagster_essentials.reports.plots import plot_weeks
+from dagster_essentials.reports import weekly
 from dagster_essentials.resources import database_resource
+
+weekly.plot_weeks = lambda *_: b"a picture"
 
 @dg.asset
 def first_run():
-    plot_weeks({date(2023, 1, 1): 1}, [], False)
+    pass
 
 def aggregate(week, start):
     start.wait()
@@ -606,13 +626,12 @@ sys.exit(sum(child.exitcode != 0 for child in children))
 """
 
 
-def test_six_concurrent_runs_of_a_week_each_are_all_in_the_csv(project: Project) -> None:
+def test_three_concurrent_runs_of_a_week_each_are_all_in_the_csv(project: Project) -> None:
     files = []
     for month in ("2023-01", "2023-02"):
         files.append(write_month(project.folder / "source", month, 2000))
         load_file(project, month, files[-1])
-    weeks = sundays("2023-01-08", "2023-02-12")
-    assert len(weeks) == 6
+    weeks = ["2023-01-08", "2023-01-29", "2023-02-12"]
     result = subprocess.run(
         [sys.executable, "-c", AGGREGATE_CONCURRENTLY, *weeks],
         cwd=ROOT,

@@ -9,16 +9,20 @@ import dagster as dg
 import pytest
 
 from dagster_essentials.assets import trips
-from dagster_essentials.datasets.zones import Zone
+from dagster_essentials.datasets.zones import Zone, download_zones
 from dagster_essentials.datasets.zones_table import replace_zones
+from dagster_essentials.errors import PipelineError
 from dagster_essentials.sample import write_zones
 from dagster_essentials_tests.support.faults import ZONES_FAULTS, Fault
 from dagster_essentials_tests.support.faults.files import NO_VIEW
 from dagster_essentials_tests.support.faults.samples import MULTIPOLYGON, ZONES_CSV
 from dagster_essentials_tests.support.loaded_trips import materialized_metadata
-from dagster_essentials_tests.support.project import FILE_AND_LAKE, Project, failure_text, materialize
+from dagster_essentials_tests.support.project import DISK, FILE_AND_LAKE, Project, failure_text, materialize
 from dagster_essentials_tests.support.run_results import ZONES, take_snapshot
 from dagster_essentials_tests.support.source_server import SourceServer
+
+IN_RUNS = [fault for fault in ZONES_FAULTS if fault.name in ("403", "an HTML page", "an id twice")]
+OTHERS = [fault for fault in ZONES_FAULTS if fault not in IN_RUNS]
 
 
 def zone_rows(project: Project) -> list[tuple[Any, ...]]:
@@ -49,7 +53,24 @@ def test_a_materialization_names_the_ids_that_have_no_zone(
         assert len(zone_rows(project)) == rows
 
 
-@pytest.mark.parametrize("fault", ZONES_FAULTS, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", OTHERS, ids=lambda fault: fault.name)
+def test_bad_zones_are_refused_and_the_file_is_unchanged(
+    project: Project, source_server: SourceServer, fault: Fault
+) -> None:
+    source_server.files["/taxi_zones.csv"] = ZONES_CSV
+    path = project.folder / "raw" / "taxi_zones.csv"
+    download_zones(source_server.zones_url, path, DISK)
+    before = take_snapshot(project)
+    source_server.answers["/taxi_zones.csv"] = fault.answers(source_server, ZONES_CSV, Random(1))
+
+    with pytest.raises(PipelineError, match=fault.message) as refused:
+        download_zones(source_server.zones_url, path, DISK)
+
+    assert refused.value.source == source_server.zones_url
+    assert take_snapshot(project) == before
+
+
+@pytest.mark.parametrize("fault", IN_RUNS, ids=lambda fault: fault.name)
 def test_bad_zones_fail_the_run_and_everything_is_unchanged(
     project: Project, instance: dg.DagsterInstance, source_server: SourceServer, fault: Fault
 ) -> None:

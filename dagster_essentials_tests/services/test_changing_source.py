@@ -1,4 +1,4 @@
-"""A source that publishes, corrects, shrinks and enlarges months for seven simulated months, and schedules that follow it."""
+"""A source that publishes, corrects, shrinks and enlarges months for five simulated months, and schedules that follow it."""
 
 import random
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def digest_of(content: bytes) -> tuple[Any, ...]:
     return query_file(content, f"SELECT {OF_FILE} FROM month")[0]
 
 
-def test_the_table_follows_a_source_that_changes_for_seven_months(
+def test_the_table_follows_a_source_that_changes_for_five_months(
     project: Project, history: dg.DagsterInstance, source_server: SourceServer
 ) -> None:
     source: dict[str, bytes] = {}
@@ -70,15 +70,15 @@ def test_the_table_follows_a_source_that_changes_for_seven_months(
             for request in tick(history, today, schedule)[0]:
                 assert materialize(project, history, TRIPS, str(request.partition_key)[:7]).success
 
-    for today in days(datetime(2022, 1, 3, tzinfo=NEW_YORK), datetime(2022, 8, 5, tzinfo=NEW_YORK)):
+    for today in days(datetime(2022, 1, 3, tzinfo=NEW_YORK), datetime(2022, 6, 5, tzinfo=NEW_YORK)):
         change_source(today)
         run_what_is_due(today)
-        if today.weekday() == 6 and project.rows():
+        if today.weekday() == 6:
             in_table = project.query(f"SELECT partition_date, {OF_TABLE} FROM trips GROUP BY ALL")
             assert in_table, today
             assert {month: tuple(digest) for month, *digest in in_table} == {
                 month: digest_of(source[month]) for month, *_ in in_table
             }, today
     assert corrected > 4
-    assert set(project.rows()) >= {f"2022-{number:02}" for number in range(1, 6)}
+    assert set(project.rows()) >= {f"2022-{number:02}" for number in range(1, 4)}
     assert max(number for (number,) in project.query("SELECT version FROM month_versions")) > 1

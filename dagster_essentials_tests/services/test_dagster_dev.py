@@ -5,13 +5,14 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 import duckdb
+import psutil
 import pytest
 from dagster._core.scheduler.instigation import TickData, TickStatus
 from PIL import Image
@@ -86,16 +87,6 @@ def published(source: SourceServer) -> Iterator[None]:
     source.answers.clear()
 
 
-def _backfill(dev: Dev, *options: str, months: list[str]) -> None:
-    before = {run.run_id for run in dev.runs()}
-    result = dev.dagster("job", "backfill", "-j", "trip_update_job", *options, "--noprompt")
-    assert result.returncode == 0, result.stdout
-    runs = [run for run in dev.finished_runs(len(before) + len(months)) if run.run_id not in before]
-    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
-    assert sorted(run.tags["dagster/partition"][:7] for run in runs) == months
-    assert {month: dev.rows()[month] for month in months} == {month: MONTHS[month] for month in months}
-
-
 def test_only_this_machine_can_connect(dev: Dev) -> None:
     with socket.create_connection(("127.0.0.1", dev.port), timeout=10):
         pass
@@ -108,7 +99,13 @@ def test_only_this_machine_can_connect(dev: Dev) -> None:
 
 
 def test_a_backfill_of_two_partitions_from_the_command_line(dev: Dev) -> None:
-    _backfill(dev, "--partitions", "2023-01-01,2023-03-01", months=["2023-01", "2023-03"])
+    options = ("--partitions", "2023-01-01,2023-03-01", "--noprompt")
+    result = dev.dagster("job", "backfill", "-j", "trip_update_job", *options)
+    assert result.returncode == 0, result.stdout
+    runs = dev.finished_runs(2)
+    assert {run.status for run in runs} == {dg.DagsterRunStatus.SUCCESS}
+    assert sorted(run.tags["dagster/partition"] for run in runs) == ["2023-01-01", "2023-03-01"]
+    assert dev.rows() == {month: MONTHS[month] for month in ("2023-01", "2023-03")}
 
 
 TICK = """
@@ -237,11 +234,6 @@ def test_a_late_month_of_the_schedule_arrives_at_the_webhook(dev: Dev, source: S
     assert "because it is not published" in message["text"]
 
 
-def test_a_backfill_of_all_months_from_the_command_line(dev: Dev) -> None:
-    _backfill(dev, "--all", "yes", months=list(MONTHS))
-    assert dev.rows() == MONTHS
-
-
 LAUNCH = """
 mutation Launch($params: LaunchBackfillParams!) {
   launchPartitionBackfill(backfillParams: $params) {
@@ -300,60 +292,6 @@ def test_a_month_that_fails_in_a_backfill_is_failed_in_the_ui_and_the_others_are
         }
     assert dev.rows() == MONTHS
 
-    # Re-executed from failure, twice, the run executes only the step of `taxi_trips`; that month is not published yet.
-    (run,) = dev.runs(**{"dagster/backfill": backfill})
-    loaded = dev.materialized("taxi_trips").count("2023-04-01")
-    retry = _reexecute(dev, run)
-    second_retry = _reexecute(dev, retry)
-    assert [retry.status, second_retry.status] == [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.FAILURE]
-    assert dev.materialized("taxi_trips").count("2023-04-01") == loaded
-    source.answers.clear()
-    assert _reexecute(dev, second_retry).status == dg.DagsterRunStatus.SUCCESS
-    assert dev.materialized("taxi_trips").count("2023-04-01") == loaded + 1
-
-
-def test_reexecuting_a_failed_run_loads_the_month_that_was_published_meanwhile(dev: Dev, source: SourceServer) -> None:
-    source.answers["/trip-data/yellow_tripdata_2023-05.parquet"] = [status(403, ACCESS_DENIED)]
-    _launch_run(dev, [{"key": "dagster/partition", "value": "2023-05-01"}, {"key": "test", "value": "late"}])
-    (run,) = dev.finished_runs(1, test="late")
-    assert run.status == dg.DagsterRunStatus.FAILURE
-    source.answers.clear()
-    assert _reexecute(dev, run).status == dg.DagsterRunStatus.SUCCESS
-    assert dev.rows() == MONTHS
-
-
-def _reports(webhook: Webhook, run: dg.DagsterRun) -> list[dict[str, Any]]:
-    """The messages that have arrived about `run`."""
-    return [message for message in webhook.messages if message["run_id"] == run.run_id]
-
-
-def _sensor_acted(dev: Dev, run: dg.DagsterRun) -> bool:
-    """True if the sensor has dealt with `run`: Dagster notes it in the log of the run."""
-    with dev.instance() as instance:
-        logs = instance.all_logs(run.run_id)
-    return any("run_failure_alert_sensor" in entry.message for entry in logs)
-
-
-def test_a_failed_month_arrives_once_at_the_webhook_and_by_e_mail(
-    dev: Dev, source: SourceServer, webhook: Webhook, mail_server: MailServer
-) -> None:
-    source.answers["/trip-data/yellow_tripdata_2023-06.parquet"] = [status(403, ACCESS_DENIED)]
-    tags = [{"key": "dagster/partition", "value": "2023-06-01"}]
-    _launch_run(dev, [*tags, {"key": "test", "value": "first"}])
-    (first,) = dev.finished_runs(1, test="first")
-    dev.wait_for(lambda: _reports(webhook, first), "the message about the first run")
-    _launch_run(dev, [*tags, {"key": "test", "value": "second"}])
-    (second,) = dev.finished_runs(1, test="second")
-    dev.wait_for(lambda: _sensor_acted(dev, second), "the sensor to note in the second run that it has told")
-    for run in (first, second):
-        (message,) = _reports(webhook, run)
-        assert (message["event"], message["job"]) == ("run_failed", "trip_update_job")
-        assert message["months"] == ["2023-06"]
-        assert "not published (the source answered 403)" in message["reasons"]["2023-06"]
-        assert message["url"] == f"http://127.0.0.1:3000/runs/{run.run_id}"
-        (mail,) = [mail for mail, _ in mail_server.messages if run.run_id in mail.get_content()]
-        assert mail["Subject"] == message["title"] == "trip_update_job failed: 2023-06"
-
 
 REEXECUTE = """
 mutation Reexecute($params: ReexecutionParams!) {
@@ -370,6 +308,47 @@ def _reexecute(dev: Dev, run: dg.DagsterRun) -> dg.DagsterRun:
     (retry,) = dev.finished_runs(1, **{"dagster/parent_run_id": run.run_id})
     assert retry.run_id == launched["run"]["runId"]
     return retry
+
+
+def _reports(webhook: Webhook, run: dg.DagsterRun) -> list[dict[str, Any]]:
+    """The messages that have arrived about `run`."""
+    return [message for message in webhook.messages if message["run_id"] == run.run_id]
+
+
+def test_every_failed_run_is_told_once_and_a_reexecution_loads_what_was_published_meanwhile(
+    dev: Dev, source: SourceServer, webhook: Webhook, mail_server: MailServer
+) -> None:
+    loads = dev.materialized("taxi_trips").count("2023-05-01")
+    source.answers["/trip-data/yellow_tripdata_2023-05.parquet"] = [status(403, ACCESS_DENIED)]
+    _launch_run(dev, [{"key": "dagster/partition", "value": "2023-05-01"}, {"key": "test", "value": "late"}])
+    (first,) = dev.finished_runs(1, test="late")
+    dev.wait_for(lambda: _reports(webhook, first), "the message about the first run")
+    second = _reexecute(dev, first)
+    with dev.instance() as instance:
+        # Dagster notes in the log of a run that the sensor has dealt with it.
+        dev.wait_for(
+            lambda: any("run_failure_alert_sensor" in entry.message for entry in instance.all_logs(second.run_id)),
+            "the sensor to note in the second run that it has told",
+        )
+    for run in (first, second):
+        assert run.status == dg.DagsterRunStatus.FAILURE
+        (message,) = _reports(webhook, run)
+        assert (message["event"], message["job"]) == ("run_failed", "trip_update_job")
+        assert message["months"] == ["2023-05"]
+        assert "not published (the source answered 403)" in message["reasons"]["2023-05"]
+        assert message["url"] == f"http://127.0.0.1:3000/runs/{run.run_id}"
+        (mail,) = [mail for mail, _ in mail_server.messages if run.run_id in mail.get_content()]
+        assert mail["Subject"] == message["title"] == "trip_update_job failed: 2023-05"
+    assert dev.materialized("taxi_trips").count("2023-05-01") == loads
+    source.answers.clear()
+    third = _reexecute(dev, second)
+    assert third.status == dg.DagsterRunStatus.SUCCESS
+    assert dev.materialized("taxi_trips").count("2023-05-01") == loads + 1
+    # The step of the files has not failed: it goes on for the sake of other months.
+    for run in (second, third):
+        assert run.step_keys_to_execute is not None
+        assert {"taxi_trips", "taxi_trips_file"} & {*run.step_keys_to_execute} == {"taxi_trips"}
+    assert dev.rows() == MONTHS
 
 
 def _worker(dev: Dev, run: dg.DagsterRun) -> int:
@@ -415,14 +394,14 @@ def test_the_sensor_draws_the_chart_of_a_request_file(dev: Dev) -> None:
 def test_a_tick_on_monday_requests_the_weeks_and_their_runs_write_them_all_to_the_csv(dev: Dev) -> None:
     selector = {**JOB, "scheduleName": "weekly_update_job_schedule"}
     # A Monday.
-    result = dev.graphql(TICK, selector=selector, timestamp=new_york(2023, 5, 1))["scheduleDryRun"]["evaluationResult"]
+    result = dev.graphql(TICK, selector=selector, timestamp=new_york(2023, 4, 17))["scheduleDryRun"]["evaluationResult"]
     assert result["error"] is None
     # 13 weeks later than their own: by then, each of their months is a partition on every day of a year.
     weeks = [request["runKey"] for request in result["runRequests"]]
-    assert weeks == [*reversed([str(date(2023, 1, 1) + timedelta(weeks=number)) for number in range(4)])]
+    assert weeks == ["2023-01-08", "2023-01-01"]
     for request in result["runRequests"]:
         _launch_run(dev, [*request["tags"], {"key": "test", "value": "weeks"}], job="weekly_update_job")
-    assert {run.status for run in dev.finished_runs(4, test="weeks")} == {dg.DagsterRunStatus.SUCCESS}
+    assert {run.status for run in dev.finished_runs(2, test="weeks")} == {dg.DagsterRunStatus.SUCCESS}
     lines = (dev.root / "data/outputs/trips_by_week.csv").read_text().splitlines()
     assert [line[:10] for line in lines[1:]] == sorted(weeks)
 
@@ -447,19 +426,55 @@ def _skip_reasons(dev: Dev) -> list[str]:
     return [tick["skipReason"] or "" for tick in sensor["sensorState"]["ticks"]]
 
 
+TERMINATE = "mutation Terminate($run: String!) { terminateRun(runId: $run) { __typename } }"
+FEBRUARY = {"key": "dagster/partition", "value": "2023-02-01"}
+
+
+def _launch_stalled(dev: Dev, source: SourceServer, test: str) -> tuple[dg.DagsterRun, int]:
+    """Launch a run of February that waits for its download; the run, and the process ID of its worker."""
+    path = "/trip-data/yellow_tripdata_2023-02.parquet"
+    (dev.root / "data/raw/taxi_trips_2023-02.parquet").unlink()
+    source.answers[path] = [lambda _: (source.stopping.wait(60), None)[1]]
+    requested = len(source.requests)
+    _launch_run(dev, [FEBRUARY, {"key": "test", "value": test}])
+    dev.wait_for(lambda: path in [path for _, path, _ in source.requests[requested:]], "the download to start")
+    (run,) = dev.runs(test=test)
+    return run, _worker(dev, run)
+
+
+def test_a_run_that_is_terminated_ends_and_leaves_its_month_as_it_was(dev: Dev, source: SourceServer) -> None:
+    run, worker = _launch_stalled(dev, source, "terminated")
+    # It is a fork, and does not import Dagster itself.
+    assert "multiprocessing.forkserver" in " ".join(psutil.Process(worker).cmdline())
+    assert dev.graphql(TERMINATE, run=run.run_id) == {"terminateRun": {"__typename": "TerminateRunSuccess"}}
+    (run,) = dev.finished_runs(1, test="terminated")
+    assert run.status == dg.DagsterRunStatus.CANCELED
+    dev.wait_for(lambda: not psutil.pid_exists(worker), "the process of the run to end")
+    assert dev.rows() == MONTHS
+    assert not [path for path in Path(dev.root, "data/raw").glob("*2023-02*") if path.suffix != ".json"]
+    answer = dev.graphql(
+        TERMINATE.replace("__typename", "__typename ... on TerminateRunFailure { message }"), run=run.run_id
+    )
+    assert "could not be terminated due to having status CANCELED" in answer["terminateRun"]["message"]
+
+
+def test_a_run_has_the_code_as_it_is_when_it_starts(dev: Dev) -> None:
+    module = dev.root / "dagster_essentials/assets/trips.py"
+    code = module.read_text()
+    module.write_text(code + "\nopen('imported', 'w').close()\n")
+    _launch_run(dev, [FEBRUARY, {"key": "test", "value": "code"}])
+    (run,) = dev.finished_runs(1, test="code")
+    module.write_text(code)
+    assert run.status == dg.DagsterRunStatus.SUCCESS
+    assert (dev.root / "imported").exists()
+    assert dev.rows() == MONTHS
+
+
 @pytest.mark.parametrize("killed", ["worker", "everything"])
 def test_a_run_whose_worker_was_killed_is_failed_and_its_month_is_loaded(
     dev: Dev, source: SourceServer, webhook: Webhook, killed: str
 ) -> None:
-    path = "/trip-data/yellow_tripdata_2023-02.parquet"
-    # Without the file the run has to download it, and the source stalls.
-    (dev.root / "data/raw/taxi_trips_2023-02.parquet").unlink()
-    source.answers[path] = [lambda _: (source.stopping.wait(60), None)[1]]
-    requested = len(source.requests)
-    _launch_run(dev, [{"key": "dagster/partition", "value": "2023-02-01"}, {"key": "test", "value": killed}])
-    dev.wait_for(lambda: path in [path for _, path, _ in source.requests[requested:]], "the download to start")
-    (first,) = dev.runs(test=killed)
-    worker = _worker(dev, first)
+    first, worker = _launch_stalled(dev, source, killed)
     if killed == "everything":
         dev.kill()
     os.kill(worker, signal.SIGKILL)
@@ -467,7 +482,7 @@ def test_a_run_whose_worker_was_killed_is_failed_and_its_month_is_loaded(
     if killed == "everything":
         dev.start()
         # Whether Dagster retries the run depends on what its daemon had stored when it was killed. Its lock is released.
-        _launch_run(dev, [{"key": "dagster/partition", "value": "2023-02-01"}, {"key": "test", "value": "next"}])
+        _launch_run(dev, [FEBRUARY, {"key": "test", "value": "next"}])
         (next_run,) = dev.finished_runs(1, test="next")
         assert next_run.status == dg.DagsterRunStatus.SUCCESS
         finished = dev.finished_runs(1, test=killed)

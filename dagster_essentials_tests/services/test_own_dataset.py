@@ -18,7 +18,9 @@ import duckdb
 import pytest
 
 from dagster_essentials.sample import write_month
+from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials_tests.support.dagster_dev import BIN, copy_of_project
+from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import ROOT
 from dagster_essentials_tests.support.source_server import SourceServer
 
@@ -28,20 +30,22 @@ PAGE = (ROOT / "docs/your-own-dataset.md").read_text()
 FILES = dict(re.findall(r"^`(dagster_essentials/\S+\.py)`\n\n```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
 MAX_LINES = 120
 
-TICK = """
+TICKS = """
 import json, sys
 from datetime import datetime, timezone
 import dagster as dg
 from dagster_essentials.definitions import defs
 repository = defs.get_repository_def()
-schedule = repository.get_schedule_def(sys.argv[1])
-with dg.DagsterInstance.get() as instance, dg.build_schedule_context(
-    instance=instance,
-    scheduled_execution_time=datetime.fromisoformat(sys.argv[2]).replace(tzinfo=timezone.utc),
-    repository_def=repository,
-) as context:
-    result = schedule.evaluate_tick(context)
-print(json.dumps([[request.partition_key for request in result.run_requests or []], result.skip_message]))
+requested = {}
+for name, at in zip(sys.argv[1::2], sys.argv[2::2]):
+    with dg.DagsterInstance.get() as instance, dg.build_schedule_context(
+        instance=instance,
+        scheduled_execution_time=datetime.fromisoformat(at).replace(tzinfo=timezone.utc),
+        repository_def=repository,
+    ) as context:
+        result = repository.get_schedule_def(name).evaluate_tick(context)
+    requested[name] = [request.partition_key for request in result.run_requests]
+print(json.dumps(requested))
 """
 
 
@@ -75,16 +79,16 @@ class Copy:
             check=False,
         )
 
-    def launch(self, first: str, last: str, job: str = "bike_update_job") -> subprocess.CompletedProcess[str]:
-        return self.run(
-            "dg", "launch", "-m", "dagster_essentials", "--job", job, "--partition-range", f"{first}...{last}"
-        )
+    def launch(self, first: str, last: str) -> subprocess.CompletedProcess[str]:
+        range_ = ("--partition-range", f"{first}-01...{last}-01")
+        return self.run("dg", "launch", "-m", "dagster_essentials", "--job", "bike_update_job", *range_)
 
-    def tick(self, schedule: str, at: str) -> tuple[list[str], str | None]:
-        result = self.run(Path(sys.executable).name, "-W", "ignore", "-c", TICK, schedule, at)
+    def requested(self, **ticks: str) -> Any:
+        """The partitions that the schedules request at these times."""
+        arguments = [each for pair in ticks.items() for each in pair]
+        result = self.run(Path(sys.executable).name, "-W", "ignore", "-c", TICKS, *arguments)
         assert result.returncode == 0, result.stdout
-        keys, reason = json.loads(result.stdout.splitlines()[-1])
-        return keys, reason
+        return json.loads(result.stdout.splitlines()[-1])
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         with duckdb.connect(str(self.root / "data/staging/data.duckdb"), read_only=True) as connection:
@@ -146,7 +150,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copy]:
     assert times == 1
     definitions.write_text(changed)
     trips = root.parent / "trip-data"
-    write_month(trips, "2023-01", 500)
+    with file_tables(root / "data/staging/data.duckdb", {}, wait_seconds=0, log=print) as tables:
+        load_month(tables, "2023-01", write_month(trips, "2023-01", 500))
     with SourceServer() as source:
         yield Copy(root, source, trips)
 
@@ -156,28 +161,10 @@ def test_it_takes_two_files_and_one_line() -> None:
     assert sum(len(content.splitlines()) for content in FILES.values()) < MAX_LINES
 
 
-def test_the_definitions_fit(copy: Copy) -> None:
-    result = copy.run("dagster", "definitions", "validate", "-m", "dagster_essentials.definitions")
-    assert result.returncode == 0, result.stdout
-
-
 def test_a_range_loads_what_is_published_and_names_the_rest(copy: Copy) -> None:
-    result = copy.run(
-        *(
-            "dg",
-            "launch",
-            "-m",
-            "dagster_essentials",
-            "--assets",
-            "taxi_trips_file,taxi_trips",
-            "--partition",
-            "2023-01-01",
-        )
-    )
-    assert result.returncode == 0, result.stdout
     copy.publish("2023-01", rides("2023-01", 300))
     copy.publish("2023-02", rides("2023-02", 200))
-    result = copy.launch("2023-01-01", "2023-03-01")
+    result = copy.launch("2023-01", "2023-03")
     assert result.returncode == 1
     assert "2 of 3 months loaded: 500 rides" in result.stdout
     reason = r"2023-03 \(3 of 3\) failed \(http\S+\): not published .*Citi Bike publishes a month of Citi Bike rides"
@@ -190,28 +177,16 @@ def test_a_range_loads_what_is_published_and_names_the_rest(copy: Copy) -> None:
     assert found == as_published(rides("2023-01", 300) + rides("2023-02", 200))
 
 
-def test_unchanged_months_are_neither_transferred_nor_loaded(copy: Copy) -> None:
-    before = copy.source.bytes_sent(path("2023-01"))
-    result = copy.launch("2023-01-01", "2023-02-01")
-    assert result.returncode == 0, result.stdout
-    assert result.stdout.count("2 of 2 months unchanged") == 2
-    assert copy.source.bytes_sent(path("2023-01")) == before
-
-
-def test_the_schedule_requests_what_is_published_since(copy: Copy) -> None:
-    copy.publish("2023-03", rides("2023-03", 100))
-    keys, _ = copy.tick("bike_update_job_schedule", "2023-05-10")
-    assert keys == ["2023-03-01"]
-    result = copy.launch("2023-03-01", "2023-03-01")
-    assert result.returncode == 0, result.stdout
-
-
-def test_a_corrected_month_is_requested_and_replaced(copy: Copy) -> None:
+def test_the_schedules_request_a_new_and_a_corrected_month_and_an_unchanged_one_is_left_alone(copy: Copy) -> None:
     copy.publish("2023-02", rides("2023-02", 230))
-    keys, _ = copy.tick("bike_corrections", "2023-05-14")
-    assert keys == ["2023-02-01"]
-    result = copy.launch("2023-02-01", "2023-02-01")
+    copy.publish("2023-03", rides("2023-03", 100))
+    requested = copy.requested(bike_update_job_schedule="2023-05-10", bike_corrections="2023-05-14")
+    assert requested == {"bike_update_job_schedule": ["2023-03-01"], "bike_corrections": ["2023-02-01"]}
+    before = copy.source.bytes_sent(path("2023-01"))
+    result = copy.launch("2023-01", "2023-03")
     assert result.returncode == 0, result.stdout
+    assert len(re.findall("2 of 3 months (?:downloaded|loaded), 1 unchanged", result.stdout)) == 2
+    assert copy.source.bytes_sent(path("2023-01")) == before
     assert copy.query("SELECT partition_date, count(*) FROM bike_trips GROUP BY ALL ORDER BY ALL") == [
         ("2023-01", 300),
         ("2023-02", 230),
@@ -223,29 +198,22 @@ def test_a_corrected_month_is_requested_and_replaced(copy: Copy) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"<html>Service unavailable</html>", "not a complete zip archive"),
-        (
-            zipped(rides("2023-02", 50)),
-            "50 of the 50 rides in the file do not lie in 2023-01 .* it seems to be 2023-02",
-        ),
-    ],
-    ids=["page", "another month"],
-)
-def test_a_file_that_is_no_such_month_changes_nothing(copy: Copy, content: bytes, message: str) -> None:
-    copy.source.files[path("2023-01")] = content
-    result = copy.launch("2023-01-01", "2023-01-01")
+def test_files_that_are_no_such_month_change_nothing(copy: Copy) -> None:
+    copy.source.files[path("2023-01")] = b"<html>Service unavailable</html>"
+    copy.publish("2023-02", rides("2023-03", 50))
+    before = copy.query("FROM bike_trips ORDER BY ALL")
+    result = copy.launch("2023-01", "2023-02")
     assert result.returncode == 1
-    assert re.search(message, result.stdout), result.stdout
-    assert copy.query("SELECT count(*) FROM bike_trips WHERE partition_date = '2023-01'") == [(300,)]
+    assert re.search(r"2023-01 \(\d of 2\) failed .*not a complete zip archive", result.stdout), result.stdout
+    other = "50 of the 50 rides in the file do not lie in 2023-02 .* it seems to be 2023-03"
+    assert re.search(rf"2023-02 \(\d of 2\) failed .*{other}", result.stdout), result.stdout
+    assert copy.query("FROM bike_trips ORDER BY ALL") == before
 
 
 def test_a_lost_record_is_made_anew(copy: Copy) -> None:
     for name in ("storage", "history", "schedules"):
         (copy.root / ".dagster" / name).rename(copy.root / f"lost-{name}")
-    result = copy.run("dagster", "job", "execute", "-m", "dagster_essentials.definitions", "-j", "reconcile_job")
+    result = copy.run("dg", "launch", "-m", "dagster_essentials", "--job", "reconcile_job")
     assert result.returncode == 0, result.stdout
     assert "bike_trips: 3 of 3 months recorded" in result.stdout
     assert "taxi_trips: 1 of 1 months recorded" in result.stdout

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Dev:
     """`dagster dev` in `root`, a copy of the project, with `settings` as its environment variables.
 
     `daemon_interval` is the number of seconds after which the daemon looks for new backfills again; Dagster's own is 30.
-    With `program="dg"`, it is `dg dev`, with more `options` for either. The `database` is a path in `root`.
+    With `program="dg"`, it is `dg dev`. The `database` is a path in `root`.
     """
 
     def __init__(
@@ -55,11 +55,9 @@ class Dev:
         settings: dict[str, str],
         daemon_interval: float | None = None,
         program: str = "dagster",
-        options: Sequence[str] = (),
         database: str = "data/staging/data.duckdb",
     ):
         self.root, self.database = root, root / database
-        self._command = [str(BIN / program), "dev", *options]
         self.env = {
             **{
                 name: value
@@ -74,12 +72,13 @@ class Dev:
             self.env["TEST_DAEMON_INTERVAL_SECONDS"] = str(daemon_interval)
             self.env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), self.env.get("PYTHONPATH")]))
         self.port = free_port()
+        self.argv = [str(BIN / program), "dev", "-p", str(self.port)]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with open(self.root / "dev.log", "ab") as log:
             self.process = subprocess.Popen(
-                [*self._command, "-p", str(self.port)],
+                self.argv,
                 cwd=self.root,
                 env=self.env,
                 stdout=log,
@@ -227,11 +226,3 @@ def copy_with_environment(root: Path, target: Path) -> Path:
         os.utime(target / name, ns=(time_ns, time_ns))
     (target / ".venv").symlink_to(root / ".venv")
     return target
-
-
-def lesson_folder(root: Path, target: Path) -> Path:
-    """The folder in which `make lesson` starts the UI, in a copy in `target` of the project in `root`."""
-    copy = copy_with_environment(root, target)
-    environ = {name: os.environ[name] for name in ("PATH", "HOME")}
-    subprocess.run(["make", "-C", str(copy), "data/lesson/.env"], env=environ, check=True, capture_output=True)
-    return copy / "data/lesson"

@@ -14,11 +14,12 @@ NOTEBOOK = "import duckdb; connection = duckdb.connect(path)"
 READER = "import duckdb; connection = duckdb.connect(path, read_only=True)"
 """The same, but for reading only."""
 RUN = """
-from dagster_essentials.resources import LockedDuckDBResource
-lock = LockedDuckDBResource(database=path, wait_seconds=10).get_connection()
-connection = lock.__enter__()
+from pathlib import Path
+from dagster_essentials.warehouse.file import file_tables
+lock = file_tables(Path(path), {}, 10, lambda message: None)
+tables = lock.__enter__()
 """
-"""A run under another Dagster instance."""
+"""A run under another Dagster instance: what its database resource calls, without the seconds of importing Dagster."""
 LOCK_ONLY = """
 from filelock import FileLock
 lock = FileLock(path + ".lock")

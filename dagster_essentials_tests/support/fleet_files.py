@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -106,22 +106,19 @@ def read_trips(path: Path, fleet: str, month: str) -> "Counter[tuple[Any, ...]]"
     found = {name.lower(): table.column(name) for name in table.column_names}
     names = {**ZONES, **NAMES_IN_FILE[fleet]}
     columns: list[list[Any]] = []
-    for name, type_ in FLEET_TRIPS.items():
+    for name in FLEET_TRIPS:
         if name in ("fleet", "partition_date"):
             columns.append([fleet if name == "fleet" else month] * len(table))
         elif (column := found.get(names.get(name, name))) is None:
             columns.append([None] * len(table))
         else:
-            columns.append([_comparable(value, type_) for value in column.to_pylist()])
+            columns.append(_comparable(column.to_pylist()))
     return Counter(zip(*columns, strict=True))
 
 
-def _comparable(value: Any, type_: str) -> Any:
-    if value is None or type_ in (TEXT, TIME):
-        return value
-    assert type_ == DOUBLE or value == int(value)
+def _comparable(values: Iterable[Any]) -> list[Any]:
     # NaN does not equal itself.
-    return "NaN" if math.isnan(value) else value
+    return [value if value == value else "NaN" for value in values]
 
 
 def trips_in_table(connection: duckdb.DuckDBPyConnection, fleet: str, month: str) -> "Counter[tuple[Any, ...]]":
@@ -129,8 +126,7 @@ def trips_in_table(connection: duckdb.DuckDBPyConnection, fleet: str, month: str
     rows = connection.execute(
         "SELECT * FROM fleet_trips WHERE fleet = $1 AND partition_date = $2", [fleet, month]
     ).fetchall()
-    types = list(FLEET_TRIPS.values())
-    return Counter(tuple(map(_comparable, row, types)) for row in rows)
+    return Counter(tuple(_comparable(row)) for row in rows)
 
 
 def rows_as_dicts(path: Path) -> list[dict[str, Any]]:

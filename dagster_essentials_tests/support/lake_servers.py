@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -33,12 +34,13 @@ from dagster_essentials import settings
 from dagster_essentials.warehouse.lake.connection import lake_tables
 from dagster_essentials_tests.support.loading import load_month
 
-print("ready", flush=True)
-sys.stdin.readline()
-for month in {months}:
-    with lake_tables(settings.SETTINGS.lake, {{}}, 600, print) as tables:
-        loaded = load_month(tables, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force={force})
-        print(month, "unchanged" if loaded.is_unchanged else "loaded", flush=True)
+for force in {rounds}:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for month in {months}:
+        with lake_tables(settings.SETTINGS.lake, {{}}, 600, print) as tables:
+            loaded = load_month(tables, month, Path({folder!r}) / f"yellow_tripdata_{{month}}.parquet", force=force)
+            print(month, "unchanged" if loaded.is_unchanged else "loaded", flush=True)
 """
 
 
@@ -145,22 +147,28 @@ def assert_consistent(lake: Lake, folder: Path, months: Sequence[str]) -> None:
 
 
 def load_at_once(
-    lake_servers: LakeServers, lake: Lake, folder: Path, months: Sequence[Sequence[str]], force: bool = False
-) -> list[str]:
-    """Let a process for each of `months` load these, all starting at the same time; returns what they print."""
+    lake_servers: LakeServers, lake: Lake, folder: Path, months: Sequence[Sequence[str]], rounds: Sequence[bool]
+) -> Iterator[list[str]]:
+    """Let a process for each of `months` load these, all starting at the same time, in as many rounds.
+
+    Args:
+        rounds: for each of them, whether months that are loaded already are replaced.
+
+    Yields:
+        After each round, what each process has printed in it.
+    """
     processes = [
-        lake_servers.start(lake, LOAD.format(months=list(each), folder=str(folder), force=force)) for each in months
+        lake_servers.start(lake, LOAD.format(months=list(each), folder=str(folder), rounds=rounds)) for each in months
     ]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    outputs = []
+    for _ in rounds:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        outputs = ["".join(takewhile(lambda line: line != "ready\n", process.stdout or ())) for process in processes]
+        yield outputs
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    for process in processes:
-        output, _ = process.communicate(timeout=SECONDS)
-        assert process.returncode == 0, output
-        outputs.append(output)
-    return outputs
+        assert process.wait(SECONDS) == 0, outputs

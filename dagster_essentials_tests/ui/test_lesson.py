@@ -1,10 +1,13 @@
-"""The lesson on partitions and backfills, step by step, in the browser, on what `make lesson` sets up.
+"""The lesson on partitions and backfills, step by step, in the browser, in the UI of `make lesson`.
 
 Each test is a step of the lesson and builds on the ones before it.
 """
 
+import os
 import re
 import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from dagster_essentials.sample import write_month
-from dagster_essentials_tests.support.dagster_dev import Dev, lesson_folder
+from dagster_essentials_tests.support.dagster_dev import Dev, copy_with_environment
 from dagster_essentials_tests.support.project import ROOT
 from dagster_essentials_tests.ui.conftest import (
     RUN_TIMEOUT,
@@ -42,16 +45,49 @@ LATER = ("2023-04", "2023-05")
 KEYS = [f"{month}-01" for month in MONTHS]
 
 
+# A person's own settings, of which none may reach the lesson.
+EXPORTED = {"DAGSTER_HOME": "/nowhere", "TAXI_FLEETS": "green", "TAXI_END_DATE": "2024-01-01", "DUCKDB_THREADS": "many"}
+
+
+class Lesson(Dev):
+    """`make lesson` in a `clone` of the project."""
+
+    def __init__(self, clone: Path):
+        # The environment belongs to another copy, whose modules would come first.
+        settings = {"PYTHONPATH": str(clone), "HOME": str(clone.parent), **EXPORTED}
+        super().__init__(clone / "data/lesson", settings, daemon_interval=4, database="staging/data.duckdb")
+        self.argv = ["make", "-C", str(clone), "lesson"]
+        self.root.mkdir()
+
+    def _is_up(self) -> bool:
+        if served := re.search(r"Serving dagster-webserver on http://127\.0\.0\.1:(\d+)", self.log()):
+            self.port = int(served[1])
+        return super()._is_up()
+
+    def enter(self, command: str) -> str:
+        """What a command prints, entered in another shell as `make lesson` says."""
+        (start,) = re.findall("open another shell: (.*)", (self.root / "dev.log").read_text())
+        clone = self.root.parents[1]
+        result = subprocess.run(
+            ["bash", "-c", f"{start} && {command}"],
+            cwd=clone,
+            env={"PATH": os.environ["PATH"], "HOME": str(clone.parent), "PYTHONPATH": str(clone)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+
 @pytest.fixture(scope="module")
-def dev(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
-    """The UI of `make lesson` in a fresh copy of the project, at a port of its own."""
-    folder = lesson_folder(ROOT, tmp_path_factory.mktemp("clone"))
-    # The environment belongs to another copy, whose modules would come first.
-    settings = {"PYTHONPATH": str(folder.parent.parent)}
-    dev = Dev(folder, settings, 4, "dg", ("--workspace", "workspace.yaml"), database="staging/data.duckdb")
-    dev.start()
-    yield dev
-    dev.stop()
+def dev(chromium: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lesson]:
+    lesson = Lesson(copy_with_environment(ROOT, tmp_path_factory.mktemp("workspace") / "a clone"))
+    lesson.start()
+    yield lesson
+    lesson.stop()
 
 
 @pytest.fixture(scope="module")
@@ -76,22 +112,6 @@ def loaded(dev: Dev) -> dict[str, tuple[int, float]]:
 
 def load_times(dev: Dev) -> set[object]:
     return {time for (time,) in dev.query("SELECT max(loaded_at) FROM month_versions GROUP BY month")}
-
-
-def expect_all_green(page: Page, months: int, weeks: int) -> None:
-    """The lineage has every asset materialized, and every check passed."""
-    open_lineage(page)
-    for asset in MONTHLY:
-        expect(node(page, asset)).to_contain_text(f"{months} partitions")
-        expect(node(page, asset)).to_contain_text("100% filled")
-    expect(node(page, "trips_by_week")).to_contain_text(f"{weeks} partitions")
-    expect(node(page, "trips_by_week")).to_contain_text("100% filled")
-    expect(node(page, "taxi_trips")).to_contain_text("11 / 11 Passed")
-    expect(node(page, "manhattan_stats")).to_contain_text("2 / 2 Passed")
-    for asset in ("trips_by_week", "adhoc_request"):
-        expect(node(page, asset)).to_contain_text("1 / 1 Passed")
-    for asset in UNPARTITIONED:
-        expect(node(page, asset)).to_contain_text(re.compile("Materialized[A-Z]"))
 
 
 def backfill_all_months(page: Page, dev: Dev) -> None:
@@ -150,7 +170,14 @@ def test_the_backfill_is_listed_and_materializes_every_asset(page: Page, dev: De
 
 
 def test_the_lineage_shows_what_is_materialized(page: Page, screenshot: Screenshot) -> None:
-    expect_all_green(page, 3, WEEKS)
+    open_lineage(page)
+    for asset, partitions in {**dict.fromkeys(MONTHLY, 3), "trips_by_week": WEEKS}.items():
+        expect(node(page, asset)).to_contain_text(f"{partitions} partitions")
+        expect(node(page, asset)).to_contain_text("100% filled")
+    for asset, checks in {"taxi_trips": 11, "manhattan_stats": 2, "trips_by_week": 1, "adhoc_request": 1}.items():
+        expect(node(page, asset)).to_contain_text(f"{checks} / {checks} Passed")
+    for asset in UNPARTITIONED:
+        expect(node(page, asset)).to_contain_text(re.compile("Materialized[A-Z]"))
     screenshot("lineage-after", around=[node(page, asset) for asset in (*MONTHLY, *UNPARTITIONED, "trips_by_week")])
 
 
@@ -205,6 +232,18 @@ def test_a_backfill_of_the_job_has_runs_of_the_job(page: Page, dev: Dev, screens
     log = dev.log()
     assert "3 of 3 months unchanged" in log
     assert loaded(dev) == published(dev)
+
+
+def test_commands_in_another_shell_are_runs_of_the_lesson(dev: Lesson) -> None:
+    before = {run.run_id for run in dev.runs()}
+    dev.enter("dagster job backfill -j trip_update_job --all yes --noprompt")
+    runs = [run for run in dev.finished_runs(len(before) + 3) if run.run_id not in before]
+    assert sorted((run.tags["dagster/partition"], run.status.value) for run in runs) == [
+        (key, "SUCCESS") for key in KEYS
+    ]
+    output = dev.enter("dg launch --assets taxi_trips_file,taxi_trips --partition 2023-03-01")
+    assert "Telemetry" not in output
+    assert len(dev.runs()) == len(before) + 4
 
 
 def test_a_load_is_forced_by_the_config_of_a_backfill(page: Page, dev: Dev) -> None:
@@ -343,7 +382,7 @@ def test_a_month_that_is_missing_fails_with_its_reason_and_the_others_are_materi
     expect(node(page, "taxi_trips")).to_contain_text("11 / 11 Passed")
 
 
-def test_the_missing_month_and_all_weeks_are_loaded_by_the_next_backfills(page: Page, dev: Dev) -> None:
+def test_the_missing_month_is_loaded_by_the_next_backfill(page: Page, dev: Dev) -> None:
     shutil.move(dev.root / "later.parquet", dev.root / "source/trip-data/yellow_tripdata_2023-05.parquet")
     runs = len(dev.runs())
     select_assets(page, *MONTHLY)
@@ -351,11 +390,21 @@ def test_the_missing_month_and_all_weeks_are_loaded_by_the_next_backfills(page: 
     assert dev.finished_runs(runs + 1)[0].status == dg.DagsterRunStatus.SUCCESS
     assert loaded(dev) == published(dev)
 
-    go_to(page, "Lineage")
-    page.get_by_role("button", name="Materialize all").click()
-    launch_backfill(page, "All")
-    open_newest_backfill(page)
-    expect(page.get_by_text("100% completed")).to_have_count(8, timeout=RUN_TIMEOUT)
-    # The weeks from 1 January to that of 31 May.
-    expect_all_green(page, 5, 22)
+
+def test_the_lesson_continues_after_ctrl_c_and_has_not_touched_the_real_data_and_its_history(
+    dev: Lesson, project_root: Path
+) -> None:
+    assert sorted(path.name for path in (project_root / "data").iterdir()) == [".gitkeep", "lesson", "requests"]
+    assert [path.name for path in (project_root / ".dagster").iterdir()] == ["dagster.yaml"]
+    assert dev.process is not None
+    os.killpg(dev.process.pid, signal.SIGINT)
+    dev.process.wait(timeout=60)
+    # All of it but the UI itself.
+    command = [*dev.argv, "DG=echo Started:"]
+    again = subprocess.run(command, env=dev.env, check=True, capture_output=True, text=True).stdout
+    assert "Started: dev --workspace workspace.yaml\n" in again
+    assert "TAXI_END_DATE=2023-06-01\n" in (dev.root / ".env").read_text()
     assert loaded(dev) == published(dev)
+    with dev.instance() as instance:
+        materialized = instance.get_materialized_partitions(dg.AssetKey("taxi_trips"))
+    assert materialized == {f"{month}-01" for month in (*MONTHS, *LATER)}

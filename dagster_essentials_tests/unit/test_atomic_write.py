@@ -32,8 +32,8 @@ WRITER = """
 import sys
 from pathlib import Path
 from dagster_essentials.ingestion.atomic_write import atomic_write
-from dagster_essentials_tests.support.project import DISK
-with atomic_write(Path(sys.argv[1]), DISK) as temporary:
+from dagster_essentials.ingestion.data_folder import DataFolder
+with atomic_write(Path(sys.argv[1]), DataFolder(Path("/"))) as temporary:
     temporary.write_text("from the other process")
     print(temporary, flush=True)
     sys.stdin.readline()
@@ -41,9 +41,10 @@ with atomic_write(Path(sys.argv[1]), DISK) as temporary:
 READER = """
 import duckdb, sys
 from pathlib import Path
-from dagster_essentials.ingestion.month_files import open_month_file
-from dagster_essentials_tests.support.loading import month_file
-with open_month_file(month_file(Path(sys.argv[1]))) as file:
+from dagster_essentials.datasets.yellow import YELLOW
+from dagster_essentials.ingestion.data_folder import DataFolder
+from dagster_essentials.ingestion.month_files import MonthFile, open_month_file
+with open_month_file(MonthFile(YELLOW, "2023-01", "", Path(sys.argv[1]), DataFolder(Path("/")))) as file:
     print(file.reader_path, flush=True)
     sys.stdin.readline()
     print(*duckdb.execute("SELECT version FROM read_parquet($file)", {"file": file.reader_path}).fetchone())

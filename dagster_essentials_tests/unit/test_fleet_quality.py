@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from dagster_essentials.datasets.fleets import FLEETS
@@ -80,14 +81,14 @@ def counted_by_load(path: Path, fleet: str, month: str) -> Mapping[str, int]:
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=NO_REAL_DATA)
 @pytest.mark.parametrize(
     ("fleet", "month"),
-    [*(("green", month) for month in ("2023-01", "2023-02", "2024-01")), ("fhv", "2025-01"), ("fhvhv", "2025-01")],
+    [("green", "2023-01"), ("green", "2023-02"), ("fhv", "2025-01"), ("fhvhv", "2025-01")],
 )
 def test_each_rule_counts_what_plain_python_counts_in_a_real_month(fleet: str, month: str) -> None:
     path = REAL_DATA / "trip-data" / f"{fleet}_tripdata_{month}.parquet"
     expected = counted_in_file(path, fleet, month)
     assert counted_by_load(path, fleet, month) == expected
     # The first thousand trips of the for-hire month have fewer zones than the whole of it.
-    rows = len(rows_as_dicts(path))
+    rows = pq.read_metadata(path).num_rows
     warning = {rule.name for rule in FLEETS[fleet].rules if expected[rule.name] > rule.limit * rows}
     assert warning == ({"pickup_zone_present"} if fleet == "fhv" else set())
 

@@ -1,8 +1,5 @@
 """Settings: defaults, valid values, and an error message for every invalid one."""
 
-import os
-import subprocess
-import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -241,34 +238,6 @@ def assert_refused(environ: dict[str, str], *parts: str) -> None:
     with pytest.raises(SettingError) as refused:
         read_settings(environ)
     assert [part for part in parts if part not in str(refused.value)] == [], str(refused.value)
-
-
-def test_an_invalid_setting_keeps_the_code_location_from_loading(tmp_path: Path) -> None:
-    # The module that pyproject.toml names for Dagster.
-    result = python("import dagster_essentials.definitions", tmp_path, TAXI_START_DATE="01/01/2023")
-    assert result.returncode != 0
-    last_line = result.stderr.strip().splitlines()[-1]
-    assert last_line.endswith(
-        "SettingError: TAXI_START_DATE=01/01/2023 is not a date. Write it as YYYY-MM-DD, for example 2023-01-01."
-    )
-
-
-def test_an_end_date_gives_the_three_months_of_the_lesson(tmp_path: Path) -> None:
-    code = "from dagster_essentials.partitions import monthly_partition; print(*monthly_partition.get_partition_keys())"
-    result = python(code, tmp_path, TAXI_START_DATE="2023-01-01", TAXI_END_DATE="2023-04-01")
-    assert result.stdout.split() == ["2023-01-01", "2023-02-01", "2023-03-01"], result.stderr
-
-
-def python(code: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), **os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def test_a_start_before_the_first_month_of_the_source_is_refused() -> None:
