@@ -86,7 +86,7 @@ test-duckdb-1: .venv/duckdb-1/.ready
 
 # With a DuckLake, PostgreSQL and an S3 server on this machine, as docs/scale-out.md says.
 test-cluster: .venv/lake/.ready
-	PYTHONPATH='$(CURDIR)/.venv/lake' .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m cluster
+	PYTHONPATH='$(CURDIR)/.venv/lake' $(PYTEST) -m cluster
 
 # PostgreSQL, an S3 server, a broker and Dagster with three workers on this machine, with sample months, until Ctrl-C.
 cluster: .venv/lake/.ready

@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,6 +37,9 @@ from dagster_essentials_tests.support.source_server import SourceServer  # noqa:
 
 # Processes that tests start have the default: no fleets.
 del os.environ["TAXI_FLEETS"]
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The files with the longest times, which pytest-xdist distributes first, so that the short ones balance the workers at the
 # end. Each file stays on one worker, because its tests may share a `dagster dev` and build on each other.
