@@ -38,7 +38,8 @@ from dagster_essentials_tests.support.source_server import SourceServer  # noqa:
 # Processes that tests start have the default: no fleets.
 del os.environ["TAXI_FLEETS"]
 
-# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would what they start.
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and so would what they start. Dagster needs it to
+# stop its processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The files with the longest times, which pytest-xdist distributes first, so that the short ones balance the workers at the

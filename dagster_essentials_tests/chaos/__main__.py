@@ -9,6 +9,7 @@ same seed gives the same faults, in the same phases of the same months; their ex
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -103,6 +104,8 @@ def main() -> None:
     parser.add_argument("--only", action="append", help="run only scenarios with this in their name")
     parser.add_argument("--jobs", type=int, default=3, help="how many scenarios run at the same time (3)")
     arguments = parser.parse_args()
+    # A shell that starts it in the background lets it ignore Ctrl-C, and so would the runs, which Dagster cancels that way.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     scenarios = [
         (scenario, number)
         for scenario in (SHORT if arguments.short else FULL)

@@ -141,13 +141,6 @@ class Sandbox(Dev):
         settings: Mapping[str, str] | None = None,
     ) -> "subprocess.Popen[bytes]":
         """Start a command; its output is appended to the sandbox's log."""
-
-        def prepare() -> None:
-            # A shell that starts the harness in the background makes it ignore SIGINT, on which Dagster relies.
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if preexec is not None:
-                preexec()
-
         with open(self.root / "commands.log", "ab") as log:
             return subprocess.Popen(
                 command,
@@ -156,7 +149,7 @@ class Sandbox(Dev):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=prepare,
+                preexec_fn=preexec,
             )
 
     def wait_for_command(self, process: "subprocess.Popen[bytes]") -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from dagster_essentials.settings import read_settings
 from dagster_essentials.warehouse.lake import Lake
 from dagster_essentials_tests.cluster.servers import ServerError, accepts, free_port, postgres, redis, running, s3
+from dagster_essentials_tests.support.commands import run
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 3
@@ -35,15 +36,11 @@ class LocalCluster:
         Raises:
             ServerError: it failed.
         """
-        done = subprocess.run(
+        done = run(
             [sys.executable, "-m", "dagster", *arguments],
             env=self.environ,
             cwd=self.folder,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             timeout=JOB_SECONDS,
-            check=False,
         )
         if done.returncode:
             raise ServerError(f"dagster {' '.join(arguments)} failed:\n{done.stdout[-3000:]}")

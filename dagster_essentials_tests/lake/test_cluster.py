@@ -56,7 +56,7 @@ def command() -> Iterator["subprocess.Popen[str]"]:
         text=True,
     ) as process:
         yield process
-        process.send_signal(signal.SIGINT)
+        process.terminate()
 
 
 @pytest.fixture(scope="module")

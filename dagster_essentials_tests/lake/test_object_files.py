@@ -23,6 +23,7 @@ from dagster_essentials.ingestion.data_folder import DataFolder
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials.sensors import adhoc_request_sensor
 from dagster_essentials_tests.cluster.servers import PASSWORD, free_port
+from dagster_essentials_tests.support.commands import run
 from dagster_essentials_tests.support.lake_servers import LakeServers
 
 pytestmark = pytest.mark.cluster
@@ -59,15 +60,11 @@ class Bucket:
         command = ("-m", "dagster", "asset", "materialize", "-m", "dagster_essentials", "--select", assets, *partition)
         disk = self.folder / worker
         disk.mkdir(exist_ok=True)
-        done = subprocess.run(
+        done = run(
             [sys.executable, *command],
             env={**self.environ, "TMPDIR": str(disk), "DAGSTER_HOME": str(self.folder)},
             cwd=self.folder,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             timeout=SECONDS,
-            check=False,
         )
         assert PASSWORD not in done.stdout
         assert bool(done.returncode) == fails, done.stdout

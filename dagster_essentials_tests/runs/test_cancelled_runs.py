@@ -52,8 +52,6 @@ def cancel(project: Project, sent: signal.Signals, when: Callable[[str], bool]) 
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # A shell that starts the tests in the background makes them ignore it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
         deadline = time.monotonic() + 120

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from dagster_dg_cli.cli import cli
 
 from dagster_essentials.sample import write_month, write_zones
+from dagster_essentials_tests.support.commands import run
 from dagster_essentials_tests.support.dagster_dev import BIN, copy_of_project
 from dagster_essentials_tests.support.project import ROOT
 
@@ -49,15 +50,10 @@ def environ(clone: Path, **settings: str) -> dict[str, str]:
 
 def run_dg(clone: Path, *command: str, code: int = 0, **settings: str) -> str:
     """The output of `dg ...` in the project's folder."""
-    result = subprocess.run(
+    result = run(
         [str(BIN / "dg"), *command],
         cwd=clone,
         env=environ(clone, **settings),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-        check=False,
     )
     assert result.returncode == code, result.stdout
     assert SUPERFLUOUS.findall(result.stdout) == [], result.stdout
@@ -118,10 +114,10 @@ def test_a_range_with_a_month_that_is_not_published_prints_its_progress_and_the_
     ]
     assert output.count("no such file") == 1
     assert "Stack Trace" not in output
-    *step, run = re.findall("(?:STEP|RUN)_FAILURE - (.*)", output)
+    *step, end = re.findall("(?:STEP|RUN)_FAILURE - (.*)", output)
     # On a busy machine, Dagster can lose the last line of the process of a step.
     assert step in (['Execution of step "taxi_trips" failed.'], [])
-    assert run == "Execution of run for \"trip_update_job\" failed. Steps failed: ['taxi_trips']."
+    assert end == "Execution of run for \"trip_update_job\" failed. Steps failed: ['taxi_trips']."
     # The other two are the assets that were not executed after that.
     assert len(lines) == 7 + len(step) + 1 + 2
 

@@ -1,13 +1,13 @@
 """Commands whose runs are not recorded in the project's Dagster instance say so, once."""
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from dagster_essentials.operations.instance import instance_warning
 from dagster_essentials.sample import write_zones
+from dagster_essentials_tests.support.commands import run
 from dagster_essentials_tests.support.dagster_dev import BIN
 from dagster_essentials_tests.support.project import ROOT
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_a_run_in_a_temporary_instance_says_how_to_record_it(tmp_path: Path) -> None:
-    result = subprocess.run(
+    result = run(
         [BIN / "dg", "launch", "--assets", "taxi_zones_file", "-m", "dagster_essentials.definitions"],
         cwd=tmp_path,
         env={
@@ -24,11 +24,6 @@ def test_a_run_in_a_temporary_instance_says_how_to_record_it(tmp_path: Path) -> 
             "TAXI_DATA_DIR": str(tmp_path / "data"),
             "TAXI_ZONES_URL": str(write_zones(tmp_path / "zones.csv")),
         },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
     )
     assert result.returncode == 0, result.stdout
     assert (tmp_path / "data/raw/taxi_zones.csv").exists()

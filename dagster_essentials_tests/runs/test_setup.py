@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dagster_essentials_tests.support.commands import run
 from dagster_essentials_tests.support.dagster_dev import copy_of_project
 from dagster_essentials_tests.support.project import ROOT
 
@@ -71,14 +72,10 @@ class Machine:
 
     def setup(self, *arguments: str, code: int = 0) -> str:
         """The output of `make setup`."""
-        result = subprocess.run(
+        result = run(
             ["make", "setup", *arguments],
             cwd=self.clone,
             env={"PATH": str(self.bin)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
             start_new_session=True,
         )
         assert bool(result.returncode) == bool(code), result.stdout

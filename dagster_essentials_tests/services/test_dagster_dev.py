@@ -444,7 +444,7 @@ def _launch_stalled(dev: Dev, source: SourceServer, test: str) -> tuple[dg.Dagst
 
 def test_a_run_that_is_terminated_ends_and_leaves_its_month_as_it_was(dev: Dev, source: SourceServer) -> None:
     run, worker = _launch_stalled(dev, source, "terminated")
-    # It is a fork, and does not import Dagster itself.
+    # It is forked from a process that has imported Dagster.
     assert "multiprocessing.forkserver" in " ".join(psutil.Process(worker).cmdline())
     assert dev.graphql(TERMINATE, run=run.run_id) == {"terminateRun": {"__typename": "TerminateRunSuccess"}}
     (run,) = dev.finished_runs(1, test="terminated")

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +12,7 @@ import pytest
 from dagster_essentials.assets import trips
 from dagster_essentials.settings import read_settings
 from dagster_essentials_tests import snapshot
+from dagster_essentials_tests.support.commands import run
 from dagster_essentials_tests.support.dagster_dev import BIN, copy_with_environment
 from dagster_essentials_tests.support.project import ROOT
 
@@ -109,7 +109,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_make_run_loads_the_months_of_the_lesson_and_prints_them(clone: Path) -> None:
     # The settings of the shell must not load generated trips into the real table.
     real = clone.parent / "real.duckdb"
-    result = subprocess.run(
+    result = run(
         ["make", "-C", str(clone), "run"],
         # From another folder, so that the result does not depend on the working directory.
         cwd="/",
@@ -123,11 +123,7 @@ def test_make_run_loads_the_months_of_the_lesson_and_prints_them(clone: Path) ->
             "DUCKDB_THREADS": "no",
             "DUCKDB_DATABASE": str(real),
         },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
         timeout=600,
-        check=False,
     )
     assert result.returncode == 0, result.stdout
     assert re.findall(r"^│ (2023-\d\d) │ +(\d+) │", result.stdout, re.MULTILINE) == [
@@ -170,15 +166,11 @@ def test_make_run_loads_the_months_of_the_lesson_and_prints_them(clone: Path) ->
 def _run_in_sample(clone: Path, commands: list[str]) -> str:
     """Run the `commands` in data/sample, as in the activated environment; return what they print."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAXI_", "DUCKDB_", "DAGSTER_"))}
-    result = subprocess.run(
+    result = run(
         ["bash", "-e", "-c", "\n".join(commands)],
         cwd=clone / "data/sample",
         env={**kept, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(clone)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
         timeout=900,
-        check=False,
     )
     assert result.returncode == 0, result.stdout[-3000:]
     return result.stdout

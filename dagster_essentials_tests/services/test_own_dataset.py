@@ -19,6 +19,7 @@ import pytest
 
 from dagster_essentials.sample import write_month
 from dagster_essentials.warehouse.file import file_tables
+from dagster_essentials_tests.support.commands import run
 from dagster_essentials_tests.support.dagster_dev import BIN, copy_of_project
 from dagster_essentials_tests.support.loading import load_month
 from dagster_essentials_tests.support.project import ROOT
@@ -67,17 +68,8 @@ class Copy:
         }
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(BIN / command[0]), *command[1:]],
-            # Not in the copy, whose .env builds DAGSTER_HOME from PWD.
-            cwd=self.root.parent,
-            env=self.environ,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=300,
-            check=False,
-        )
+        # Not in the copy, whose .env builds DAGSTER_HOME from PWD.
+        return run([BIN / command[0], *command[1:]], cwd=self.root.parent, env=self.environ)
 
     def launch(self, first: str, last: str) -> subprocess.CompletedProcess[str]:
         range_ = ("--partition-range", f"{first}-01...{last}-01")
@@ -276,18 +268,13 @@ def test_the_core_works_in_a_project_of_its_own(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / Path(path("2023-01")).name).write_bytes(zipped(rides("2023-01", 60)))
-    result = subprocess.run(
+    result = run(
         [
             *(str(BIN / "dagster"), "asset", "materialize", "-m", "bikes.definitions"),
             *("--select", "bike_trips_file,bike_trips", "--partition", "2023-01-01"),
         ],
         cwd=tmp_path,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "BIKE_TRIPS_URL": str(source)},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-        check=False,
     )
     assert result.returncode == 0, result.stdout
     with duckdb.connect(str(tmp_path / "bikes.duckdb"), read_only=True) as connection:

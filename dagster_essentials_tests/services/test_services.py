@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from dagster_essentials.sample import write_month, write_zones
-from dagster_essentials_tests.support.dagster_dev import BIN, JOB, Dev, copy_of_project, free_port, restore_sigint
+from dagster_essentials_tests.support.dagster_dev import BIN, JOB, Dev, copy_of_project, free_port
 from dagster_essentials_tests.support.deployment import PROJECT, image, unit
 from dagster_essentials_tests.support.project import ROOT
 
@@ -82,7 +82,6 @@ class Services(Dev):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=restore_sigint,
             )
 
     def stop_unit(self, name: str, seconds: float) -> int:
@@ -139,7 +138,7 @@ def load(services: Services, month: str) -> None:
     assert services.graphql(LAUNCH, params=params)["launchRun"]["__typename"] == "LaunchRunSuccess"
     (run,) = services.finished_runs(1, **{"dagster/partition": f"{month}-01"})
     assert run.status == dg.DagsterRunStatus.SUCCESS
-    # By the code server, which has the memory limits and the restarts of a unit of its own.
+    # In the unit of the code server, with which it is restarted, and not forked by the daemon.
     assert ".dagster/grpc_info" in run.tags
 
 

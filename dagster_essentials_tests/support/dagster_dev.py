@@ -17,6 +17,8 @@ import dagster as dg
 import duckdb
 import requests
 
+from dagster_essentials_tests.support.commands import run
+
 BIN = Path(sys.executable).parent
 STARTUP = Path(__file__).parent / "startup"
 JOB = {"repositoryLocationName": "dagster_essentials", "repositoryName": "__repository__"}
@@ -28,11 +30,6 @@ def free_port() -> int:
         port = random.randrange(20_000, 32_000)
         with suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
-
-
-def restore_sigint() -> None:
-    """For `preexec_fn`: a shell starts background jobs with SIGINT ignored, which Dagster needs to stop its processes."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def ask_ui(url: str, query: str, **variables: Any) -> Any:
@@ -84,7 +81,6 @@ class Dev:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=restore_sigint,
             )
         self.wait_for(self._is_up, "the webserver and the daemon to be up")
 
@@ -139,16 +135,7 @@ class Dev:
 
     def dagster(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run `dagster ...` in the project's root while `dagster dev` runs."""
-        return subprocess.run(
-            [str(BIN / "dagster"), *command],
-            cwd=self.root,
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=300,
-            check=False,
-        )
+        return run([BIN / "dagster", *command], cwd=self.root, env=self.env)
 
     def graphql(self, query: str, **variables: Any) -> Any:
         """Send a query or mutation, as the UI does."""

@@ -19,6 +19,7 @@ from dagster_essentials.resources import DuckLakeResource, LockedDuckDBResource
 from dagster_essentials.warehouse.file import file_tables
 from dagster_essentials.warehouse.lake import LAKE_NAME, Lake
 from dagster_essentials.warehouse.tables import Tables
+from dagster_essentials_tests.support.commands import run
 from dagster_essentials_tests.support.lake_servers import opened
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -101,17 +102,8 @@ class Project:
 
     def run(self, *command: str, timeout: float = 300, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run `dagster ...` as a person would, in a folder without `.env`, so that the instance is this project's own."""
-        return subprocess.run(
-            [str(Path(sys.executable).parent / "dagster"), *command],
-            cwd=self.folder,
-            env=self.env(),
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout,
-            check=False,
-            **options,
-        )
+        dagster = Path(sys.executable).parent / "dagster"
+        return run([dagster, *command], timeout, cwd=self.folder, env=self.env(), **options)
 
 
 def materialize(

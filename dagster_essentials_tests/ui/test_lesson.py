@@ -17,6 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from dagster_essentials.sample import write_month
+from dagster_essentials_tests.support.commands import run
 from dagster_essentials_tests.support.dagster_dev import Dev, copy_with_environment
 from dagster_essentials_tests.support.project import ROOT
 from dagster_essentials_tests.ui.conftest import (
@@ -68,15 +69,10 @@ class Lesson(Dev):
         """What a command prints, entered in another shell as `make lesson` says."""
         (start,) = re.findall("open another shell: (.*)", (self.root / "dev.log").read_text())
         clone = self.root.parents[1]
-        result = subprocess.run(
+        result = run(
             ["bash", "-c", f"{start} && {command}"],
             cwd=clone,
             env={"PATH": os.environ["PATH"], "HOME": str(clone.parent), "PYTHONPATH": str(clone)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=300,
-            check=False,
         )
         assert result.returncode == 0, result.stdout
         return result.stdout
