@@ -470,6 +470,22 @@ def test_a_run_has_the_code_as_it_is_when_it_starts(dev: Dev) -> None:
     assert dev.rows() == MONTHS
 
 
+def test_a_run_whose_process_ends_before_it_starts_says_so_and_is_tried_again(dev: Dev) -> None:
+    module = dev.root / "dagster_essentials/assets/trips.py"
+    code = module.read_text()
+    module.write_text(code + "\nimport os; os._exit(7)\n")
+    _launch_run(dev, [FEBRUARY, {"key": "test", "value": "ended"}])
+    (failed,) = dev.finished_runs(1, test="ended")
+    module.write_text(code)
+    assert failed.status == dg.DagsterRunStatus.FAILURE
+    with dev.instance() as instance:
+        logs = instance.all_logs(failed.run_id)
+    assert any("ended before the run had started, with the exit code 7" in str(entry) for entry in logs)
+    runs = dev.finished_runs(2, test="ended")
+    assert {run.status for run in runs if run.run_id != failed.run_id} == {dg.DagsterRunStatus.SUCCESS}
+    assert dev.rows() == MONTHS
+
+
 @pytest.mark.parametrize("killed", ["worker", "everything"])
 def test_a_run_whose_worker_was_killed_is_failed_and_its_month_is_loaded(
     dev: Dev, source: SourceServer, webhook: Webhook, killed: str
