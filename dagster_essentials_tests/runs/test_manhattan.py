@@ -362,7 +362,7 @@ def test_the_colour_of_a_zone_follows_its_trips_and_holes_stay_empty(
         pixels = picture.convert("RGB")
     colours = {colour for _, colour in pixels.getcolors(1 << 24) or ()}
     known = {colour for colour in colours for other in VIRIDIS.values() if near(rgb(colour), other)}
-    coloured = [(x, y) for x in range(pixels.width) for y in range(pixels.height) if pixels.getpixel((x, y)) in known]
+    coloured = [(i % pixels.width, i // pixels.width) for i, colour in enumerate(pixels.getdata()) if colour in known]
     # The colour bar has the same colours; it is on the right, after a column without any.
     columns = {x for x, _ in coloured}
     west = min(columns)
