@@ -59,9 +59,7 @@ class LocalRunLauncher(dg.DefaultRunLauncher):
         self._wait_for_start(run.run_id, process)
 
     def _wait_for_start(self, run_id: str, process: BaseProcess) -> None:
-        """Wait, so that runs start in the order of the queue: Dagster takes the checks of the run that was launched last for the
-        newest, and shows none as passed if another one ends after it.
-        """
+        """Wait, so that runs start in the order of the queue, and one whose process ends before that fails at once."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             ended = process.exitcode is not None

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationTargetMaterializationData
 from dagster._core.definitions.data_version import (
     CODE_VERSION_TAG,
     DATA_VERSION_IS_USER_PROVIDED_TAG,
@@ -83,17 +84,39 @@ def _dimension_tags(asset: dg.AssetsDefinition, partition: str) -> Mapping[str, 
 
 def record_check(context: dg.OpExecutionContext, asset: dg.AssetsDefinition, check: dg.AssetCheckResult) -> None:
     """Record a `check` of `asset` in a run that does not materialize it."""
+    evaluation = _evaluation(asset, check)
+    context.log_event(evaluation)  # type: ignore[arg-type]  # In an op as well, though its annotation does not say so.
+
+
+def record_check_as_latest(
+    instance: dg.DagsterInstance, asset: dg.AssetsDefinition, check: dg.AssetCheckResult
+) -> None:
+    """Record a `check` of the latest materialization of `asset`, as that of no run.
+
+    Dagster takes the result of the run that was launched last for the latest one, even if an earlier run has ended after it.
+    """
+    (latest,) = instance.fetch_materializations(dg.AssetRecordsFilter(asset.key), limit=1).records
+    target = AssetCheckEvaluationTargetMaterializationData(
+        storage_id=latest.storage_id, run_id=latest.run_id, timestamp=latest.timestamp
+    )
+    instance.report_runless_asset_event(_evaluation(asset, check, target))
+
+
+def _evaluation(
+    asset: dg.AssetsDefinition,
+    check: dg.AssetCheckResult,
+    target: AssetCheckEvaluationTargetMaterializationData | None = None,
+) -> dg.AssetCheckEvaluation:
     assert check.check_name is not None
-    context.log_event(
-        dg.AssetCheckEvaluation(  # type: ignore[arg-type]  # In an op as well, though its annotation does not say so.
-            asset_key=asset.key,
-            check_name=check.check_name,
-            passed=check.passed,
-            severity=check.severity,
-            blocking=asset.get_spec_for_check_key(dg.AssetCheckKey(asset.key, check.check_name)).blocking,
-            description=check.description,
-            metadata=check.metadata,
-        )
+    return dg.AssetCheckEvaluation(
+        asset_key=asset.key,
+        check_name=check.check_name,
+        passed=check.passed,
+        severity=check.severity,
+        blocking=asset.get_spec_for_check_key(dg.AssetCheckKey(asset.key, check.check_name)).blocking,
+        description=check.description,
+        metadata=check.metadata,
+        target_materialization_data=target,
     )
 
 

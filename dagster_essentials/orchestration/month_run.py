@@ -13,11 +13,11 @@ from dagster_essentials.ingestion.dataset import Dataset
 from dagster_essentials.ingestion.month_files import DownloadedMonth, MonthFile, download_month
 from dagster_essentials.orchestration.checks import evaluate_checks
 from dagster_essentials.orchestration.database import HeldTables, open_tables
-from dagster_essentials.orchestration.events import AssetEvents, record_materialization
+from dagster_essentials.orchestration.events import AssetEvents, record_check_as_latest, record_materialization
 from dagster_essentials.orchestration.failures import retry_if_possible
 from dagster_essentials.orchestration.metadata import file_metadata, month_metadata
 from dagster_essentials.orchestration.partition_run import PartitionRun, describe_bytes, failures_in_run, is_executed
-from dagster_essentials.orchestration.records import UNCHANGED, recorded_version
+from dagster_essentials.orchestration.records import UNCHANGED, overtaken_checks, recorded_version
 from dagster_essentials.warehouse.load import LoadedMonth
 from dagster_essentials.warehouse.month_versions import versions_by_month
 from dagster_essentials.warehouse.quality import find
@@ -151,13 +151,17 @@ class MonthRun(PartitionRun):
         They are recorded while the database is held: what an overlapping run records later is about a later state of the table.
         """
         selected = self._context.op_execution_context.selected_asset_check_keys
-        names = sorted(key.name for key in selected if key.asset_key == self._context.asset_key)
-        if self._database_failed or not names:
+        keys = [key for key in selected if key.asset_key == self._context.asset_key]
+        if self._database_failed or not keys:
             return
         try:
             with open_tables(database) as tables:
                 versions = versions_by_month(tables, [dataset.name for dataset in datasets])
-                yield from evaluate_checks(names, datasets, versions, self._mismatches)
+                overtaken = overtaken_checks(self._context.instance, keys, self._context.run.run_id)
+                for check in evaluate_checks(sorted(key.name for key in keys), datasets, versions, self._mismatches):
+                    yield check
+                    if check.check_name in overtaken:
+                        record_check_as_latest(self._context.instance, self._context.assets_def, check)
         except PipelineError as error:
             retry_if_possible(error)
             text = f"the checks could not be evaluated. {error.describe()}"

@@ -1,6 +1,6 @@
 """Dagster's records of loaded months: when each one last changed, the version of its file, and what its checks found."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -65,6 +65,12 @@ def _metadata(materialization: dg.AssetMaterialization | None) -> Mapping[str, s
     if materialization is None:
         return {}
     return {name: str(value.value) for name, value in materialization.metadata.items()}
+
+
+def overtaken_checks(instance: dg.DagsterInstance, checks: Sequence[dg.AssetCheckKey], run_id: str) -> set[str]:
+    """The names of the `checks` of the run `run_id` whose latest result is of a run that was launched later, and has ended."""
+    latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(checks)
+    return {key.name for key, record in latest.items() if record.run_id != run_id and record.status.value != "PLANNED"}
 
 
 NOT_PASSED = "checks_not_passed"

@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -17,6 +19,7 @@ import pytest
 from dagster._core.scheduler.instigation import TickData, TickStatus
 from PIL import Image
 
+from dagster_essentials.assets import trips
 from dagster_essentials.sample import write_month, write_zones
 from dagster_essentials_tests.support.dagster_dev import JOB, Dev, copy_of_project
 from dagster_essentials_tests.support.faults.answers import ACCESS_DENIED
@@ -430,11 +433,18 @@ TERMINATE = "mutation Terminate($run: String!) { terminateRun(runId: $run) { __t
 FEBRUARY = {"key": "dagster/partition", "value": "2023-02-01"}
 
 
-def _launch_stalled(dev: Dev, source: SourceServer, test: str) -> tuple[dg.DagsterRun, int]:
-    """Launch a run of February that waits for its download; the run, and the process ID of its worker."""
+def _launch_stalled(
+    dev: Dev, source: SourceServer, test: str, until: threading.Event | None = None
+) -> tuple[dg.DagsterRun, int]:
+    """Launch a run of February whose download goes on with an event; the run, and the process ID of its worker."""
     path = "/trip-data/yellow_tripdata_2023-02.parquet"
     (dev.root / "data/raw/taxi_trips_2023-02.parquet").unlink()
-    source.answers[path] = [lambda _: (source.stopping.wait(60), None)[1]]
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if (until or source.stopping).wait(60):
+            source.published(handler)
+
+    source.answers[path] = [answer]
     requested = len(source.requests)
     _launch_run(dev, [FEBRUARY, {"key": "test", "value": test}])
     dev.wait_for(lambda: path in [path for _, path, _ in source.requests[requested:]], "the download to start")
@@ -456,6 +466,26 @@ def test_a_run_that_is_terminated_ends_and_leaves_its_month_as_it_was(dev: Dev, 
         TERMINATE.replace("__typename", "__typename ... on TerminateRunFailure { message }"), run=run.run_id
     )
     assert "could not be terminated due to having status CANCELED" in answer["terminateRun"]["message"]
+
+
+LATEST_CHECKS = """{ assetNodes(assetKeys: [{path: ["taxi_trips"]}]) { assetChecksOrError { ... on AssetChecks { checks {
+    name executionForLatestMaterialization { status } } } } } }"""
+
+
+def test_the_checks_are_those_of_the_run_that_ends_last_also_if_another_one_was_launched_later(
+    dev: Dev, source: SourceServer
+) -> None:
+    other_has_ended = threading.Event()
+    _launch_stalled(dev, source, "overtaken", other_has_ended)
+    _launch_run(dev, [{"key": "dagster/partition", "value": "2023-03-01"}, {"key": "test", "value": "overtaking"}])
+    (other,) = dev.finished_runs(1, test="overtaking")
+    other_has_ended.set()
+    (run,) = dev.finished_runs(1, test="overtaken")
+    assert {run.status, other.status} == {dg.DagsterRunStatus.SUCCESS}
+    (node,) = dev.graphql(LATEST_CHECKS)["assetNodes"]
+    checks = node["assetChecksOrError"]["checks"]
+    latest = {check["name"]: check["executionForLatestMaterialization"] for check in checks}
+    assert latest == {key.name: {"status": "SUCCEEDED"} for key in trips.taxi_trips.check_keys}
 
 
 def test_a_run_has_the_code_as_it_is_when_it_starts(dev: Dev) -> None:
