@@ -438,7 +438,7 @@ def _launch_stalled(
 ) -> tuple[dg.DagsterRun, int]:
     """Launch a run of February whose download goes on with an event; the run, and the process ID of its worker."""
     path = "/trip-data/yellow_tripdata_2023-02.parquet"
-    (dev.root / "data/raw/taxi_trips_2023-02.parquet").unlink()
+    (dev.root / "data/raw/taxi_trips_2023-02.parquet").unlink(missing_ok=True)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if (until or source.stopping).wait(60):
