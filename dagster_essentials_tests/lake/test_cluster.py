@@ -40,7 +40,7 @@ from dagster_essentials_tests.support.project import ROOT
 
 pytestmark = pytest.mark.cluster
 
-MONTHS = months_between("2023-01", "2024-02")
+MONTHS = months_between("2023-01", "2023-08")
 ROWS = 5_000
 SECONDS = 300
 """For all runs of a test to end: a time-out, not a wait."""
@@ -273,9 +273,9 @@ def test_overlapping_runs_replace_each_month_once(cluster: LocalCluster, oracle:
         asset_partition_range_start=f"{months[0]}-01",
         asset_partition_range_end=f"{months[-1]}-01",
     )
-    for _ in range(4):
+    for _ in range(3):
         launch(cluster, partition=f"{months[0]}-01")
-    wait_until_done(cluster, runs=before + 5)
+    wait_until_done(cluster, runs=before + 4)
     copy_objects(cluster, oracle)
     # Also that the newest versions are recorded, and that nothing is left behind.
     assert oracle.check_repaired(MONTHS) == []
@@ -307,12 +307,12 @@ def test_weeks_and_maintenance_are_runs_of_the_workers(cluster: LocalCluster, or
 
 def test_the_oracle_finds_what_is_wrong_in_the_lake(cluster: LocalCluster, oracle: Oracle) -> None:
     with opened(cluster.lake) as tables:
-        tables.execute("INSERT INTO trips FROM trips WHERE partition_date = '2024-01' LIMIT 1")
+        tables.execute("INSERT INTO trips FROM trips WHERE partition_date = '2023-07' LIMIT 1")
     assert oracle.check([], killed=True) == [
-        "2024-01: 5,013 rows, neither the previous version nor one that was tried",
-        "2024-01: trips_by_day is not what the rows in the table add up to",
-        "2024-01: pickups_by_zone is not what the rows in the table add up to",
-        "2024-01: recorded in Dagster, but not in the table",
+        "2023-07: 5,007 rows, neither the previous version nor one that was tried",
+        "2023-07: trips_by_day is not what the rows in the table add up to",
+        "2023-07: pickups_by_zone is not what the rows in the table add up to",
+        "2023-07: recorded in Dagster, but not in the table",
     ]
 
 

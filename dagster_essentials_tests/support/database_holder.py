@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,8 @@ def releasing_when_waited_for(holder: Holder) -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             if "waiting for it" in record.getMessage():
                 said.append(record.getMessage())
+                # A wait of less than 0.1 s is not told.
+                time.sleep(0.2)
                 holder.release()
 
     listener = Listener()

@@ -112,11 +112,7 @@ def test_all_trips_has_no_other_trips_and_the_tables_no_other_columns(real_trips
 # Every layout
 
 
-def as_duckdb_writes(content: bytes, month: str) -> bytes:
-    return content
-
-
-@pytest.mark.parametrize("write", [as_duckdb_writes, as_published, as_others_write])
+@pytest.mark.parametrize("write", [as_published, as_others_write])
 @pytest.mark.parametrize(("fleet", "month"), ERAS)
 def test_months_of_every_layout_are_loaded(
     connection: duckdb.DuckDBPyConnection,

@@ -311,21 +311,24 @@ def test_coordinates_of_type_null_are_no_position(
 TIMES = ["pickup_datetime", "dropoff_datetime"]
 
 
-@pytest.mark.parametrize("name", TIMES)
+NO_TIMES = (
+    *("", "unknown", "2010-05-28", "2010-05-28 15:58", "2010-05-28 15:58:09 UTC", "2010-05-28 15:58:09+05:00"),
+    *(
+        "2010-05-28 15:58+05",
+        "2010-05-28T15:58:09",
+        "2010-05-28 15:58:09.5",
+        "28/05/2010 15:58:09",
+        "infinity",
+        "epoch",
+    ),
+    *("2010-02-30 15:58:09", "2010-05-28 25:00:00", "2010-13-01 15:58:09", "2010-05-28 15:58:09 ", "x" * 10**6),
+)
+
+
 @pytest.mark.parametrize(
-    "text",
-    [
-        *("", "unknown", "2010-05-28", "2010-05-28 15:58", "2010-05-28 15:58:09 UTC", "2010-05-28 15:58:09+05:00"),
-        *("2010-05-28 15:58+05", "2010-05-28T15:58:09", "2010-05-28 15:58:09.5", "28/05/2010 15:58:09", "infinity"),
-        *(
-            "2010-02-30 15:58:09",
-            "2010-05-28 25:00:00",
-            "2010-13-01 15:58:09",
-            "epoch",
-            "2010-05-28 15:58:09 ",
-            "x" * 10**6,
-        ),
-    ],
+    ("name", "text"),
+    # In turns.
+    [(TIMES[number % 2], text) for number, text in enumerate(NO_TIMES)],
     ids=lambda text: text[:30] or "empty",
 )
 def test_a_time_that_is_none_fails_the_month_before_it_is_kept_and_before_it_is_loaded(
