@@ -436,8 +436,9 @@ FEBRUARY = {"key": "dagster/partition", "value": "2023-02-01"}
 def _launch_stalled(
     dev: Dev, source: SourceServer, test: str, until: threading.Event | None = None
 ) -> tuple[dg.DagsterRun, int]:
-    """Launch a run of February whose download goes on with an event; the run, and the process ID of its worker."""
+    """Launch a run of February whose download stalls until the event; the run, and the process ID of its worker."""
     path = "/trip-data/yellow_tripdata_2023-02.parquet"
+    # It is missing already if the run before this one was cancelled.
     (dev.root / "data/raw/taxi_trips_2023-02.parquet").unlink(missing_ok=True)
 
     def answer(handler: BaseHTTPRequestHandler) -> None:

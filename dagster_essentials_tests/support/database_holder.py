@@ -78,7 +78,7 @@ def releasing_when_waited_for(holder: Holder) -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             if "waiting for it" in record.getMessage():
                 said.append(record.getMessage())
-                # A wait of less than 0.1 s is not told.
+                # A wait of less than 0.1 s is not logged.
                 time.sleep(0.2)
                 holder.release()
 
